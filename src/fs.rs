@@ -1,0 +1,279 @@
+//! All file access: errors name the path, and outputs appear whole or not at all.
+//!
+//! A file is written under a temporary name beside its place, synced, renamed,
+//! and its folder synced; a crash at any point leaves the old file or the new.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}`", path.display())]
+pub struct Error {
+    /// What was tried, as a verb.
+    pub action: &'static str,
+    /// On which path.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Error {
+    /// For `map_err`: an [`io::Error`] met while doing `action` on `path`.
+    pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Whether the path does not exist.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// The prefix of every temporary file; such a file is never data.
+pub const TEMPORARY: &str = ".tmp-";
+
+/// Opens a file for reading.
+#[expect(clippy::disallowed_methods, reason = "the one place that opens files")]
+pub fn open(path: &Path) -> Result<File, Error> {
+    let file = File::open(path).map_err(Error::new("open", path))?;
+    if file.metadata().map_err(Error::new("read", path))?.is_dir() {
+        return Err(Error::new("read", path)(io::Error::from(
+            io::ErrorKind::IsADirectory,
+        )));
+    }
+    Ok(file)
+}
+
+/// Reads a whole file.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .read_to_end(&mut bytes)
+        .map_err(Error::new("read", path))?;
+    Ok(bytes)
+}
+
+/// Reads a whole UTF-8 file.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    String::from_utf8(read(path)?).map_err(|error| {
+        Error::new("read", path)(io::Error::new(
+            io::ErrorKind::InvalidData,
+            error.utf8_error(),
+        ))
+    })
+}
+
+/// The size of a file in bytes.
+pub fn size(path: &Path) -> Result<u64, Error> {
+    Ok(fs::metadata(path).map_err(Error::new("read", path))?.len())
+}
+
+/// Creates a folder and those above it.
+pub fn create_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(Error::new("create folder", path))
+}
+
+/// Removes a folder and what is in it; a missing one is fine.
+pub fn remove_dir(path: &Path) -> Result<(), Error> {
+    missing_is_fine(fs::remove_dir_all(path)).map_err(Error::new("remove folder", path))
+}
+
+/// Removes a file; a missing one is fine.
+pub fn remove_file(path: &Path) -> Result<(), Error> {
+    missing_is_fine(fs::remove_file(path)).map_err(Error::new("remove", path))
+}
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The entries of a folder, sorted by name; a missing folder has none.
+pub fn list(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::new("list", path))?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(Error::new("list", path))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes the temporary files that a killed process left in a folder.
+pub fn remove_temporaries(path: &Path) -> Result<(), Error> {
+    for entry in list(path)? {
+        let temporary = entry
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY));
+        match temporary {
+            true if entry.is_dir() => remove_dir(&entry)?,
+            true => remove_file(&entry)?,
+            false => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes `path` hold exactly `bytes`: old or new, never half.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut output = Output::create(path)?;
+    output.write_all(bytes)?;
+    output.publish()
+}
+
+/// Renames a finished file or folder to its place and syncs the folder around it.
+pub fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::new("rename into place", to))?;
+    sync_dir(to.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes the entries of a folder durable.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens folders"
+)]
+pub fn sync_dir(path: &Path) -> Result<(), Error> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::new("sync", path))
+}
+
+/// Appends `line` and a newline to a log, in one write.
+pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(Error::new("open", path))?;
+    file.write_all(format!("{line}\n").as_bytes())
+        .map_err(Error::new("write", path))
+}
+
+/// The name under which `path` is written before it is renamed into place.
+pub fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{TEMPORARY}{}-{name}", std::process::id()))
+}
+
+/// A file being written; dropped without [`Output::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct Output {
+    file: BufWriter<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Output {
+    /// Starts a file that will stand at `path`; makes its folder.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        create_dir(path.parent().unwrap_or(Path::new(".")))?;
+        let temporary = temporary(path);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(&temporary)
+            .map_err(Error::new("create", path))?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self {
+            file,
+            temporary,
+            path: path.to_path_buf(),
+            published: false,
+        })
+    }
+
+    /// Appends bytes.
+    pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all(bytes)
+            .map_err(Error::new("write", &self.path))
+    }
+
+    /// Replaces the first bytes, such as a header whose counts are known last.
+    pub fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        use std::io::{Seek, SeekFrom};
+        let mut replace = || {
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(bytes)?;
+            self.file.seek(SeekFrom::End(0)).map(drop)
+        };
+        replace().map_err(Error::new("write", &self.path))
+    }
+
+    /// Makes the file durable under its name.
+    pub fn publish(mut self) -> Result<(), Error> {
+        self.file.flush().map_err(Error::new("write", &self.path))?;
+        self.file
+            .get_ref()
+            .sync_all()
+            .map_err(Error::new("sync", &self.path))?;
+        publish(&self.temporary, &self.path)?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if !self.published {
+            // The file is no data under this name; a leftover is removed at the next seal.
+            drop(fs::remove_file(&self.temporary));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpublished_output_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let mut output = Output::create(&path).unwrap();
+        output.write_all(b"half").unwrap();
+        drop(output);
+        assert_eq!(list(folder.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_published_output_replaces_the_old_one_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        write(&path, b"old").unwrap();
+        let mut output = Output::create(&path).unwrap();
+        output.write_all(b"..ew").unwrap();
+        assert_eq!(read(&path).unwrap(), b"old");
+        output.overwrite_start(b"nn").unwrap();
+        output.publish().unwrap();
+        assert_eq!(read(&path).unwrap(), b"nnew");
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let error = read(Path::new("/nonexistent/file")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot open `/nonexistent/file`");
+        assert!(error.is_missing());
+    }
+}

@@ -1,0 +1,42 @@
+//! Pause-token training from raw text to a verdict: exact data, exact resume.
+//!
+//! `ARCHITECTURE.md` tells how the modules fit; a module here names none above it.
+
+pub mod run;
+
+#[cfg(feature = "train")]
+pub mod eval;
+#[cfg(feature = "train")]
+pub mod generate;
+#[cfg(feature = "train")]
+pub mod train;
+
+pub mod inspect;
+pub mod prepare;
+pub mod stats;
+pub mod verify;
+
+pub mod recipe;
+
+pub mod loader;
+pub mod model;
+
+pub mod dataset;
+pub mod manifest;
+pub mod shard;
+
+pub mod corpus;
+pub mod pack;
+pub mod pause;
+pub mod tokenize;
+
+pub mod batch;
+pub mod permutation;
+pub mod sequence;
+
+pub mod digest;
+pub mod document;
+pub mod fs;
+pub mod progress;
+pub mod rng;
+pub mod token;

@@ -1,0 +1,3 @@
+//! The `pausedata` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The model: parameters, the forward pass, generation's cache, Hugging Face files.
+
+pub mod config;

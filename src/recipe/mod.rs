@@ -1,0 +1,211 @@
+//! The recipe: one TOML file is one experiment.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::corpus::Source;
+use crate::{model, pause, tokenize};
+
+/// An experiment as its author typed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Decides everything random: pauses, order, weights, sampling.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Which tokenizer; left out where `model.from` names a checkpoint, which has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<tokenize::Config>,
+    /// Which model.
+    #[serde(default)]
+    pub model: model::config::Spec,
+    /// Pretraining on running text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Stage>,
+    /// Finetuning on prefixes and targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<Stage>,
+    /// What is measured at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
+}
+
+/// Data and training of one stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Where documents come from, in order.
+    pub sources: Vec<Source>,
+    /// Where pauses go.
+    #[serde(default)]
+    pub pause: pause::Policy,
+    /// How documents become rows.
+    pub pack: Pack,
+    /// The share of documents held out for the validation loss, chosen by their digest.
+    #[serde(default)]
+    pub validation: f64,
+    /// How the model is trained on them; left out to prepare data only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Train>,
+}
+
+/// How documents become rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// Longest row in ids, pauses included.
+    pub seq_len: usize,
+    /// Ids a shard at most; less than 2^31.
+    #[serde(default = "default_shard_tokens")]
+    pub shard_tokens: u64,
+}
+
+/// How a model is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Positions a step: `batch_tokens / seq_len` rows make one global batch.
+    pub batch_tokens: usize,
+    /// Positions of one forward pass; a step accumulates as many as it needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
+    /// The highest learning rate.
+    pub lr: f64,
+    /// How the learning rate moves after the warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Steps in which the learning rate rises linearly from 0.
+    #[serde(default)]
+    pub warmup: u64,
+    /// The last learning rate over the highest.
+    #[serde(default = "default_min_lr")]
+    pub min_lr: f64,
+    /// The share of steps in which `wsd` decays.
+    #[serde(default = "default_decay")]
+    pub decay: f64,
+    /// AdamW's decoupled weight decay; embeddings, norms and biases are exempt.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// AdamW's moment decays.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// The largest global gradient norm; larger ones are scaled down to it.
+    #[serde(default = "default_clip")]
+    pub clip: f64,
+    /// Steps between checkpoints; the last step is always saved.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+    /// Steps between validation losses; 0 for none.
+    #[serde(default)]
+    pub validate_every: u64,
+    /// Rows a validation loss looks at, at most.
+    #[serde(default = "default_validation_rows")]
+    pub validation_rows: u64,
+}
+
+/// How the learning rate moves after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// Half a cosine down to the last rate.
+    #[default]
+    Cosine,
+    /// A straight line down to the last rate.
+    Linear,
+    /// It stays, then falls in a straight line over the last `decay` of the steps.
+    Wsd,
+}
+
+/// What is measured at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// Numbers of pauses at inference (M_inf) to measure; 0 is always added.
+    #[serde(default)]
+    pub pauses: Vec<u32>,
+    /// A prompt whose continuation is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+}
+
+/// One thing to measure: generated answers against targets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What it is called in results.
+    pub name: String,
+    /// Where its prefixes and targets come from.
+    pub sources: Vec<Source>,
+    /// How an answer is judged.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Examples to look at, at most, from the first.
+    #[serde(default = "default_limit")]
+    pub limit: u64,
+    /// Longest answer in tokens.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+}
+
+/// How an answer is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The answer equals the target, white-space at the ends aside.
+    #[default]
+    ExactMatch,
+    /// The last number of the answer equals the last number of the target (GSM8K).
+    FinalNumber,
+}
+
+fn default_seed() -> u64 {
+    1
+}
+fn default_shard_tokens() -> u64 {
+    1 << 26
+}
+fn default_min_lr() -> f64 {
+    0.1
+}
+fn default_decay() -> f64 {
+    0.2
+}
+fn default_weight_decay() -> f64 {
+    0.1
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.95]
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+fn default_clip() -> f64 {
+    1.0
+}
+fn default_checkpoint_every() -> u64 {
+    100
+}
+fn default_keep() -> usize {
+    2
+}
+fn default_validation_rows() -> u64 {
+    256
+}
+fn default_limit() -> u64 {
+    500
+}
+fn default_max_tokens() -> usize {
+    64
+}
