@@ -2,6 +2,11 @@
 //!
 //! Each rule is a function from text to complaints, and is itself tested on text
 //! that breaks it.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "in a test, a panic is a failure"
+)]
 
 mod source;
 

@@ -59,7 +59,8 @@ pub struct Failure {
     details: Vec<String>,
     /// What to do about it, with the command to run.
     hints: Vec<String>,
-    place: Option<Place>,
+    /// Boxed: a result is as large as its failure.
+    place: Option<Box<Place>>,
 }
 
 impl Failure {
@@ -129,7 +130,7 @@ impl Failure {
     fn text(&self) -> String {
         let red = AnsiColor::Red.on_default().bold();
         let mut text = format!("{red}error:{red:#} {}\n", self.chain.join(": "));
-        let excerpt = self.place.iter().flat_map(Place::excerpt);
+        let excerpt = self.place.iter().flat_map(|place| place.excerpt());
         for line in excerpt.chain(self.details.iter().cloned()) {
             text += &format!("  {line}\n");
         }
@@ -205,7 +206,7 @@ impl From<recipe::Error> for Failure {
                 chain: vec![diagnosis.message],
                 details: Vec::new(),
                 hints: diagnosis.hints,
-                place: diagnosis.place,
+                place: diagnosis.place.map(Box::new),
             },
             error @ recipe::Error::Unwritable(_) => Self::of(Kind::Failed, &error),
         }

@@ -55,7 +55,7 @@ impl std::error::Error for Diagnosis {}
 pub struct Place {
     /// The recipe's file; nothing for an override on the command line.
     pub file: Option<PathBuf>,
-    /// From 1.
+    /// From 1; 1 in an override.
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,
@@ -142,10 +142,15 @@ impl<'a> Text<'a> {
         let text = rest.lines().next().unwrap_or_default();
         let column = count(&self.all, line_start..start);
         let width = count(&self.all, start..end.min(line_start + text.len()));
+        // A recipe may end without a newline: its last place is its length.
+        let file = (start <= self.recipe_len).then(|| self.file.to_path_buf());
+        let line = match file {
+            Some(_) => before.matches('\n').count() + 1,
+            None => 1,
+        };
         Place {
-            // At the very end of the recipe an override's line begins only after it.
-            file: (start <= self.recipe_len).then(|| self.file.to_path_buf()),
-            line: before.matches('\n').count() + 1,
+            file,
+            line,
             column: column + 1,
             text: text.to_string(),
             width: width.max(1),

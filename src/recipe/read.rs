@@ -139,7 +139,7 @@ fn set<'i>(
         DeValue::Array(array) => {
             let length = array.len();
             let index: Result<usize, _> = name.parse();
-            match index.ok().and_then(|index| array.iter_mut().nth(index)) {
+            match index.ok().and_then(|index| array.get_mut(index)) {
                 Some(element) => set(element, rest, value),
                 None => {
                     let message = format!("expected an index below {length}, found `{name}`");

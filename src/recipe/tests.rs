@@ -41,7 +41,7 @@ fn check_edit(from: &str, to: &str, expected: Expect) {
 }
 
 #[test]
-fn unknown_names() {
+fn unknown_keys() {
     check_edit(
         "seed = 7",
         "seed = 7\nsede = 8",
@@ -67,6 +67,34 @@ fn unknown_names() {
     "#]],
     );
     check_edit(
+        "\"random\", fraction",
+        "\"none\", fraction",
+        expect![[r#"
+        unknown key `fraction` in `pretrain.pause` with `policy = "none"`
+         --> r.toml:6:28
+          |
+        6 | pause = { policy = "none", fraction = 0.1 }
+          |                            ^^^^^^^^
+        hint: replace the whole table: `--set 'pretrain.pause={policy="none"}'`
+    "#]],
+    );
+    check_edit(
+        "path = \"b.txt\"",
+        "path = \"b.txt\", txet = \"x\"",
+        expect![[r#"
+            unknown key `txet` in `pretrain.sources.1`
+             --> r.toml:5:52
+              |
+            5 | sources = [{ path = "a.jsonl" }, { path = "b.txt", txet = "x" }]
+              |                                                    ^^^^
+            hint: did you mean `text`?
+        "#]],
+    );
+}
+
+#[test]
+fn unknown_values() {
+    check_edit(
         "fraction = 0.1",
         "fraction = 0.1, law = \"iid\"",
         expect![[r#"
@@ -91,32 +119,21 @@ fn unknown_names() {
     "#]],
     );
     check_edit(
-        "\"random\", fraction",
-        "\"none\", fraction",
+        "steps = 10",
+        "steps = 10\nschedule = \"cosin\"",
         expect![[r#"
-        unknown key `fraction` in `pretrain.pause` with `policy = "none"`
-         --> r.toml:6:28
-          |
-        6 | pause = { policy = "none", fraction = 0.1 }
-          |                            ^^^^^^^^
-        hint: replace the whole table: `--set 'pretrain.pause={policy="none"}'`
-    "#]],
+            unknown value `cosin` in `pretrain.train.schedule`, expected one of `constant`, `cosine`, `linear`, `wsd`
+              --> r.toml:11:12
+               |
+            11 | schedule = "cosin"
+               |            ^^^^^^^
+            hint: did you mean `cosine`?
+        "#]],
     );
 }
 
 #[test]
 fn wrong_values() {
-    check_edit(
-        ", fraction = 0.1",
-        "",
-        expect![[r#"
-        missing key `fraction` in `pretrain.pause`
-         --> r.toml:6:9
-          |
-        6 | pause = { policy = "random" }
-          |         ^^^^^^^^^^^^^^^^^^^^^
-    "#]],
-    );
     check_edit(
         "fraction = 0.1",
         "fraction = \"0.1\"",
@@ -150,33 +167,6 @@ fn wrong_values() {
            |         ^^^
     "#]],
     );
-}
-
-#[test]
-fn missing_keys_and_values() {
-    check_edit(
-        "steps = 10\n",
-        "",
-        expect![[r#"
-        missing key `steps` in `pretrain.train`
-         --> r.toml:9:1
-          |
-        9 | [pretrain.train]
-          | ^^^^^^^^^^^^^^^^
-    "#]],
-    );
-    check_edit(
-        "steps = 10",
-        "steps = 10\nschedule = \"cosin\"",
-        expect![[r#"
-            unknown value `cosin` in `pretrain.train.schedule`, expected one of `constant`, `cosine`, `linear`, `wsd`
-              --> r.toml:11:12
-               |
-            11 | schedule = "cosin"
-               |            ^^^^^^^
-            hint: did you mean `cosine`?
-        "#]],
-    );
     check_edit(
         "steps = 10",
         "steps = 0",
@@ -188,17 +178,31 @@ fn missing_keys_and_values() {
            |         ^
     "#]],
     );
+}
+
+#[test]
+fn missing_keys_and_values() {
     check_edit(
-        "path = \"b.txt\"",
-        "path = \"b.txt\", txet = \"x\"",
+        ", fraction = 0.1",
+        "",
         expect![[r#"
-            unknown key `txet` in `pretrain.sources.1`
-             --> r.toml:5:52
-              |
-            5 | sources = [{ path = "a.jsonl" }, { path = "b.txt", txet = "x" }]
-              |                                                    ^^^^
-            hint: did you mean `text`?
-        "#]],
+        missing key `fraction` in `pretrain.pause`
+         --> r.toml:6:9
+          |
+        6 | pause = { policy = "random" }
+          |         ^^^^^^^^^^^^^^^^^^^^^
+    "#]],
+    );
+    check_edit(
+        "steps = 10\n",
+        "",
+        expect![[r#"
+        missing key `steps` in `pretrain.train`
+         --> r.toml:9:1
+          |
+        9 | [pretrain.train]
+          | ^^^^^^^^^^^^^^^^
+    "#]],
     );
     check_edit(
         "steps = 10",
