@@ -145,10 +145,10 @@ impl Failure {
     }
 
     fn json(&self) -> serde_json::Value {
-        let place = self
-            .place
-            .as_ref()
-            .map(|place| json!({ "file": place.file, "line": place.line, "column": place.column }));
+        let place = self.place.as_ref().map(|place| {
+            let (line, column) = (place.line, place.column);
+            json!({ "file": place.file, "line": line, "column": column, "text": place.text })
+        });
         json!({
             "error": self.chain.join(": "),
             "kind": self.kind.name(),
