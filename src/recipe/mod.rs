@@ -5,7 +5,7 @@
 mod check;
 mod diagnose;
 mod locate;
-mod plan;
+pub mod plan;
 mod read;
 mod reword;
 pub mod schema;
