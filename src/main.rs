@@ -1,3 +1,15 @@
-//! The `pausedata` program.
+//! The `pausedata` program: parse, run, print the failure, exit code.
+#![allow(dead_code, reason = "removed once every command calls the library")]
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::failure::report_panics();
+    match std::panic::catch_unwind(cli::main) {
+        Ok(code) => code,
+        // The hook has told the user.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
