@@ -3,15 +3,19 @@
 //! A Feistel network permutes the smallest power of two that holds `len`, and
 //! numbers that fall outside walk on along their cycle until one is inside
 //! (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Both steps
-//! are bijections, so every number of `0..len` appears exactly once; fewer
-//! than two evaluations are needed on average.
+//! are bijections, so every number of `0..len` appears exactly once; from 32
+//! numbers on, fewer than two evaluations are needed on average.
 
 use crate::rng::{Key, mix};
 
-/// Rounds of the network, an even number: each is one hash. Eight leave permutations of few
-/// numbers near uniform (tested below); four are enough for many numbers
-/// (Luby and Rackoff, 1988).
+/// Rounds of the network, an even number; each is one hash. Four would do for many
+/// numbers (Luby and Rackoff, 1988); six already leave no trace in the orders of up
+/// to six numbers, which is where it shows first.
 const ROUNDS: usize = 8;
+
+/// The smallest network in bits. Networks of 3 and 4 bits cannot reach all orders of
+/// five numbers equally often, with 32 rounds either; 6 bits do.
+const BITS_MIN: u32 = 6;
 
 /// Puts `0..len` into an order that its key decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ impl Permutation {
     /// The permutation of `0..len` that `key` names; `len` is at least 1.
     pub fn new(len: u64, key: Key) -> Self {
         let len = len.max(1);
-        let bits = u64::BITS - (len - 1).leading_zeros();
+        let bits = (u64::BITS - (len - 1).leading_zeros()).max(BITS_MIN);
         let low_bits = bits / 2;
         let mut round_keys = [0; ROUNDS];
         for (round, round_key) in (0..).zip(&mut round_keys) {
@@ -68,6 +72,10 @@ fn mask(bits: u32) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
 mod tests {
     use std::collections::HashMap;
 
@@ -180,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_has_an_inverse(
-            len in prop_oneof![1u64..100, 1..1 << 20, 1..=u64::MAX],
+            len in prop_oneof![1u64..100, 1u64..1 << 20, 1..=u64::MAX],
             number in any::<u64>(),
             item in any::<u64>(),
         ) {

@@ -107,7 +107,18 @@ mod tests {
     fn rows_are_padded_to_the_longest_and_a_multiple_of_eight() {
         check(
             &["the ⏸ cat | sat ⏸", "is it > ⏸ ⏸ yes |", "a"],
-            expect![""],
+            expect![[r#"
+                Counts { real: 9, pauses: 4, padding: 11, scored: 5 }
+                the ⏸ cat | sat ⏸ _ _
+                _ cat | sat _ _ _ _
+                [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+                is it ⏸ ⏸ yes | _ _
+                _ _ _ yes | _ _ _
+                [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+                a _ _ _ _ _ _ _
+                _ _ _ _ _ _ _ _
+                [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+            "#]],
         );
     }
 

@@ -8,12 +8,14 @@ mod collate;
 mod order;
 mod prefetch;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use collate::collate;
-pub use order::{Order, Walk};
+pub use order::Order;
 pub use prefetch::Prefetch;
 
+use self::order::Walk;
 use crate::batch::{Batch, Counts};
 use crate::manifest::Split;
 use crate::rng::{Key, Stream};
@@ -139,7 +141,7 @@ impl Loader {
         let n_rows = self.config.rows_per_batch;
         // No run comes near 2^64 rows.
         let first = k.saturating_mul(n_rows as u64);
-        self.walk.from(first).take(n_rows).collect()
+        self.walk.starting_at(first).take(n_rows).collect()
     }
 
     /// Global batch `k`.
@@ -175,5 +177,18 @@ impl Loader {
     }
 }
 
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("config", &self.config)
+            .field("walk", &self.walk)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
 mod tests;

@@ -33,7 +33,7 @@ impl Walk {
     }
 
     /// The walk from `position` on, as (epoch, row).
-    pub fn from(self, position: u64) -> impl Iterator<Item = (u64, u64)> {
+    pub fn starting_at(self, position: u64) -> impl Iterator<Item = (u64, u64)> {
         let first_epoch = position / self.n_rows;
         let mut skipped = position % self.n_rows;
         (first_epoch..).flat_map(move |epoch| {
@@ -48,6 +48,10 @@ impl Walk {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -77,7 +81,7 @@ mod tests {
 
     #[test]
     fn epochs_differ_in_order_and_agree_in_rows() {
-        let steps: Vec<_> = walk(50, Order::Shuffled).from(0).take(150).collect();
+        let steps: Vec<_> = walk(50, Order::Shuffled).starting_at(0).take(150).collect();
         let epochs: BTreeSet<Vec<(u64, u64)>> = steps
             .chunks(50)
             .map(|epoch| epoch.iter().map(|(_, row)| (0, *row)).collect())
@@ -101,7 +105,7 @@ mod tests {
         ) {
             let order = if shuffled { Order::Shuffled } else { Order::Sequential };
             let walk = walk(n_rows, order);
-            let steps: Vec<_> = walk.from(position).take(n).collect();
+            let steps: Vec<_> = walk.starting_at(position).take(n).collect();
             let all = naive(walk, (position + n as u64) / n_rows + 1);
             let start = position as usize;
             prop_assert_eq!(&steps[..], &all[start..start + n]);

@@ -50,7 +50,7 @@ impl Rows for Toy {
         let mut ids = vec![id; 2 + index as usize % 5];
         ids.push(RESERVED.pause);
         ids.push(RESERVED.end);
-        let prefix = (index % 2 == 0).then_some(1);
+        let prefix = index.is_multiple_of(2).then_some(1);
         Ok(Sequence { ids, prefix })
     }
 }

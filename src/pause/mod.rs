@@ -121,7 +121,7 @@ pub enum Error {
         row_length: usize,
     },
     /// The pauses leave no room for text.
-    #[error("{n_pauses} pauses leave no room for text in rows of {row_length} ids")]
+    #[error("expected room for text in rows of {row_length} ids, found {n_pauses} pauses a row")]
     NoText {
         /// Pauses a row.
         n_pauses: usize,

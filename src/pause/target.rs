@@ -29,6 +29,10 @@ pub fn scored(row: &Sequence, pause: TokenId) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
 mod tests {
     use std::collections::HashSet;
 

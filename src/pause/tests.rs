@@ -58,46 +58,71 @@ fn carry_makes_a_full_row_exactly_full() {
     }
 }
 
+/// These rows are what a seed means: another drawing is another data format.
 #[test]
 fn each_law_draws_its_rows() {
-    let text = "the cat sat | on the mat";
-    let policy = |law| insertion(random(0.3, law, Overflow::Carry), 10);
-    check(&policy(Law::UniformInterleaving), text, expect![""]);
-    check(&policy(Law::DistinctGaps), text, expect![""]);
-    check(&policy(Law::IidGaps), text, expect![""]);
+    let policy = |law| insertion(random(0.4, law, Overflow::Carry), 15);
+    let text = "the cat sat | on the mat it was";
+    check(
+        &policy(Law::UniformInterleaving),
+        text,
+        expect!["⏸ the cat sat | on ⏸ the mat ⏸ ⏸ ⏸ ⏸ it was"],
+    );
+    check(
+        &policy(Law::DistinctGaps),
+        text,
+        expect!["⏸ the cat sat | ⏸ on the ⏸ mat ⏸ it ⏸ was ⏸"],
+    );
+    check(
+        &policy(Law::IidGaps),
+        text,
+        expect!["⏸ the cat sat | on ⏸ ⏸ the mat ⏸ it ⏸ was ⏸"],
+    );
 }
 
 #[test]
 fn drop_cuts_the_row_and_counts_the_text_it_loses() {
     let insertion = insertion(random(0.3, Law::default(), Overflow::Drop), 10);
     assert_eq!(insertion.real_per_row(), 10);
-    check(&insertion, "a b c d e | f g h i", expect![""]);
-    check(&insertion, "a b c d e |", expect![""]);
+    check(
+        &insertion,
+        "a b c d e | f g h i",
+        expect!["⏸ a b c d e | ⏸ f g  (lost 2)"],
+    );
+    check(&insertion, "a b c d e |", expect!["a b c d e | ⏸"]);
 }
 
 #[test]
 fn a_short_last_row_gets_its_share() {
     let insertion = insertion(random(0.3, Law::default(), Overflow::Carry), 10);
-    check(&insertion, "the cat sat on", expect![""]);
-    check(&insertion, "the cat", expect![""]);
+    check(&insertion, "the cat sat on", expect!["the cat sat on ⏸"]);
+    check(&insertion, "the cat", expect!["the cat"]);
     check(&insertion, "", expect![""]);
 }
 
 #[test]
 fn random_pauses_leave_a_prefix_whole() {
     let insertion = insertion(random(0.5, Law::default(), Overflow::Drop), 8);
-    check(&insertion, "what is it > a cat now |", expect![""]);
+    check(
+        &insertion,
+        "what is it > a cat now |",
+        expect!["what is it > ⏸ a cat now ⏸ |"],
+    );
 }
 
 #[test]
 fn suffix_pauses_stand_between_prefix_and_target() {
     let insertion = insertion(suffix(Count::Fixed(3)), 16);
     assert_eq!((insertion.n_pauses(), insertion.real_per_row()), (3, 13));
-    check(&insertion, "sky is > blue |", expect![""]);
-    check(&insertion, "> blue |", expect![""]);
-    check(&insertion, "a prompt", expect![""]);
+    check(
+        &insertion,
+        "sky is > blue |",
+        expect!["sky is > ⏸ ⏸ ⏸ blue |"],
+    );
+    check(&insertion, "> blue |", expect!["> ⏸ ⏸ ⏸ blue |"]);
+    check(&insertion, "a prompt", expect!["a prompt ⏸ ⏸ ⏸"]);
     let none = self::insertion(suffix(Count::Fixed(0)), 16);
-    check(&none, "sky is > blue |", expect![""]);
+    check(&none, "sky is > blue |", expect!["sky is > blue |"]);
 }
 
 #[test]
@@ -140,24 +165,60 @@ fn policies_that_cannot_be_carried_out_are_refused() {
         expect.assert_eq(&text);
     };
     let carry = |fraction, law| random(fraction, law, Overflow::Carry);
-    check(carry(0.1, Law::default()), 2048, expect![""]);
-    check(carry(0.0, Law::default()), 2048, expect![""]);
-    check(carry(-0.1, Law::default()), 2048, expect![""]);
-    check(carry(0.95, Law::default()), 2048, expect![""]);
-    check(carry(f64::NAN, Law::default()), 2048, expect![""]);
-    check(carry(0.1, Law::default()), 4, expect![""]);
-    check(carry(0.9, Law::default()), 1, expect![""]);
-    check(carry(0.5, Law::DistinctGaps), 10, expect![""]);
-    check(carry(0.6, Law::DistinctGaps), 10, expect![""]);
+    check(carry(0.1, Law::default()), 2048, expect!["fine"]);
+    check(carry(0.0, Law::default()), 2048, expect!["fine"]);
+    check(
+        carry(-0.1, Law::default()),
+        2048,
+        expect!["expected a pause fraction from 0 to 0.9, found -0.1"],
+    );
+    check(
+        carry(0.95, Law::default()),
+        2048,
+        expect!["expected a pause fraction from 0 to 0.9, found 0.95"],
+    );
+    check(
+        carry(f64::NAN, Law::default()),
+        2048,
+        expect!["expected a pause fraction from 0 to 0.9, found NaN"],
+    );
+    check(
+        carry(0.1, Law::default()),
+        4,
+        expect!["a pause fraction of 0.1 gives no pause in rows of 4 ids"],
+    );
+    check(
+        carry(0.9, Law::default()),
+        1,
+        expect!["expected room for text in rows of 1 ids, found 1 pauses a row"],
+    );
+    check(carry(0.5, Law::DistinctGaps), 10, expect!["fine"]);
+    check(
+        carry(0.6, Law::DistinctGaps),
+        10,
+        expect!["expected at most 5 pauses a row, one in each gap, found 6"],
+    );
     check(
         random(0.9, Law::DistinctGaps, Overflow::Drop),
         10,
-        expect![""],
+        expect!["fine"],
     );
-    check(suffix(Count::Fixed(9)), 10, expect![""]);
-    check(suffix(Count::Fixed(10)), 10, expect![""]);
-    check(suffix(Count::OneOf(vec![])), 10, expect![""]);
-    check(suffix(Count::Between { min: 5, max: 4 }), 10, expect![""]);
+    check(suffix(Count::Fixed(9)), 10, expect!["fine"]);
+    check(
+        suffix(Count::Fixed(10)),
+        10,
+        expect!["expected room for text in rows of 10 ids, found 10 pauses a row"],
+    );
+    check(
+        suffix(Count::OneOf(vec![])),
+        10,
+        expect!["expected at least one pause count, found an empty list"],
+    );
+    check(
+        suffix(Count::Between { min: 5, max: 4 }),
+        10,
+        expect!["expected a least pause count of at most 4, found 5"],
+    );
 }
 
 #[test]
