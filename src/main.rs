@@ -1,5 +1,4 @@
 //! The `pausedata` program: parse, run, print the failure, exit code.
-#![allow(dead_code, reason = "removed once every command calls the library")]
 
 mod cli;
 

@@ -32,16 +32,23 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
+    use pausedata::run::training;
+
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    // CALL SITE: `pausedata::eval::run(&plan, .., ui, &stop)`.
-    drop((plan, stop));
-    Err(Failure::new(
-        super::failure::Kind::Failed,
-        "`pausedata eval` is not connected yet",
-    ))
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => training::last_model(&plan)?,
+    };
+    let pauses = args.pauses.clone().unwrap_or_else(|| plan.eval_pauses());
+    let results = training::evaluate(&plan, &model, &pauses, ui, &stop)?;
+    match ui.format() {
+        super::ui::Format::Json => ui.print_json(&results)?,
+        super::ui::Format::Text => ui.print(&super::summary::results(&results))?,
+    }
+    Ok(Outcome::Done)
 }
 
-/// Says that this build cannot evaluate.
+/// Runs the command.
 #[cfg(not(feature = "train"))]
 pub fn execute(_: &Args, _: &Ui) -> Result<Outcome, Failure> {
     Err(Failure::without_training("evaluate"))

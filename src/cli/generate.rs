@@ -50,15 +50,53 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    // CALL SITE: `pausedata::generate`.
-    let _ = (args, ui);
-    Err(Failure::new(
-        super::failure::Kind::Failed,
-        "`pausedata generate` is not connected yet",
-    ))
+    use pausedata::generate::{Generator, Request};
+    use pausedata::rng::{Key, Stream};
+
+    let prompt = prompt(&args.prompt)?;
+    let request = Request {
+        pauses: args.pauses,
+        max_tokens: args.max_tokens,
+        sampling: sampling(args),
+        key: Key::new(args.seed).stream(Stream::Sampling),
+    };
+    let answer = Generator::open(&args.model)?.answer(&prompt, &request)?;
+    match ui.format() {
+        super::ui::Format::Json => ui.print_json(&serde_json::json!({
+            "prompt": prompt,
+            "pauses": args.pauses,
+            "text": answer.text,
+            "ids": answer.ids,
+            "ended": answer.ended,
+        }))?,
+        super::ui::Format::Text => ui.print(&format!("{}\n", answer.text))?,
+    }
+    Ok(Outcome::Done)
 }
 
-/// Says that this build cannot generate.
+/// The prompt as typed, with `\n` as a new line, or all of stdin.
+#[cfg(feature = "train")]
+fn prompt(typed: &str) -> Result<String, Failure> {
+    use super::failure::Kind;
+
+    if typed != "-" {
+        return Ok(typed.replace("\\n", "\n"));
+    }
+    std::io::read_to_string(std::io::stdin())
+        .map_err(|error| Failure::new(Kind::BadInput, format!("cannot read stdin: {error}")))
+}
+
+#[cfg(feature = "train")]
+fn sampling(args: &Args) -> pausedata::generate::sampling::Sampling {
+    use pausedata::generate::sampling::Sampling;
+
+    if args.temperature == 0.0 {
+        return Sampling::Greedy;
+    }
+    Sampling::Random { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p }
+}
+
+/// Runs the command.
 #[cfg(not(feature = "train"))]
 pub fn execute(_: &Args, _: &Ui) -> Result<Outcome, Failure> {
     Err(Failure::without_training("generate"))

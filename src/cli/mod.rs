@@ -10,6 +10,7 @@ pub mod values;
 mod completions;
 mod doctor;
 mod eval;
+mod explain;
 mod generate;
 mod inspect;
 mod prepare;
@@ -17,6 +18,8 @@ mod recipe;
 mod run;
 mod schema;
 mod stats;
+#[cfg(feature = "train")]
+mod summary;
 mod train;
 mod verify;
 

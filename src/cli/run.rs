@@ -1,7 +1,7 @@
 //! `pausedata run`: a whole recipe.
 
 use super::Outcome;
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
 use super::values::Device;
@@ -32,12 +32,31 @@ pub struct Args {
 }
 
 /// Runs the command.
+#[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    // CALL SITE: `pausedata::run::run(&plan, .., ui, &stop)`.
-    drop((plan, stop));
-    Err(Failure::new(
-        Kind::Failed,
-        "`pausedata run` is not connected yet",
-    ))
+    use pausedata::{fs, model, run};
+
+    let plan = args.recipe.plan()?;
+    if args.dry_run {
+        return super::prepare::show(&run::datasets::survey(&plan, run::datasets::Scope::WHOLE)?, ui);
+    }
+    let stop = ui.stop_on_signal()?;
+    let device = model::device(args.device.as_str())?;
+    if args.force {
+        for part in ["data", "train", "eval"] {
+            fs::remove_dir(&plan.out.join(part))?;
+        }
+    }
+    let summary = run::training::run(&plan, &device, ui, &stop)?;
+    match ui.format() {
+        super::ui::Format::Json => ui.print_json(&summary)?,
+        super::ui::Format::Text => ui.print(&super::summary::text(&plan, &summary))?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Runs the command.
+#[cfg(not(feature = "train"))]
+pub fn execute(_: &Args, _: &Ui) -> Result<Outcome, Failure> {
+    Err(Failure::without_training("run"))
 }

@@ -32,16 +32,25 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
+    use pausedata::{fs, model, run};
+
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    // CALL SITE: `pausedata::train::run(&plan, .., ui, &stop)`.
-    drop((plan, stop));
-    Err(Failure::new(
-        super::failure::Kind::Failed,
-        "`pausedata train` is not connected yet",
-    ))
+    let device = model::device(args.device.as_str())?;
+    let only = args.only.map(Into::into);
+    if args.force {
+        for (stage, _) in plan.stages().filter(|(stage, _)| only.is_none_or(|only| only == *stage)) {
+            fs::remove_dir(&plan.train_dir(stage))?;
+        }
+    }
+    let stages = run::training::train(&plan, &device, only, ui, &stop)?;
+    match ui.format() {
+        super::ui::Format::Json => ui.print_json(&stages)?,
+        super::ui::Format::Text => ui.print(&super::summary::stages(&stages))?,
+    }
+    Ok(Outcome::Done)
 }
 
-/// Says that this build cannot train.
+/// Runs the command.
 #[cfg(not(feature = "train"))]
 pub fn execute(_: &Args, _: &Ui) -> Result<Outcome, Failure> {
     Err(Failure::without_training("train"))

@@ -36,12 +36,27 @@ enum Noise {
 pub const PAUSE: Style = AnsiColor::Yellow.on_default();
 /// How a target that counts in the loss is shown.
 pub const SCORED: Style = AnsiColor::Green.on_default();
+/// How what is read but never scored is shown.
+pub const READ: Style = Style::new().dimmed();
 /// How the name of something is shown.
 pub const NAME: Style = Style::new().bold();
 /// How what passed is shown.
 pub const PASSED: Style = AnsiColor::Green.on_default().bold();
 /// How what failed is shown.
 pub const FAILED: Style = AnsiColor::Red.on_default().bold();
+
+/// A count with its thousands apart: 12,345.
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if 0 < index && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
 
 /// Everything that a command says.
 #[derive(Debug)]

@@ -129,7 +129,7 @@ pub fn run(
     datasets::prepare(plan, datasets::Scope::WHOLE, progress, stop)?;
     let checks = datasets::prove(plan, progress, stop)?;
     progress.note(&format!("the datasets pass {checks} checks"));
-    train(plan, device, None, progress, stop)?;
+    let stages = train(plan, device, None, progress, stop)?;
     let sample = match last_model(plan) {
         Ok(model) => sample(plan, &model)?,
         Err(_) => None,
@@ -141,7 +141,6 @@ pub fn run(
         }
         _ => None,
     };
-    let stages = trained(plan).map(|stage| summary(plan, stage)).collect::<Result<_, _>>()?;
     Ok(Summary { out: plan.out.clone(), checks, stages, sample, results })
 }
 
@@ -152,7 +151,8 @@ pub fn train(
     only: Option<Stage>,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<(), Error> {
+) -> Result<Vec<StageSummary>, Error> {
+    let mut summaries = Vec::new();
     for stage in trained(plan).filter(|stage| only.is_none_or(|only| only == *stage)) {
         let job = job(plan, stage, device)?;
         let name = crate::prepare::stage_name(stage);
@@ -161,8 +161,9 @@ pub fn train(
             Outcome::Finished => progress.note(&format!("[{name}] is trained")),
             Outcome::Stopped { step } => return Err(Error::Stopped { stage: name, step }),
         }
+        summaries.push(summary(plan, stage)?);
     }
-    Ok(())
+    Ok(summaries)
 }
 
 /// The stages that are trained, in order.
