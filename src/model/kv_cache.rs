@@ -250,10 +250,8 @@ mod tests {
         for (index, config) in testing::table().into_iter().enumerate() {
             // Weights as large as after training, so that attention is not flat.
             let model = Model::new(&config, Key::new(5), &Device::flex());
-            let values = model
-                .values()
-                .iter()
-                .map(|v| v.iter().map(|x| x * 6.0).collect());
+            let values = model.values().into_iter();
+            let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
             let model = Model::from_values(&config, values.collect(), &Device::flex());
             let ids = testing::batch(&config, 1, 70, 9).ids;
             let whole: Vec<f32> = model.logits(&ids, 1, 70).into_data().iter().collect();

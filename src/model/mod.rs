@@ -19,4 +19,6 @@ mod parameters;
 #[cfg(feature = "train")]
 pub use parameters::{Device, Error, Model, device};
 #[cfg(all(test, feature = "train"))]
+mod hub_tests;
+#[cfg(all(test, feature = "train"))]
 mod testing;

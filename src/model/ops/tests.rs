@@ -88,10 +88,14 @@ fn gradients_equal_finite_differences() {
                 .sum::<f64>()
                 .sqrt();
             let loss_at = |t: f64| {
-                let moved = model.values().iter().zip(&gradients).map(|(values, g)| {
-                    let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
-                    values.iter().zip(g).map(step).collect()
-                });
+                let moved = model
+                    .values()
+                    .into_iter()
+                    .zip(&gradients)
+                    .map(|(values, g)| {
+                        let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
+                        values.iter().zip(g).map(step).collect()
+                    });
                 let moved = Model::from_values(&config, moved.collect(), &Device::flex());
                 let moved = moved.with_kernels(kernels);
                 f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
