@@ -1,1 +1,219 @@
-//! TODO
+//! A sealed dataset: its manifest, its tokenizer and its rows.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::fs;
+use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
+use crate::sequence::Sequence;
+use crate::shard::{self, Shard};
+use crate::tokenize::{self, SpecialText, Tokenizer};
+
+/// A dataset that was opened: manifest, tokenizer and shards belong together.
+#[derive(Debug)]
+pub struct Dataset {
+    /// What it is.
+    pub manifest: Manifest,
+    /// Its name: BLAKE3 of the manifest's bytes.
+    pub digest: Digest,
+    /// Where it lies.
+    pub folder: PathBuf,
+    train: Rows,
+    validation: Rows,
+}
+
+/// The shards of a split as one list of rows.
+#[derive(Debug, Default)]
+struct Rows {
+    shards: Vec<Shard>,
+    /// Index of the first row after each shard.
+    ends: Vec<u64>,
+}
+
+/// Why there is no dataset, or no row.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no sound manifest.
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    /// A shard is missing or damaged.
+    #[error(transparent)]
+    Shard(#[from] shard::Error),
+    /// A file could not be read.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// The tokenizer beside the manifest is another one.
+    #[error(
+        "`{}` is not the tokenizer of this dataset: expected digest {expected}, found {found}",
+        path.display()
+    )]
+    OtherTokenizer {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// What the manifest says.
+        expected: Digest,
+        /// What the file has.
+        found: Digest,
+    },
+    /// The tokenizer cannot be used.
+    #[error("cannot use tokenizer `{}`", path.display())]
+    Tokenizer {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: tokenize::Error,
+    },
+    /// Two statements about the dataset contradict each other.
+    #[error("`{}`: {what}: the manifest says {expected}, found {found}", path.display())]
+    Contradiction {
+        /// The manifest or the tokenizer.
+        path: PathBuf,
+        /// What is counted.
+        what: String,
+        /// What the manifest says.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A row was asked for that the split lacks.
+    #[error("the {split} split has {rows} rows, so none with index {row}")]
+    NoRow {
+        /// The split.
+        split: Split,
+        /// The index asked for.
+        row: u64,
+        /// How many rows there are.
+        rows: u64,
+    },
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Manifest(error) => error.hint(),
+            Self::Shard(error) => error.hint(),
+            Self::File(_) | Self::NoRow { .. } => None,
+            Self::OtherTokenizer { .. } | Self::Tokenizer { .. } | Self::Contradiction { .. } => {
+                Some(
+                    "bring the dataset's own files back, or remove its folder and run `pausedata prepare` again",
+                )
+            }
+        }
+    }
+}
+
+impl Dataset {
+    /// Opens the dataset in `folder`: checks its manifest, its tokenizer's
+    /// digest, and the lengths, headers and indexes of all shards.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let (manifest, digest) = Manifest::open(folder)?;
+        read_tokenizer(folder, &manifest)?;
+        Ok(Self {
+            train: Rows::open(folder, &manifest, Split::Train)?,
+            validation: Rows::open(folder, &manifest, Split::Validation)?,
+            folder: folder.to_path_buf(),
+            manifest,
+            digest,
+        })
+    }
+
+    /// The tokenizer that made the rows.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        let path = self.folder.join(TOKENIZER_FILE);
+        let bytes = read_tokenizer(&self.folder, &self.manifest)?;
+        let record = &self.manifest.tokenizer;
+        let loaded = Tokenizer::from_json(&bytes, record.reserved, SpecialText::Ordinary);
+        let tokenizer = loaded.map_err(|source| Error::Tokenizer {
+            path: path.clone(),
+            source,
+        })?;
+        match tokenizer.vocab_size() == record.vocab_size {
+            true => Ok(tokenizer),
+            false => Err(Error::Contradiction {
+                path,
+                what: "ids of the vocabulary".into(),
+                expected: record.vocab_size.into(),
+                found: tokenizer.vocab_size().into(),
+            }),
+        }
+    }
+
+    /// How many rows a split has.
+    pub fn rows(&self, split: Split) -> u64 {
+        self.split(split).ends.last().copied().unwrap_or(0)
+    }
+
+    /// One row of a split, counted over its shards.
+    pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
+        let rows = self.split(split);
+        let no_row = || Error::NoRow {
+            split,
+            row: index,
+            rows: self.rows(split),
+        };
+        let at = rows.ends.partition_point(|end| *end <= index);
+        let shard = rows.shards.get(at).ok_or_else(no_row)?;
+        let start = match at.checked_sub(1) {
+            Some(before) => rows.ends.get(before).copied().unwrap_or(0),
+            None => 0,
+        };
+        Ok(shard.row(index - start)?)
+    }
+
+    /// The shards of a split, in the order of their rows.
+    pub fn shards(&self, split: Split) -> &[Shard] {
+        &self.split(split).shards
+    }
+
+    fn split(&self, split: Split) -> &Rows {
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+        }
+    }
+}
+
+impl Rows {
+    fn open(folder: &Path, manifest: &Manifest, split: Split) -> Result<Self, Error> {
+        let Some(record) = manifest.splits.get(&split) else {
+            return Ok(Self::default());
+        };
+        let mut rows = Self::default();
+        let mut end = 0u64;
+        for shard in &record.shards {
+            let shard = Shard::open(folder, shard, manifest)?;
+            end = end.saturating_add(shard.rows());
+            rows.shards.push(shard);
+            rows.ends.push(end);
+        }
+        match end == record.totals.rows {
+            true => Ok(rows),
+            false => Err(Error::Contradiction {
+                path: folder.join(manifest::FILE),
+                what: format!("rows in the shards of the {split} split"),
+                expected: record.totals.rows,
+                found: end,
+            }),
+        }
+    }
+}
+
+/// The bytes of the tokenizer that the manifest means.
+fn read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+    let path = folder.join(TOKENIZER_FILE);
+    let bytes = fs::read(&path)?;
+    let (expected, found) = (manifest.tokenizer.digest, Digest::of(&bytes));
+    match expected == found {
+        true => Ok(bytes),
+        false => Err(Error::OtherTokenizer {
+            path,
+            expected,
+            found,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,28 @@
 //! The manifest: what a dataset is, written last; without it a folder is no dataset.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::ops::AddAssign;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::fs;
 use crate::pause;
 use crate::token::{IdWidth, Reserved};
 
 /// The version of the dataset format that this program writes.
 pub const FORMAT: u32 = 1;
+
+/// The manifest's name in the dataset's folder.
+pub const FILE: &str = "manifest.json";
+
+/// The folder of shards in the dataset's folder.
+pub const SHARDS: &str = "shards";
+
+/// The tokenizer's name in the dataset's folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Everything that describes a dataset. Holds no time and no machine: equal
 /// inputs and recipes give equal bytes, and their digest names the dataset.
@@ -148,3 +160,236 @@ pub struct Ledger {
     /// Documents left out, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
+
+/// Why there is no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// There is no manifest: the folder is none of ours, or was not finished.
+    #[error("`{}` is not a sealed dataset: there is no `{FILE}` in it", folder.display())]
+    NotSealed {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Another version of this program wrote it.
+    #[error("`{}` has format version {found}, and this program reads version {expected}", path.display())]
+    Version {
+        /// The manifest.
+        path: PathBuf,
+        /// [`FORMAT`].
+        expected: u32,
+        /// The version it has.
+        found: u64,
+    },
+    /// It does not end in a seal.
+    #[error("`{}` is damaged: it does not end in its seal", path.display())]
+    NoSeal {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// It was changed after it was sealed.
+    #[error("`{}` was changed after it was sealed: expected digest {expected}, found {found}", path.display())]
+    Edited {
+        /// The manifest.
+        path: PathBuf,
+        /// What its seal says.
+        expected: String,
+        /// The digest of what it holds.
+        found: Digest,
+    },
+    /// It is sealed, and no manifest.
+    #[error("`{}` is not a manifest of format version {FORMAT}", path.display())]
+    Json {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Documents got lost in the count.
+    #[error("the ledger does not add up: {read} documents read, {kept} kept and {dropped} dropped")]
+    Ledger {
+        /// Documents read.
+        read: u64,
+        /// Documents kept.
+        kept: u64,
+        /// Documents dropped.
+        dropped: u64,
+    },
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotSealed { .. } => Some(
+                "`pausedata prepare RECIPE` makes a dataset and seals it last; if one was stopped, run it again",
+            ),
+            Self::Version { .. } => {
+                Some("prepare the dataset again, or use the version of pausedata that wrote it")
+            }
+            Self::NoSeal { .. } | Self::Edited { .. } | Self::Json { .. } => Some(
+                "bring the manifest back from a copy, or remove the dataset's folder and run `pausedata prepare` again",
+            ),
+            Self::File(_) | Self::Ledger { .. } => None,
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads and checks the manifest of the dataset in `folder`; the digest names the dataset.
+    pub fn open(folder: &Path) -> Result<(Self, Digest), Error> {
+        let path = folder.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.is_missing() => {
+                let folder = folder.to_path_buf();
+                return Err(Error::NotSealed { folder });
+            }
+            other => other?,
+        };
+        let no_seal = || Error::NoSeal { path: path.clone() };
+        let text = std::str::from_utf8(&bytes).map_err(|_| no_seal())?;
+        check_version(text, &path)?;
+        let (body, seal) = split_seal(text).ok_or_else(no_seal)?;
+        let found = Digest::of(body.as_bytes());
+        if found.to_string() != seal {
+            return Err(Error::Edited {
+                path,
+                expected: seal.into(),
+                found,
+            });
+        }
+        match serde_json::from_str(&format!("{body}\n}}")) {
+            Ok(manifest) => Ok((manifest, Digest::of(&bytes))),
+            Err(source) => Err(Error::Json { path, source }),
+        }
+    }
+
+    /// Writes the manifest, which makes the folder a dataset; returns the dataset's digest.
+    ///
+    /// Equal manifests give equal bytes. What killed runs left is removed first.
+    pub fn seal(&self, folder: &Path) -> Result<Digest, Error> {
+        self.ledger.check()?;
+        let path = folder.join(FILE);
+        let json = serde_json::to_string_pretty(self).map_err(|source| Error::Json {
+            path: path.clone(),
+            source,
+        })?;
+        let body = json.strip_suffix("\n}").unwrap_or(&json);
+        let seal = Digest::of(body.as_bytes());
+        let text = format!("{body}{SEAL_BEFORE}{seal}{SEAL_AFTER}");
+        fs::remove_temporaries(folder)?;
+        fs::remove_temporaries(&folder.join(SHARDS))?;
+        fs::write(&path, text.as_bytes())?;
+        Ok(Digest::of(text.as_bytes()))
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+        })
+    }
+}
+
+impl AddAssign<&Totals> for Totals {
+    fn add_assign(&mut self, other: &Self) {
+        self.documents += other.documents;
+        self.text_bytes += other.text_bytes;
+        self.rows += other.rows;
+        self.real += other.real;
+        self.pauses += other.pauses;
+        self.scored += other.scored;
+        self.overflowed += other.overflowed;
+        let length = self.pause_runs.len().max(other.pause_runs.len());
+        self.pause_runs.resize(length, 0);
+        for (sum, more) in self.pause_runs.iter_mut().zip(&other.pause_runs) {
+            *sum += more;
+        }
+    }
+}
+
+impl Totals {
+    /// Counts one maximal run of `length` pauses; a run of none is no run.
+    pub fn observe_run(&mut self, length: usize) {
+        self.pause_runs.resize(self.pause_runs.len().max(length), 0);
+        let place = length
+            .checked_sub(1)
+            .and_then(|at| self.pause_runs.get_mut(at));
+        if let Some(count) = place {
+            *count += 1;
+        }
+    }
+}
+
+impl Ledger {
+    /// Counts a document that goes into the shards.
+    pub fn keep(&mut self) {
+        self.read += 1;
+        self.kept += 1;
+    }
+
+    /// Counts a document that is left out.
+    pub fn leave_out(&mut self, reason: &str) {
+        self.read += 1;
+        *self.dropped.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Checks that read = kept + dropped.
+    pub fn check(&self) -> Result<(), Error> {
+        let dropped = self.dropped.values().sum();
+        match self.read == self.kept + dropped {
+            true => Ok(()),
+            false => Err(Error::Ledger {
+                read: self.read,
+                kept: self.kept,
+                dropped,
+            }),
+        }
+    }
+}
+
+impl AddAssign<&Ledger> for Ledger {
+    fn add_assign(&mut self, other: &Self) {
+        self.read += other.read;
+        self.kept += other.kept;
+        for (reason, count) in &other.dropped {
+            *self.dropped.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+/// What stands before the digits of the seal: the last field of the object.
+const SEAL_BEFORE: &str = ",\n  \"seal\": \"";
+/// What stands after them: the end of the file.
+const SEAL_AFTER: &str = "\"\n}\n";
+
+/// What the seal covers, and its digits.
+fn split_seal(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_suffix(SEAL_AFTER)?;
+    let (rest, seal) = text.split_at_checked(text.len().checked_sub(64)?)?;
+    Some((rest.strip_suffix(SEAL_BEFORE)?, seal))
+}
+
+/// Refuses other versions by name, whatever else such a file holds.
+fn check_version(text: &str, path: &Path) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Probe {
+        format: u64,
+    }
+    match serde_json::from_str::<Probe>(text) {
+        Ok(Probe { format }) if format != u64::from(FORMAT) => Err(Error::Version {
+            path: path.to_path_buf(),
+            expected: FORMAT,
+            found: format,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,32 @@
 //! Text to ids and back, by the Hugging Face `tokenizers` library.
+//!
+//! The library decides every id. What stands here is around it: reserved
+//! tokens that text never yields, training whose result is a function of the
+//! text alone, byte-exact decoding for byte-level vocabularies, and errors in
+//! place of panics for a damaged `tokenizer.json`.
 
-use std::path::PathBuf;
+mod bytes;
+mod reserve;
+mod train;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
+
+use crate::digest::Digest;
+use crate::fs;
+use crate::token::{Reserved, TokenId};
+
+/// An error of another module or library, as a cause.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Ids that a vocabulary may have at most. Tables are as long as the largest
+/// id, so one absurd id in a `tokenizer.json` must not decide their size.
+pub const VOCABULARY_MAX: u32 = 1 << 24;
 
 /// Which tokenizer, as a recipe says it: exactly one of `file` and `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +63,332 @@ pub struct Training {
     pub sample_bytes: u64,
 }
 
+/// What text that looks like a special token yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialText {
+    /// The ids of its letters, as any other text.
+    ///
+    /// Added tokens that are not special, such as the runs of spaces of
+    /// GPT-NeoX, are part of the vocabulary and are found in text as ever.
+    Ordinary,
+    /// The special id; a reserved id is still an error.
+    Parsed,
+}
+
+/// Why there is no tokenizer, or no ids.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// Something is wrong with that file.
+    #[error("cannot use tokenizer `{}`", path.display())]
+    In {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The file is not JSON.
+    #[error("expected the JSON of a Hugging Face tokenizer")]
+    Json(#[source] serde_json::Error),
+    /// The library cannot load or apply it.
+    #[error("the `tokenizers` library refuses it")]
+    Library(#[source] BoxError),
+    /// A field has a value that would make ids random or wrong.
+    #[error("field `{field}`: expected {expected}, found {found}")]
+    Field {
+        /// Which field of the JSON.
+        field: &'static str,
+        /// What is needed.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// The vocabulary has an id that is too large.
+    #[error("expected ids below {VOCABULARY_MAX}, found {found}")]
+    TooLarge {
+        /// The largest id.
+        found: u64,
+    },
+    /// A reserved token has no name.
+    #[error("the name of the {role} token is empty")]
+    NoName {
+        /// `pause`, `end` or `pad`.
+        role: &'static str,
+    },
+    /// Two reserved tokens are one.
+    #[error("the {first} token and the {second} token are the same: `{token}`")]
+    SameToken {
+        /// One role.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// The token.
+        token: String,
+    },
+    /// Ordinary text yields the token that is to be reserved.
+    #[error(
+        "the {role} token `{token}` is an ordinary token with id {id}, which text yields; \
+         choose a name that is no word of the vocabulary"
+    )]
+    OrdinaryToken {
+        /// `pause`, `end` or `pad`.
+        role: &'static str,
+        /// Its name.
+        token: String,
+        /// Its id.
+        id: u32,
+    },
+    /// A reserved id is not one special token of its own.
+    #[error("the {role} id {id} is not a special token of its own: {found}")]
+    NotReserved {
+        /// `pause`, `end` or `pad`.
+        role: &'static str,
+        /// The id.
+        id: u32,
+        /// What it is.
+        found: String,
+    },
+    /// Text yielded an id that it must not yield.
+    #[error("text yields the special token `{token}` (id {id}) at token {position}")]
+    SpecialInText {
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// How many tokens stand before it.
+        position: usize,
+    },
+    /// An id that the vocabulary lacks.
+    #[error("id {id} at position {position} is not in the vocabulary of {vocab_size} ids")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Where it stands.
+        position: usize,
+        /// How many ids there are.
+        vocab_size: u32,
+    },
+    /// Training was asked for without saying how.
+    #[error("the recipe does not say how to train a tokenizer")]
+    NoTraining,
+    /// The vocabulary to train has no sensible size.
+    #[error(
+        "expected a vocabulary of {min} to {VOCABULARY_MAX} tokens, found vocab_size = {found}"
+    )]
+    VocabularySize {
+        /// The least.
+        min: u32,
+        /// What was asked for.
+        found: u32,
+    },
+    /// There was no text to train on.
+    #[error("there is no text to train a tokenizer on")]
+    NoText,
+    /// The text to train on could not be read.
+    #[error("cannot read the text to train a tokenizer on")]
+    Text(#[source] BoxError),
+}
+
+/// A tokenizer with its reserved tokens; threads may share it.
+pub struct Tokenizer {
+    engine: Engine,
+    json: Vec<u8>,
+    digest: Digest,
+    reserved: Reserved,
+    vocab_size: u32,
+    /// Ids that encoded text must not hold, in order.
+    barred: Vec<u32>,
+    /// What each id stands for, where the vocabulary is byte-level.
+    bytes: Option<bytes::Table>,
+}
+
+impl Tokenizer {
+    /// Loads a Hugging Face `tokenizer.json` and adds the reserved tokens it lacks.
+    ///
+    /// A name that already is one special token keeps its id. Truncation and
+    /// padding are switched off, in the result's JSON too.
+    pub fn from_file(path: &Path, config: &Config) -> Result<Self, Error> {
+        let json = fs::read(path)?;
+        reserve::parse(&json)
+            .and_then(|json| Self::with_reserved(json, config))
+            .map_err(|error| Error::In {
+                path: path.to_path_buf(),
+                source: Box::new(error),
+            })
+    }
+
+    /// Trains a byte-level BPE without prefix space on the start of `texts`.
+    ///
+    /// The result depends on the texts and their order alone. Where the text
+    /// has too few repeated pairs, the vocabulary is smaller than asked for.
+    pub fn train(
+        texts: &mut dyn Iterator<Item = Result<String, BoxError>>,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        let training = config.train.as_ref().ok_or(Error::NoTraining)?;
+        Self::with_reserved(train::train(texts, training)?, config)
+    }
+
+    /// The tokenizer of a dataset or checkpoint, whose reserved ids are known.
+    pub fn from_json(
+        bytes: &[u8],
+        reserved: Reserved,
+        special: SpecialText,
+    ) -> Result<Self, Error> {
+        let json = reserve::parse(bytes)?;
+        let mut engine = load(bytes)?;
+        engine.with_padding(None::<PaddingParams>);
+        engine.with_truncation(None).map_err(Error::Library)?;
+        // It moves offsets and adds special tokens; neither is wanted.
+        engine.with_post_processor(None::<PostProcessorWrapper>);
+        engine.set_encode_special_tokens(special == SpecialText::Ordinary);
+        let vocab_size = reserve::vocab_size(&engine)?;
+        reserve::check(&engine, reserved)?;
+        let bytes_of_ids = match engine.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => Some(bytes::Table::new(&engine, vocab_size)),
+            _ => None,
+        };
+        Ok(Self {
+            barred: reserve::barred(&engine, &json, reserved, special),
+            bytes: bytes_of_ids,
+            digest: Digest::of(bytes),
+            json: bytes.to_vec(),
+            engine,
+            reserved,
+            vocab_size,
+        })
+    }
+
+    /// The `tokenizer.json`, reserved tokens included.
+    pub fn to_json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// BLAKE3 of [`Tokenizer::to_json`].
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The reserved ids.
+    pub fn reserved(&self) -> Reserved {
+        self.reserved
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
+    }
+
+    /// Appends the ids of `text`; on an error nothing is appended.
+    ///
+    /// They are those of the library for the same `tokenizer.json`, without the
+    /// tokens that its post-processor would add around the text.
+    pub fn encode(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
+        let encoding = guarded(|| self.engine.encode_fast(text, false)).map_err(Error::Library)?;
+        let found = encoding.get_ids();
+        if let Some(position) = found.iter().position(|id| self.is_barred(*id)) {
+            let id = found.get(position).copied().unwrap_or_default();
+            return Err(Error::SpecialInText {
+                token: self.token(TokenId(id)).unwrap_or_default(),
+                id,
+                position,
+            });
+        }
+        ids.extend(found.iter().copied().map(TokenId));
+        Ok(())
+    }
+
+    /// The text of `ids`, special tokens spelt out, nothing cleaned up.
+    ///
+    /// The exact inverse of [`Tokenizer::encode`] for a byte-level BPE whose
+    /// JSON changes no text (no normalizer, no prefix space, every byte in the
+    /// vocabulary); bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[TokenId]) -> Result<String, Error> {
+        let unknown = |(position, id): (usize, &TokenId)| Error::UnknownId {
+            id: id.0,
+            position,
+            vocab_size: self.vocab_size,
+        };
+        if let Some(table) = &self.bytes {
+            return table.decode(ids).map_err(unknown);
+        }
+        let known = |id: &TokenId| self.engine.id_to_token(id.0).is_some();
+        if let Some(lacking) = ids.iter().enumerate().find(|(_, id)| !known(id)) {
+            return Err(unknown(lacking));
+        }
+        let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
+        guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+    }
+
+    /// The token as the vocabulary stores it.
+    pub fn token(&self, id: TokenId) -> Option<String> {
+        self.engine.id_to_token(id.0)
+    }
+
+    /// `json` with the reserved tokens of `config`, proved to stand apart from text.
+    fn with_reserved(json: serde_json::Value, config: &Config) -> Result<Self, Error> {
+        let special = match config.parse_special {
+            true => SpecialText::Parsed,
+            false => SpecialText::Ordinary,
+        };
+        let added = reserve::add(json, config)?;
+        let tokenizer = Self::from_json(&added.json, added.reserved, special)?;
+        for name in added.unproved {
+            let yields_itself =
+                guarded(|| tokenizer.engine.encode_fast(name.token.as_str(), false))
+                    .map_err(Error::Library)?
+                    .get_ids()
+                    .contains(&name.id);
+            if yields_itself && special == SpecialText::Ordinary {
+                return Err(Error::OrdinaryToken {
+                    role: name.role,
+                    token: name.token,
+                    id: name.id,
+                });
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    fn is_barred(&self, id: u32) -> bool {
+        // Special ids mostly stand at the end of the vocabulary: one comparison decides.
+        self.barred.first().is_some_and(|first| *first <= id)
+            && self.barred.binary_search(&id).is_ok()
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("digest", &self.digest)
+            .field("vocab_size", &self.vocab_size)
+            .field("reserved", &self.reserved)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The library's tokenizer of a `tokenizer.json`.
+fn load(json: &[u8]) -> Result<Engine, Error> {
+    guarded(|| Engine::from_bytes(json)).map_err(Error::Library)
+}
+
+/// Calls the library, which panics on some malformed vocabularies.
+fn guarded<T>(call: impl FnOnce() -> Result<T, BoxError>) -> Result<T, BoxError> {
+    // Unwind safety: a tokenizer is discarded when loading it fails, and
+    // encoding changes nothing but the library's own caches.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(format!("it stopped with `{message}`").into())
+    })
+}
+
 fn default_pause() -> String {
     "<|pause|>".into()
 }
@@ -55,3 +404,6 @@ fn default_pad() -> String {
 fn default_sample_bytes() -> u64 {
     64 << 20
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::*;
+use crate::digest::checksum;
+use crate::document::DocumentId;
+use crate::manifest::{
+    FORMAT, FileRecord, Ledger, SHARDS, SplitRecord, Stage, TokenizerRecord, Totals,
+};
+use crate::pause;
+use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
+use crate::token::{IdWidth, TokenId};
+use crate::tokenize::{Config, Training};
+
+/// A tiny dataset of this format version, in `data/golden/`.
+struct Golden {
+    name: &'static str,
+    stage: Stage,
+    tokenizer: fn() -> Tokenizer,
+    /// Rows of each shard; `|` stands where a prefix ends.
+    splits: [(Split, &'static [&'static [&'static str]]); 2],
+}
+
+const GOLDEN: [Golden; 2] = [
+    Golden {
+        name: "v1-finetune-u16",
+        stage: Stage::Finetune,
+        tokenizer: byte_level,
+        splits: [
+            (
+                Split::Train,
+                &[&[
+                    "Who sat?|⏸⏸ The cat.■",
+                    "|■",
+                    "Where?|⏸⏸ On the mat, naïvely.■",
+                ]],
+            ),
+            (Split::Validation, &[&["Why?|⏸⏸ 日本■"]]),
+        ],
+    },
+    Golden {
+        name: "v1-pretrain-u32",
+        stage: Stage::Pretrain,
+        tokenizer: word_level,
+        splits: [
+            (
+                Split::Train,
+                &[&["the cat ⏸ sat", "■ the ⏸ mat", ""], &["cat ■"]],
+            ),
+            (Split::Validation, &[]),
+        ],
+    },
+];
+
+fn config() -> Config {
+    Config {
+        file: None,
+        train: Some(Training {
+            vocab_size: 262,
+            sample_bytes: 1000,
+        }),
+        pause: "⏸".into(),
+        end: "■".into(),
+        pad: "□".into(),
+        parse_special: false,
+    }
+}
+
+fn byte_level() -> Tokenizer {
+    let text = "the cat sat on the mat; the cat sat.";
+    Tokenizer::train(&mut [Ok(text.to_owned())].into_iter(), &config()).unwrap()
+}
+
+/// A vocabulary with ids on both sides of 65,536.
+fn word_level() -> Tokenizer {
+    let special = |id: u32, content: &str| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true })
+    };
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(70_000, "⏸"), special(70_001, "■"), special(70_002, "□")],
+        "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" },
+        "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "unk_token": "?", "vocab": {
+            "?": 0, "the": 1, "cat": 65_535, "sat": 65_536, "mat": 69_999,
+            "⏸": 70_000, "■": 70_001, "□": 70_002 } },
+    });
+    let reserved = crate::token::Reserved {
+        pause: TokenId(70_000),
+        end: TokenId(70_001),
+        pad: TokenId(70_002),
+    };
+    let bytes = serde_json::to_vec_pretty(&json).unwrap();
+    Tokenizer::from_json(&bytes, reserved, SpecialText::Ordinary).unwrap()
+}
+
+impl Golden {
+    /// The row that a drawing shows.
+    fn row(&self, tokenizer: &Tokenizer, drawing: &str) -> Sequence {
+        let ids = |text: &str| {
+            let mut ids = Vec::new();
+            let reserved = tokenizer.reserved();
+            for piece in text.split_inclusive(['⏸', '■']) {
+                tokenizer
+                    .encode(piece.trim_end_matches(['⏸', '■']), &mut ids)
+                    .unwrap();
+                ids.extend(piece.ends_with('⏸').then_some(reserved.pause));
+                ids.extend(piece.ends_with('■').then_some(reserved.end));
+            }
+            ids
+        };
+        match (self.stage, drawing.split_once('|')) {
+            (Stage::Finetune, Some((prefix, target))) => {
+                Sequence::example(&ids(prefix), &ids(target))
+            }
+            _ => Sequence::plain(ids(drawing)),
+        }
+    }
+
+    fn generate(&self, folder: &Path) -> Digest {
+        let tokenizer = (self.tokenizer)();
+        fs::write(&folder.join(TOKENIZER_FILE), tokenizer.to_json()).unwrap();
+        let mut splits = BTreeMap::new();
+        let mut ledger = Ledger::default();
+        for (split, shards) in self.splits {
+            let mut record = SplitRecord::default();
+            for (unit, rows) in (0..).zip(shards) {
+                let name = format!("{split}-{unit:05}-000");
+                let mut writer = ShardWriter::create(
+                    folder,
+                    &name,
+                    &ShardSpec {
+                        id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
+                        vocab_size: tokenizer.vocab_size(),
+                        reserved: tokenizer.reserved(),
+                        row_length: 48,
+                        stage: self.stage,
+                        tokenizer: tokenizer.digest(),
+                        unit,
+                        part: 0,
+                    },
+                )
+                .unwrap();
+                for drawing in *rows {
+                    writer.push(&self.row(&tokenizer, drawing)).unwrap();
+                    writer.document(DocumentRecord {
+                        id: DocumentId {
+                            file: 0,
+                            row: ledger.read,
+                        },
+                        text_bytes: drawing.len() as u64,
+                        checksum: checksum(drawing.as_bytes()),
+                    });
+                    ledger.keep();
+                }
+                record.totals += &Totals {
+                    rows: writer.rows(),
+                    documents: rows.len() as u64,
+                    ..Totals::default()
+                };
+                record.shards.push(writer.finish().unwrap());
+            }
+            splits.insert(split, record);
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            stage: self.stage,
+            seed: 1,
+            recipe: json!({ "golden": self.name }),
+            tokenizer: TokenizerRecord {
+                digest: tokenizer.digest(),
+                vocab_size: tokenizer.vocab_size(),
+                reserved: tokenizer.reserved(),
+            },
+            id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
+            row_length: 48,
+            pause: match self.stage {
+                Stage::Finetune => pause::Policy::Suffix {
+                    count: pause::Count::Fixed(2),
+                },
+                Stage::Pretrain => pause::Policy::None,
+            },
+            corpus: vec![FileRecord {
+                name: "golden.txt".into(),
+                source: 0,
+                bytes: 0,
+                documents: ledger.read,
+            }],
+            splits,
+            ledger,
+        };
+        manifest.seal(folder).unwrap()
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = fs::list(folder).unwrap();
+    files.retain(|path| path.is_file());
+    files.extend(fs::list(&folder.join(SHARDS)).unwrap());
+    files
+}
+
+fn kept(golden: &Golden) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/golden")
+        .join(golden.name)
+}
+
+#[test]
+fn golden_datasets_are_made_with_the_same_bytes() {
+    for golden in GOLDEN {
+        let kept = kept(&golden);
+        // As with expect-test: a wanted change of the format is written by this variable.
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::remove_dir(&kept).unwrap();
+            golden.generate(&kept);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        golden.generate(folder.path());
+        let names = |folder: &Path| -> Vec<PathBuf> {
+            files(folder)
+                .iter()
+                .map(|path| path.strip_prefix(folder).unwrap().to_path_buf())
+                .collect()
+        };
+        assert_eq!(names(folder.path()), names(&kept), "{}", golden.name);
+        for name in names(&kept) {
+            let (made, kept) = (folder.path().join(&name), kept.join(&name));
+            assert!(
+                fs::read(&made).unwrap() == fs::read(&kept).unwrap(),
+                "{} changed",
+                kept.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn golden_datasets_open_and_hold_what_was_written() {
+    for golden in GOLDEN {
+        let dataset = Dataset::open(&kept(&golden)).unwrap();
+        let tokenizer = dataset.tokenizer().unwrap();
+        for (split, shards) in golden.splits {
+            assert_eq!(dataset.shards(split).len(), shards.len());
+            let mut index = 0;
+            for (shard, rows) in dataset.shards(split).iter().zip(shards) {
+                assert_eq!(shard.rows(), rows.len() as u64);
+                for (document, drawing) in shard.documents().unwrap().iter().zip(*rows) {
+                    assert_eq!(document.checksum, checksum(drawing.as_bytes()));
+                    let row = dataset.row(split, index).unwrap();
+                    assert_eq!(
+                        row,
+                        golden.row(&tokenizer, drawing),
+                        "{} {split} {index}",
+                        golden.name
+                    );
+                    if golden.stage == Stage::Finetune {
+                        assert_eq!(
+                            tokenizer.decode(&row.ids).unwrap(),
+                            drawing.replace('|', "")
+                        );
+                    }
+                    index += 1;
+                }
+                shard.verify().unwrap();
+            }
+            assert_eq!(dataset.rows(split), index);
+            let error = dataset.row(split, index).unwrap_err();
+            let expected =
+                format!("the {split} split has {index} rows, so none with index {index}");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}
+
+/// Opens a dataset and reads all of it.
+fn read_all(folder: &Path) -> Result<(), Error> {
+    let dataset = Dataset::open(folder)?;
+    for split in [Split::Train, Split::Validation] {
+        for row in 0..dataset.rows(split) {
+            dataset.row(split, row)?;
+        }
+        for shard in dataset.shards(split) {
+            shard.documents()?;
+        }
+    }
+    Ok(())
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).truncate(true).open(path);
+    file.unwrap().write_all(bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_or_a_cut_is_found() {
+    for golden in GOLDEN {
+        let folder = tempfile::tempdir().unwrap();
+        golden.generate(folder.path());
+        read_all(folder.path()).unwrap();
+        for path in files(folder.path()) {
+            let bytes = fs::read(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let refused = |what: &str, at: usize| {
+                let error = read_all(folder.path()).expect_err(&format!("{what} {at} of {name}"));
+                assert!(
+                    error.to_string().contains(&name),
+                    "{what} {at} of {name}: {error}"
+                );
+            };
+            for at in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << (at % 8);
+                overwrite(&path, &flipped);
+                refused("flipped byte", at);
+                overwrite(&path, &bytes[..at]);
+                refused("cut at", at);
+            }
+            overwrite(&path, &[&bytes[..], b"\n"].concat());
+            refused("one byte after", bytes.len());
+            overwrite(&path, &bytes);
+        }
+        read_all(folder.path()).unwrap();
+    }
+}
+
+#[test]
+fn files_that_are_missing_swapped_or_foreign_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = &GOLDEN[1];
+    golden.generate(folder.path());
+    let shards = folder.path().join(SHARDS);
+    let path = |name: &str| shards.join(format!("train-0000{name}"));
+    let refused = |expected: &str| {
+        let error = read_all(folder.path()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(error.hint().is_some(), "{text}");
+    };
+    let copy: Vec<Vec<u8>> = ["0-000.bin", "0-000.idx", "1-000.bin", "1-000.idx"]
+        .map(|name| fs::read(&path(name)).unwrap())
+        .into();
+    for (name, bytes) in ["0-000.bin", "0-000.idx"].iter().zip(&copy) {
+        fs::remove_file(&path(name)).unwrap();
+        refused(&format!("train-0000{name}"));
+        fs::write(&path(name), bytes).unwrap();
+    }
+    for (name, bytes) in ["0-000.bin", "0-000.idx"].iter().zip(&copy[2..]) {
+        fs::write(&path(name), bytes).unwrap();
+    }
+    refused("train-00000-000.bin` is damaged or another file");
+    for (name, bytes) in ["0-000.bin", "0-000.idx"].iter().zip(&copy) {
+        fs::write(&path(name), bytes).unwrap();
+    }
+    read_all(folder.path()).unwrap();
+    overwrite(&folder.path().join(TOKENIZER_FILE), byte_level().to_json());
+    refused("tokenizer.json` is not the tokenizer of this dataset");
+    fs::remove_file(&folder.path().join(manifest::FILE)).unwrap();
+    refused("is not a sealed dataset");
+}
+
+#[test]
+fn shards_of_equal_shape_cannot_be_swapped() {
+    // Counts and headers agree; only the digest of the index tells them apart.
+    let rows: [&'static [&'static [&'static str]]; 2] =
+        [&[&["the"], &["cat"]], &[&["cat"], &["the"]]];
+    let [one, two] = rows.map(|rows| {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Golden {
+            splits: [(Split::Train, rows), (Split::Validation, &[])],
+            ..GOLDEN[1]
+        };
+        golden.generate(folder.path());
+        folder
+    });
+    for ending in ["bin", "idx"] {
+        let name = format!("shards/train-00000-000.{ending}");
+        overwrite(
+            &one.path().join(&name),
+            &fs::read(&two.path().join(&name)).unwrap(),
+        );
+    }
+    let error = read_all(one.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("train-00000-000.idx` is damaged or another file: BLAKE3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn golden_manifests_satisfy_the_schema() {
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/manifest.schema.json");
+    let schema = serde_json::from_slice(&fs::read(&schema).unwrap()).unwrap();
+    for golden in GOLDEN {
+        let bytes = fs::read(&kept(&golden).join(manifest::FILE)).unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(jsonschema::is_valid(&schema, &json), "{}", golden.name);
+        json["splits"]["test"] = json!({});
+        assert!(
+            !jsonschema::is_valid(&schema, &json),
+            "the schema must name every split"
+        );
+    }
+}

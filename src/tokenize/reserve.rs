@@ -1,0 +1,221 @@
+//! Reserved tokens: added once, each a single special id of its own.
+
+use serde_json::{Value, json};
+use tokenizers::{AddedToken, Tokenizer as Engine};
+
+use super::{Config, Error, SpecialText, VOCABULARY_MAX, guarded, load};
+use crate::token::{Reserved, TokenId};
+
+/// A `tokenizer.json` that holds the reserved tokens.
+pub struct Added {
+    /// The file.
+    pub json: Vec<u8>,
+    /// Their ids.
+    pub reserved: Reserved,
+    /// Those that the model's vocabulary had as words: text may yield them.
+    pub unproved: Vec<Name>,
+}
+
+/// A reserved token.
+pub struct Name {
+    /// `pause`, `end` or `pad`.
+    pub role: &'static str,
+    /// How it is written.
+    pub token: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// Reads the JSON and refuses what would make ids random.
+pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
+    let json: Value = serde_json::from_slice(bytes).map_err(Error::Json)?;
+    let dropout = json.pointer("/model/dropout");
+    if let Some(found) = dropout.filter(|value| !value.is_null() && value.as_f64() != Some(0.0)) {
+        return Err(Error::Field {
+            field: "model.dropout",
+            expected: "no dropout, which makes ids random",
+            found: found.to_string(),
+        });
+    }
+    match json {
+        Value::Object(_) => Ok(json),
+        other => Err(Error::Field {
+            field: "tokenizer.json",
+            expected: "an object",
+            found: other.to_string().chars().take(40).collect(),
+        }),
+    }
+}
+
+/// Adds the reserved tokens of `config` where they are missing.
+pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
+    let roles = [
+        ("pause", &config.pause),
+        ("end", &config.end),
+        ("pad", &config.pad),
+    ];
+    check_names(&roles)?;
+    for field in ["truncation", "padding"] {
+        set(&mut json, field, Value::Null);
+    }
+    let mut engine = load(json.to_string().as_bytes())?;
+    vocab_size(&engine)?;
+    let before = engine.get_added_tokens_decoder();
+    let is_special = |token: &str| before.values().any(|t| t.special && t.content == token);
+    let is_word = |token: &String| engine.token_to_id(token).is_some() && !is_special(token);
+    let words: Vec<&str> = (roles.iter())
+        .filter(|(_, token)| is_word(token))
+        .map(|(role, _)| *role)
+        .collect();
+    let missing: Vec<&String> = (roles.iter())
+        .map(|(_, token)| *token)
+        .filter(|token| !is_special(token))
+        .collect();
+    let tokens: Vec<AddedToken> = (missing.iter())
+        .map(|token| AddedToken::from(token.as_str(), true))
+        .collect();
+    guarded(|| engine.add_special_tokens(tokens)).map_err(Error::Library)?;
+    for token in missing {
+        let id = id_of(&engine, token)?;
+        insert(&mut json, token, id);
+    }
+    let [pause, end, pad] = roles.map(|(_, token)| id_of(&engine, token));
+    let (pause, end, pad) = (pause?, end?, pad?);
+    let unproved = (roles.iter().zip([pause, end, pad]))
+        .filter(|((role, _), _)| words.contains(role))
+        .map(|((role, token), id)| Name {
+            role,
+            token: (*token).clone(),
+            id,
+        })
+        .collect();
+    let mut bytes = serde_json::to_vec_pretty(&json).map_err(Error::Json)?;
+    bytes.push(b'\n');
+    Ok(Added {
+        json: bytes,
+        reserved: Reserved {
+            pause: TokenId(pause),
+            end: TokenId(end),
+            pad: TokenId(pad),
+        },
+        unproved,
+    })
+}
+
+/// One more than the largest id.
+pub fn vocab_size(engine: &Engine) -> Result<u32, Error> {
+    let largest = engine.get_vocab(true).into_values().max().unwrap_or(0);
+    match largest < VOCABULARY_MAX {
+        true => Ok(largest + 1),
+        false => Err(Error::TooLarge {
+            found: u64::from(largest),
+        }),
+    }
+}
+
+/// Checks that each reserved id is a special token, and no other token's id.
+pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
+    let roles = [
+        ("pause", reserved.pause),
+        ("end", reserved.end),
+        ("pad", reserved.pad),
+    ];
+    let added = engine.get_added_tokens_decoder();
+    let vocabulary = engine.get_vocab(true);
+    for (index, (role, id)) in roles.into_iter().enumerate() {
+        let wrong = |found: String| Error::NotReserved {
+            role,
+            id: id.0,
+            found,
+        };
+        let token = match added.get(&id.0) {
+            Some(token) if token.special => &token.content,
+            Some(token) => return Err(wrong(format!("`{}` is not special", token.content))),
+            None => return Err(wrong("no added token has it".into())),
+        };
+        let mut owners = vocabulary.iter().filter(|(_, owner)| **owner == id.0);
+        if let Some((other, _)) = owners.find(|(other, _)| *other != token) {
+            return Err(wrong(format!("`{other}` has it too")));
+        }
+        if let Some((first, _)) = roles.iter().take(index).find(|(_, other)| *other == id) {
+            return Err(Error::SameToken {
+                first,
+                second: role,
+                token: token.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The ids that encoded text must not hold, in order.
+///
+/// Always the reserved ones; in ordinary text every special one, except the
+/// token for unknown text, which is what such text yields.
+pub fn barred(engine: &Engine, json: &Value, reserved: Reserved, special: SpecialText) -> Vec<u32> {
+    let unknown = match json.pointer("/model/unk_token").and_then(Value::as_str) {
+        Some(token) => engine.token_to_id(token).map(u64::from),
+        None => json.pointer("/model/unk_id").and_then(Value::as_u64),
+    };
+    let mut ids = vec![reserved.pause.0, reserved.end.0, reserved.pad.0];
+    if special == SpecialText::Ordinary {
+        let added = engine.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special);
+        ids.extend(
+            special
+                .map(|(id, _)| *id)
+                .filter(|id| Some(u64::from(*id)) != unknown),
+        );
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn check_names(roles: &[(&'static str, &String)]) -> Result<(), Error> {
+    for (index, (role, token)) in roles.iter().enumerate() {
+        if token.is_empty() {
+            return Err(Error::NoName { role });
+        }
+        if let Some((first, _)) = roles.iter().take(index).find(|(_, other)| other == token) {
+            return Err(Error::SameToken {
+                first,
+                second: role,
+                token: (*token).clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn id_of(engine: &Engine, token: &str) -> Result<u32, Error> {
+    engine
+        .token_to_id(token)
+        .ok_or_else(|| Error::Library(format!("it did not add the token `{token}`").into()))
+}
+
+/// Makes `token` a special token of the JSON, in the place of a plain added one.
+fn insert(json: &mut Value, token: &str, id: u32) {
+    let entry = json!({
+        "id": id,
+        "content": token,
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": true,
+    });
+    match json.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        Some(list) => match list.iter_mut().find(|old| old["content"] == *token) {
+            Some(old) => *old = entry,
+            None => list.push(entry),
+        },
+        None => set(json, "added_tokens", Value::Array(vec![entry])),
+    }
+}
+
+fn set(json: &mut Value, field: &str, value: Value) {
+    if let Some(object) = json.as_object_mut() {
+        object.insert(field.into(), value);
+    }
+}
