@@ -1,14 +1,44 @@
 //! Corpora: files and generated text as a numbered stream of documents.
+//!
+//! A source names files by a path or glob, or text that pausedata generates.
+//! Files are read as streams: what is held is one document, one batch of a
+//! Parquet file, or the result of a `select` query on one file.
+//!
+//! **Invariant**: the stream of documents depends on the files, their names
+//! below the data root and the recipe alone; text is passed on byte for byte.
 
+mod columns;
+mod decompress;
+mod error;
+mod jsonl;
+mod parquet;
+mod select;
 pub mod source;
 pub mod synthetic;
+mod template;
+mod text;
 
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use decompress::Compression;
+pub use error::{Error, Place, Problem};
+pub use template::FieldError;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::document::Document;
+use crate::document::{Document, DocumentId, Text};
+
+/// The longest document that is read, and the longest line of a file: 1 GiB.
+pub const DOCUMENT_BYTES_MAX: usize = 1 << 30;
+
+/// The size on disk that a unit of several files grows to.
+const UNIT_BYTES: u64 = 64 << 20;
 
 /// Where documents come from, as a recipe says it: a `path` or a `synthetic` corpus.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,4 +93,135 @@ pub enum TextUnit {
     Line,
     /// Lines up to an empty line.
     Paragraph,
+}
+
+/// What documents are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Running text: the field named by `text`.
+    Pretrain,
+    /// Prefix and target, by their templates.
+    Finetune,
+}
+
+/// The files of a list of sources, ordered by (source, name).
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// The files; [`DocumentId::file`] indexes them.
+    pub files: Vec<File>,
+}
+
+/// A file, or the text of one synthetic source.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// The path as reached from the data root, or `synthetic:<corpus>`.
+    pub name: String,
+    /// Index into the sources.
+    pub source: usize,
+    /// Size on disk; 0 for generated text.
+    pub bytes: u64,
+    /// Where it lies; none for generated text.
+    pub path: Option<PathBuf>,
+    reading: Arc<source::Reading>,
+}
+
+impl Corpus {
+    /// Finds the files that `sources` name; relative paths start at `data_root`.
+    pub fn resolve(sources: &[Source], data_root: &Path, purpose: Purpose) -> Result<Self, Error> {
+        if sources.is_empty() {
+            return Err(Error::NoSources);
+        }
+        let mut files = Vec::new();
+        for (index, source) in sources.iter().enumerate() {
+            files.extend(source::resolve(index, source, (data_root, purpose))?);
+            if u32::try_from(files.len()).is_err() {
+                let problem = Problem::TooManyFiles;
+                return Err(Error::Source { index, problem });
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// Groups of consecutive files, each closed once it reaches 64 MiB on disk.
+    ///
+    /// Decided by the files alone, so that work divided by units does not
+    /// depend on who does it. A synthetic source is a unit of its own.
+    pub fn units(&self) -> Vec<Range<usize>> {
+        let mut units = Vec::new();
+        let mut start = 0;
+        let mut bytes = 0;
+        for (index, file) in self.files.iter().enumerate() {
+            if file.path.is_none() && start < index {
+                units.push(start..index);
+                start = index;
+            }
+            bytes += file.bytes;
+            if UNIT_BYTES <= bytes || file.path.is_none() {
+                units.push(start..index + 1);
+                start = index + 1;
+                bytes = 0;
+            }
+        }
+        if start < self.files.len() {
+            units.push(start..self.files.len());
+        }
+        units
+    }
+
+    /// Reads the documents of some files, in order. Empty documents are among
+    /// them; after an error there are none.
+    pub fn documents(&self, files: Range<usize>) -> Documents {
+        let start = files.start;
+        let chosen = self.files.get(files).unwrap_or_default();
+        let numbers = (0u32..).skip(start);
+        Documents {
+            files: numbers
+                .zip(chosen.iter().cloned())
+                .collect::<Vec<_>>()
+                .into_iter(),
+            current: None,
+        }
+    }
+}
+
+/// Rows of one file and their text.
+type Records = Box<dyn Iterator<Item = Result<(u64, Text), Error>> + Send>;
+
+/// The documents of some files, read as they are asked for.
+pub struct Documents {
+    files: std::vec::IntoIter<(u32, File)>,
+    current: Option<(u32, Records)>,
+}
+
+impl Documents {
+    fn read(&mut self) -> Result<Option<Document>, Error> {
+        loop {
+            if let Some((file, records)) = &mut self.current
+                && let Some(record) = records.next()
+            {
+                let (row, text) = record?;
+                let id = DocumentId { file: *file, row };
+                return Ok(Some(Document { id, text }));
+            }
+            let Some((number, file)) = self.files.next() else {
+                self.current = None;
+                return Ok(None);
+            };
+            self.current = None;
+            self.current = Some((number, source::open(&file)?));
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<Document, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let document = self.read().transpose();
+        if matches!(document, Some(Err(_))) {
+            self.files = Vec::new().into_iter();
+            self.current = None;
+        }
+        document
+    }
 }

@@ -1,0 +1,308 @@
+//! Parquet: record batches of the needed columns alone.
+
+use std::path::Path;
+
+use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use crate::document::Text;
+use crate::fs;
+
+use super::columns::Columns;
+use super::error::{Error, Place};
+use super::template::{FieldError, Found, Record, Scalar, Shape};
+
+/// Rows decoded at once: documents can be whole chapters.
+const BATCH_ROWS: usize = 64;
+
+/// The documents of a Parquet file, with their row.
+pub struct Documents {
+    rows: Rows,
+    shape: Shape,
+}
+
+impl Documents {
+    /// Opens a file; its columns must hold the fields of `shape`.
+    pub fn open(path: &Path, name: &str, shape: Shape) -> Result<Self, Error> {
+        let rows = Rows::open(path, name, |schema| {
+            let column = |field| {
+                root(schema, field).ok_or_else(|| Error::Field {
+                    file: name.into(),
+                    place: Place::File,
+                    problem: FieldError::Missing {
+                        field: field.into(),
+                        fields: names(schema),
+                    },
+                })
+            };
+            shape.fields().into_iter().map(column).collect()
+        })?;
+        Ok(Self { rows, shape })
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Text)>, Error> {
+        let Some((number, row)) = self.rows.next()? else {
+            return Ok(None);
+        };
+        match self.shape.text(&row) {
+            Ok(text) => Ok(Some((number, text))),
+            Err(problem) => Err(Error::Field {
+                file: self.rows.name.clone(),
+                place: Place::Row(number),
+                problem,
+            }),
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<(u64, Text), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// Reads all records of a file into columns.
+pub fn collect(path: &Path, name: &str, columns: &mut Columns) -> Result<(), Error> {
+    let mut cells = Vec::new();
+    let mut rows = Rows::open(path, name, |schema| {
+        for field in schema.fields() {
+            leaves(field.name(), field.data_type(), &mut cells);
+        }
+        cells.retain(|cell| columns.wants(cell));
+        if cells.is_empty() {
+            // Rows count even where the query names no column of the file.
+            return Ok((0..schema.fields().len()).take(1).collect());
+        }
+        Ok(cells.iter().filter_map(|cell| root(schema, cell)).collect())
+    })?;
+    while let Some((number, row)) = rows.next()? {
+        for cell in &cells {
+            columns
+                .cell(cell, row.find(cell))
+                .map_err(|problem| Error::Field {
+                    file: name.into(),
+                    place: Place::Row(number),
+                    problem,
+                })?;
+        }
+        columns.end_row();
+    }
+    Ok(())
+}
+
+/// The dotted paths of the columns inside a column, or its name.
+fn leaves(path: &str, kind: &DataType, found: &mut Vec<String>) {
+    match kind {
+        DataType::Struct(members) => {
+            for member in members {
+                leaves(
+                    &format!("{path}.{}", member.name()),
+                    member.data_type(),
+                    found,
+                );
+            }
+        }
+        _ => found.push(path.into()),
+    }
+}
+
+fn names(schema: &Schema) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
+}
+
+/// The rows of some columns of a file.
+struct Rows {
+    name: String,
+    reader: ParquetRecordBatchReader,
+    fields: Vec<String>,
+    batch: RecordBatch,
+    at: usize,
+    row: u64,
+}
+
+impl Rows {
+    fn open(
+        path: &Path,
+        name: &str,
+        columns: impl FnOnce(&Schema) -> Result<Vec<usize>, Error>,
+    ) -> Result<Self, Error> {
+        let file = fs::open(path)?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged(name))?;
+        let schema = builder.schema().clone();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), columns(&schema)?);
+        let reader = builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(damaged(name))?;
+        Ok(Self {
+            name: name.into(),
+            reader,
+            fields: names(&schema),
+            batch: RecordBatch::new_empty(schema),
+            at: 0,
+            row: 0,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, Row<'_>)>, Error> {
+        while self.batch.num_rows() <= self.at {
+            let Some(batch) = self.reader.next() else {
+                return Ok(None);
+            };
+            let batch = batch.and_then(decode_dictionaries);
+            self.batch = batch.map_err(damaged(&self.name))?;
+            self.at = 0;
+        }
+        let row = Row {
+            batch: &self.batch,
+            row: self.at,
+            fields: &self.fields,
+        };
+        let number = self.row;
+        self.at += 1;
+        self.row += 1;
+        Ok(Some((number, row)))
+    }
+}
+
+fn damaged<E>(name: &str) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let file = name.to_owned();
+    move |source| Error::Parquet {
+        file,
+        source: Box::new(source),
+    }
+}
+
+/// The top-level column that a field is in.
+fn root(schema: &Schema, field: &str) -> Option<usize> {
+    let column = |name: &str| schema.index_of(name).ok();
+    column(field).or_else(|| {
+        field
+            .rmatch_indices('.')
+            .filter_map(|(dot, _)| field.get(..dot))
+            .find_map(column)
+    })
+}
+
+/// Replaces dictionary columns, as pandas writes categories, by their values.
+fn decode_dictionaries(batch: RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let columns = batch
+        .columns()
+        .iter()
+        .map(|column| match column.data_type() {
+            DataType::Dictionary(_, values) => cast(column, values).map(|c| (c, true)),
+            _ => Ok((column.clone(), false)),
+        });
+    let columns: Vec<_> = columns.collect::<Result<_, _>>()?;
+    if columns.iter().all(|(_, decoded)| !decoded) {
+        return Ok(batch);
+    }
+    let schema = batch.schema();
+    RecordBatch::try_from_iter_with_nullable(
+        schema
+            .fields()
+            .iter()
+            .zip(columns)
+            .map(|(field, (column, _))| (field.name().clone(), column, true)),
+    )
+}
+
+/// One row of a batch.
+struct Row<'a> {
+    batch: &'a RecordBatch,
+    row: usize,
+    fields: &'a [String],
+}
+
+impl Record for Row<'_> {
+    fn find(&self, field: &str) -> Found<'_> {
+        let (name, path) = match root(&self.batch.schema(), field)
+            .and_then(|index| self.batch.schema().fields().get(index).cloned())
+        {
+            Some(column) => match field.strip_prefix(column.name().as_str()) {
+                Some(path) => (column.name().clone(), path),
+                None => return Found::Missing,
+            },
+            None => return Found::Missing,
+        };
+        match self.batch.column_by_name(&name) {
+            Some(column) => value(column.as_ref(), self.row, path),
+            None => Found::Missing,
+        }
+    }
+
+    fn fields(&self) -> Vec<String> {
+        self.fields.to_vec()
+    }
+}
+
+/// The value in `row`, or what `path` (empty, or `.name...`) leads to inside it.
+fn value<'a>(array: &'a dyn Array, row: usize, path: &str) -> Found<'a> {
+    if let Some(path) = path.strip_prefix('.') {
+        return match array.as_struct_opt() {
+            Some(members) => member(members, row, path),
+            None => Found::Missing,
+        };
+    }
+    if array.is_null(row) {
+        return Found::Null;
+    }
+    macro_rules! number {
+        ($scalar:path, $kind:ty) => {
+            Found::Plain($scalar(array.as_primitive::<$kind>().value(row).into()))
+        };
+    }
+    match array.data_type() {
+        DataType::Utf8 => Found::Text(array.as_string::<i32>().value(row).into()),
+        DataType::LargeUtf8 => Found::Text(array.as_string::<i64>().value(row).into()),
+        DataType::Utf8View => Found::Text(array.as_string_view().value(row).into()),
+        DataType::Boolean => Found::Plain(Scalar::Bool(array.as_boolean().value(row))),
+        DataType::Int8 => number!(Scalar::Int, Int8Type),
+        DataType::Int16 => number!(Scalar::Int, Int16Type),
+        DataType::Int32 => number!(Scalar::Int, Int32Type),
+        DataType::Int64 => number!(Scalar::Int, Int64Type),
+        DataType::UInt8 => number!(Scalar::UInt, UInt8Type),
+        DataType::UInt16 => number!(Scalar::UInt, UInt16Type),
+        DataType::UInt32 => number!(Scalar::UInt, UInt32Type),
+        DataType::UInt64 => number!(Scalar::UInt, UInt64Type),
+        DataType::Float32 => number!(Scalar::Float32, Float32Type),
+        DataType::Float64 => number!(Scalar::Float64, Float64Type),
+        DataType::Null => Found::Null,
+        DataType::Struct(_) => Found::Other("a struct"),
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+            Found::Other("a list")
+        }
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Found::Other("bytes"),
+        _ => Found::Other("a type that is no text"),
+    }
+}
+
+fn member<'a>(members: &'a StructArray, row: usize, path: &str) -> Found<'a> {
+    if members.is_null(row) {
+        return Found::Null;
+    }
+    if let Some(column) = members.column_by_name(path) {
+        return value(column.as_ref(), row, "");
+    }
+    path.rmatch_indices('.')
+        .filter_map(|(dot, _)| Some((members.column_by_name(path.get(..dot)?)?, path.get(dot..)?)))
+        .map(|(column, rest)| value(column.as_ref(), row, rest))
+        .next()
+        .unwrap_or(Found::Missing)
+}
