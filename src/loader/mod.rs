@@ -1,1 +1,194 @@
-//! TODO
+//! From a dataset to the batches of a training run.
+//!
+//! Global batch `k` is a function of the dataset, the seed and `k` alone. A loader
+//! has no position: to resume is to ask for the next `k`, with any size of
+//! micro-batch, any prefetch depth and any number of ranks.
+
+mod collate;
+mod order;
+mod prefetch;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use collate::collate;
+pub use order::Order;
+pub use prefetch::Prefetch;
+
+use self::order::Walk;
+use crate::batch::{Batch, Counts};
+use crate::manifest::Split;
+use crate::rng::{Key, Stream};
+use crate::sequence::Sequence;
+use crate::token::Reserved;
+
+/// An error of any kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a loader reads: rows by split and index.
+pub trait Rows: Send + Sync {
+    /// The reserved ids of the rows.
+    fn reserved(&self) -> Reserved;
+    /// How many rows a split has.
+    fn rows(&self, split: Split) -> u64;
+    /// Row `index` of a split.
+    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError>;
+}
+
+/// Which batches a loader makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Decides the order of rows.
+    pub seed: u64,
+    /// Rows of a global batch: of one optimizer step.
+    pub rows_per_batch: usize,
+    /// Rows of one forward pass; the last micro-batch of a global batch may have fewer.
+    pub rows_per_micro_batch: usize,
+    /// Which rows.
+    pub split: Split,
+    /// In which order.
+    pub order: Order,
+}
+
+/// A batch that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nothing to load.
+    #[error("expected rows in the {split:?} split, found none")]
+    Empty {
+        /// The split.
+        split: Split,
+    },
+    /// A batch of no rows.
+    #[error("expected at least one row in a {what}, found none")]
+    NoRows {
+        /// Which kind of batch.
+        what: &'static str,
+    },
+    /// A row could not be read.
+    #[error("cannot read row {index} of the {split:?} split")]
+    Row {
+        /// The split.
+        split: Split,
+        /// The row.
+        index: u64,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The prefetch thread could not start.
+    #[error("cannot start the prefetch thread")]
+    Spawn(#[source] std::io::Error),
+    /// The prefetch thread panicked.
+    #[error("the prefetch thread stopped before batch {batch}: {message}")]
+    Thread {
+        /// The batch that was expected.
+        batch: u64,
+        /// What the panic said.
+        message: String,
+    },
+}
+
+/// What one optimizer step trains on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GlobalBatch {
+    /// Its number, from 0.
+    pub index: u64,
+    /// Its rows in order, a forward pass each.
+    pub micro_batches: Vec<Batch>,
+    /// Sums over the micro-batches.
+    pub counts: Counts,
+}
+
+/// Makes the batches of a training run.
+pub struct Loader {
+    dataset: Arc<dyn Rows>,
+    config: Config,
+    walk: Walk,
+}
+
+impl Loader {
+    /// A loader of `dataset`.
+    pub fn new(dataset: Arc<dyn Rows>, config: Config) -> Result<Self, Error> {
+        let split = config.split;
+        for (n_rows, what) in [
+            (config.rows_per_batch, "global batch"),
+            (config.rows_per_micro_batch, "micro-batch"),
+        ] {
+            if n_rows == 0 {
+                return Err(Error::NoRows { what });
+            }
+        }
+        let key = Key::new(config.seed).stream(Stream::Order);
+        let walk =
+            Walk::new(dataset.rows(split), key, config.order).ok_or(Error::Empty { split })?;
+        Ok(Self {
+            dataset,
+            config,
+            walk,
+        })
+    }
+
+    /// How many rows an epoch has.
+    pub fn rows_per_epoch(&self) -> u64 {
+        self.walk.rows_per_epoch()
+    }
+
+    /// The rows of global batch `k`, as (epoch, row), in order.
+    ///
+    /// Of `n` ranks, rank `r` takes the rows `r, r + n, r + 2 n, ...` of this list.
+    pub fn rows_of(&self, k: u64) -> Vec<(u64, u64)> {
+        let n_rows = self.config.rows_per_batch;
+        // No run comes near 2^64 rows.
+        let first = k.saturating_mul(n_rows as u64);
+        self.walk.starting_at(first).take(n_rows).collect()
+    }
+
+    /// Global batch `k`.
+    pub fn batch(&self, k: u64) -> Result<GlobalBatch, Error> {
+        let split = self.config.split;
+        let read = |(_, index): &(u64, u64)| {
+            self.dataset
+                .row(split, *index)
+                .map_err(|source| Error::Row {
+                    split,
+                    index: *index,
+                    source,
+                })
+        };
+        let mut batch = GlobalBatch {
+            index: k,
+            micro_batches: Vec::new(),
+            counts: Counts::default(),
+        };
+        for rows in self.rows_of(k).chunks(self.config.rows_per_micro_batch) {
+            let rows: Vec<Sequence> = rows.iter().map(read).collect::<Result<_, _>>()?;
+            let micro_batch = collate(&rows, self.dataset.reserved());
+            batch.counts += micro_batch.counts;
+            batch.micro_batches.push(micro_batch);
+        }
+        Ok(batch)
+    }
+
+    /// The global batches `from..to`, made by a thread that is at most `depth` batches
+    /// ahead of the one it works on.
+    pub fn prefetch(self: Arc<Self>, from: u64, to: u64, depth: usize) -> Prefetch {
+        Prefetch::start(self, from..to, depth)
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("config", &self.config)
+            .field("walk", &self.walk)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
+mod tests;

@@ -1,1 +1,297 @@
-//! TODO
+//! Where random pauses stand: the three sampling laws.
+//!
+//! The row itself is the scratch space, so that a row costs one allocation and
+//! one draw a pause: choices are marked in it first, text and pauses overwrite
+//! the marks.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "every index is drawn below, or counted down from, the row's length"
+)]
+
+use super::Law;
+use crate::rng::Rng;
+use crate::token::TokenId;
+
+/// Marks of a slot or gap before ids overwrite them: how many pauses it gets.
+const NONE: TokenId = TokenId(0);
+const ONE: TokenId = TokenId(1);
+
+/// The most pauses that `law` can place among `n_text` ids.
+pub(super) fn room(law: Law, n_text: usize) -> usize {
+    match law {
+        Law::UniformInterleaving | Law::IidGaps => usize::MAX,
+        Law::DistinctGaps => n_text.saturating_add(1),
+    }
+}
+
+/// Fills `row` with `text` in its order and with pauses in all other slots,
+/// which are chosen by `law`.
+///
+/// The caller gives a row that is longer than the text by the number of pauses,
+/// of which there is [`room`].
+pub(super) fn interleave(
+    law: Law,
+    text: &[TokenId],
+    pause: TokenId,
+    rng: &mut Rng,
+    row: &mut [TokenId],
+) {
+    debug_assert!(text.len() <= row.len(), "the row has a slot for every id");
+    let n_pauses = row.len() - text.len();
+    debug_assert!(n_pauses <= room(law, text.len()), "the law has room");
+    if n_pauses == 0 {
+        row.copy_from_slice(text);
+        return;
+    }
+    let n_gaps = text.len() + 1;
+    row.fill(NONE);
+    match law {
+        Law::UniformInterleaving => {
+            choose(n_pauses, rng, row);
+            fill_slots(text, pause, row);
+        }
+        Law::DistinctGaps => {
+            choose(n_pauses, rng, &mut row[..n_gaps]);
+            fill_gaps(text, pause, row);
+        }
+        Law::IidGaps => {
+            for _ in 0..n_pauses {
+                row[below(rng, n_gaps)].0 += 1;
+            }
+            fill_gaps(text, pause, row);
+        }
+    }
+}
+
+/// Marks `n` of the places, every choice being equally likely (Floyd's algorithm,
+/// in Bentley and Floyd, "A sample of brilliance", 1987).
+fn choose(n: usize, rng: &mut Rng, places: &mut [TokenId]) {
+    for last in places.len() - n..places.len() {
+        let drawn = below(rng, last + 1);
+        let place = if places[drawn] == NONE { drawn } else { last };
+        places[place] = ONE;
+    }
+}
+
+/// Turns marked slots into pauses and the others into text.
+fn fill_slots(text: &[TokenId], pause: TokenId, row: &mut [TokenId]) {
+    let mut text = text.iter();
+    for slot in row {
+        *slot = match *slot {
+            NONE => *text.next().unwrap_or(&pause),
+            _ => pause,
+        };
+    }
+}
+
+/// Expands counts into pauses: entry `g` of the row says how many stand before
+/// text id `g`.
+///
+/// It works from the end: what gap `g` becomes lies at `g` or after it, so no
+/// count is overwritten before it is read.
+fn fill_gaps(text: &[TokenId], pause: TokenId, row: &mut [TokenId]) {
+    let mut end = row.len();
+    for gap in (0..=text.len()).rev() {
+        let n_pauses = row[gap].index();
+        if let Some(id) = text.get(gap) {
+            end -= 1;
+            row[end] = *id;
+        }
+        row[end - n_pauses..end].fill(pause);
+        end -= n_pauses;
+    }
+}
+
+fn below(rng: &mut Rng, bound: usize) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the number is below a usize"
+    )]
+    let drawn = rng.below(bound as u64) as usize;
+    drawn
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pause::{runs, strip};
+    use crate::rng::{Key, Stream};
+
+    const LAWS: [Law; 3] = [Law::UniformInterleaving, Law::DistinctGaps, Law::IidGaps];
+    const PAUSE: TokenId = TokenId(9);
+
+    fn text(n: usize) -> Vec<TokenId> {
+        (0..n).map(|i| TokenId(100 + i as u32)).collect()
+    }
+
+    fn placed(law: Law, text: &[TokenId], n_pauses: usize, item: u64) -> Vec<TokenId> {
+        let mut row = vec![TokenId(77); text.len() + n_pauses];
+        let mut rng = Key::new(7).stream(Stream::Pause).item(item).rng();
+        interleave(law, text, PAUSE, &mut rng, &mut row);
+        row
+    }
+
+    /// The naive twin: all rows that the law gives, each as often as its
+    /// elementary outcomes are likely, by counting through them.
+    fn outcomes(law: Law, text: &[TokenId], n_pauses: usize) -> Vec<Vec<TokenId>> {
+        let n_gaps = text.len() + 1;
+        match law {
+            Law::UniformInterleaving => subsets(text.len() + n_pauses, n_pauses)
+                .map(|slots| {
+                    let mut words = text.iter();
+                    let id = |slot| match slots >> slot & 1 {
+                        1 => PAUSE,
+                        _ => *words.next().unwrap(),
+                    };
+                    (0..text.len() + n_pauses).map(id).collect()
+                })
+                .collect(),
+            Law::DistinctGaps => subsets(n_gaps, n_pauses)
+                .map(|gaps| with_gaps(text, |gap| (gaps >> gap & 1) as usize))
+                .collect(),
+            Law::IidGaps => (0..n_gaps.pow(n_pauses as u32))
+                .map(|number| {
+                    let digit = |place| number / n_gaps.pow(place) % n_gaps;
+                    let chosen: Vec<usize> = (0..n_pauses as u32).map(digit).collect();
+                    with_gaps(text, |gap| chosen.iter().filter(|g| **g == gap).count())
+                })
+                .collect(),
+        }
+    }
+
+    fn subsets(n: usize, size: usize) -> impl Iterator<Item = u32> {
+        (0u32..1 << n).filter(move |set| set.count_ones() as usize == size)
+    }
+
+    fn with_gaps(text: &[TokenId], pauses_in: impl Fn(usize) -> usize) -> Vec<TokenId> {
+        let mut row = Vec::new();
+        for gap in 0..=text.len() {
+            row.extend(vec![PAUSE; pauses_in(gap)]);
+            row.extend(text.get(gap));
+        }
+        row
+    }
+
+    /// How far the placement of `drawn` is from the law `expected`, in standard
+    /// deviations of the chi-square statistic; infinite for an impossible row.
+    fn distance(drawn: Law, expected: Law, n_text: usize, n_pauses: usize) -> f64 {
+        let text = text(n_text);
+        let mut likely: BTreeMap<Vec<TokenId>, f64> = BTreeMap::new();
+        let outcomes = outcomes(expected, &text, n_pauses);
+        for row in &outcomes {
+            *likely.entry(row.clone()).or_default() += 1.0 / outcomes.len() as f64;
+        }
+        let n_draws = 4000 * likely.len() as u64;
+        let mut seen: BTreeMap<Vec<TokenId>, f64> = BTreeMap::new();
+        for item in 0..n_draws {
+            *seen
+                .entry(placed(drawn, &text, n_pauses, item))
+                .or_default() += 1.0;
+        }
+        if seen.keys().any(|row| !likely.contains_key(row)) {
+            return f64::INFINITY;
+        }
+        let chi_square: f64 = likely
+            .iter()
+            .map(|(row, p)| {
+                let mean = p * n_draws as f64;
+                (seen.get(row).copied().unwrap_or(0.0) - mean).powi(2) / mean
+            })
+            .sum();
+        let freedom = (likely.len() - 1) as f64;
+        (chi_square - freedom) / (2.0 * freedom.max(1.0)).sqrt()
+    }
+
+    const CASES: [(usize, usize); 6] = [(1, 1), (3, 1), (3, 2), (4, 3), (2, 3), (5, 2)];
+
+    #[test]
+    fn each_law_is_the_one_that_its_oracle_counts_through() {
+        for law in LAWS {
+            for (n_text, n_pauses) in CASES {
+                let distance = distance(law, law, n_text, n_pauses);
+                assert!(
+                    distance.abs() < 4.0,
+                    "{law:?} {n_text} {n_pauses}: {distance}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_test_of_a_law_refuses_the_other_laws() {
+        for drawn in LAWS {
+            for expected in LAWS.into_iter().filter(|law| *law != drawn) {
+                let distance = distance(drawn, expected, 4, 3);
+                assert!(20.0 < distance, "{drawn:?} as {expected:?}: {distance}");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_as_many_as_each_law_expects() {
+        let (n_text, n_pauses, n_rows) = (1843, 205, 400);
+        let (n, m) = (n_text as f64, n_pauses as f64);
+        for (law, expected) in [
+            (Law::UniformInterleaving, m * (n + 1.0) / (n + m)),
+            (Law::DistinctGaps, m),
+            (
+                Law::IidGaps,
+                (n + 1.0) * (1.0 - (1.0 - 1.0 / (n + 1.0)).powf(m)),
+            ),
+        ] {
+            let n_runs: usize = (0..n_rows)
+                .map(|item| runs(&placed(law, &text(n_text), n_pauses, item), PAUSE).count())
+                .sum();
+            let mean = n_runs as f64 / n_rows as f64;
+            assert!(
+                (mean - expected).abs() < 0.75,
+                "{law:?}: {mean} for {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_slot_of_a_long_row_is_equally_likely() {
+        let (n_text, n_pauses, n_rows) = (180, 20, 20_000u64);
+        let mut hits = vec![0.0; n_text + n_pauses];
+        let text = text(n_text);
+        for item in 0..n_rows {
+            let row = placed(Law::UniformInterleaving, &text, n_pauses, item);
+            for (hit, id) in hits.iter_mut().zip(row) {
+                *hit += f64::from(u8::from(id == PAUSE));
+            }
+        }
+        let p = n_pauses as f64 / hits.len() as f64;
+        let sigma = (n_rows as f64 * p * (1.0 - p)).sqrt();
+        for (slot, hit) in hits.iter().enumerate() {
+            let distance = (hit - n_rows as f64 * p) / sigma;
+            assert!(distance.abs() < 4.5, "slot {slot}: {distance}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_keeps_its_order_and_every_pause_is_placed(
+            n_text in 0usize..300, n_pauses in 0usize..300, item in any::<u64>(),
+        ) {
+            let text = text(n_text);
+            for law in LAWS {
+                let n_pauses = n_pauses.min(room(law, n_text));
+                let row = placed(law, &text, n_pauses, item);
+                prop_assert_eq!(strip(&row, PAUSE), text.clone());
+                prop_assert_eq!(row.len(), n_text + n_pauses);
+                if law == Law::DistinctGaps {
+                    prop_assert!(runs(&row, PAUSE).all(|run| run == 1));
+                }
+            }
+        }
+    }
+}

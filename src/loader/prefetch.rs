@@ -1,0 +1,117 @@
+//! Batches made ahead of the step that needs them.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Error, GlobalBatch, Loader};
+
+/// Global batches in order, made by a thread of their own.
+///
+/// The first failure is the last item, also where the thread panicked. Dropping
+/// it stops the thread after at most the batch that it works on.
+#[derive(Debug)]
+pub struct Prefetch {
+    state: State,
+    indices: Range<u64>,
+    waited: Duration,
+}
+
+#[derive(Debug)]
+enum State {
+    Running(Receiver<Result<GlobalBatch, Error>>, JoinHandle<()>),
+    Failed(Error),
+    Over,
+}
+
+impl Prefetch {
+    pub(super) fn start(loader: Arc<Loader>, indices: Range<u64>, depth: usize) -> Self {
+        let (sender, receiver) = sync_channel(depth);
+        let work = indices.clone();
+        let thread = Builder::new()
+            .name("prefetch".into())
+            .spawn(move || make(&loader, work, &sender));
+        let state = match thread {
+            Ok(thread) => State::Running(receiver, thread),
+            Err(error) => State::Failed(Error::Spawn(error)),
+        };
+        Self {
+            state,
+            indices,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// How long [`Iterator::next`] has waited for batches so far: the time in
+    /// which the data held up the training.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Iterator for Prefetch {
+    type Item = Result<GlobalBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.indices.next();
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Over => None,
+            State::Failed(error) => Some(Err(error)),
+            State::Running(receiver, thread) => {
+                let Some(batch) = batch else {
+                    return stop(receiver, thread, self.indices.end).map(Err);
+                };
+                let start = Instant::now();
+                let received = receiver.recv();
+                self.waited += start.elapsed();
+                match received {
+                    Ok(Ok(made)) => {
+                        self.state = State::Running(receiver, thread);
+                        Some(Ok(made))
+                    }
+                    Ok(Err(error)) => {
+                        drop(stop(receiver, thread, batch));
+                        Some(Err(error))
+                    }
+                    Err(_) => stop(receiver, thread, batch).map(Err),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        if let State::Running(receiver, thread) = std::mem::replace(&mut self.state, State::Over) {
+            // Nobody waits for what the thread had to say.
+            drop(stop(receiver, thread, self.indices.start));
+        }
+    }
+}
+
+fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalBatch, Error>>) {
+    for k in indices {
+        let made = loader.batch(k);
+        let failed = made.is_err();
+        if sender.send(made).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Ends the thread, whose next send fails once there is no receiver.
+fn stop<T>(receiver: Receiver<T>, thread: JoinHandle<()>, batch: u64) -> Option<Error> {
+    drop(receiver);
+    let panic = thread.join().err()?;
+    let message = message(panic.as_ref());
+    Some(Error::Thread { batch, message })
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let string = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(string).unwrap_or("it panicked").to_string()
+}
