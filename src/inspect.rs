@@ -1,1 +1,104 @@
-//! TODO
+//! Rows as a person reads them: what is prefix, pause, scored, or read only.
+
+use serde::Serialize;
+
+use crate::dataset::{self, Dataset};
+use crate::manifest::Split;
+use crate::pause;
+use crate::sequence::Sequence;
+use crate::token::TokenId;
+use crate::tokenize::{self, Tokenizer};
+
+/// A stretch of a row whose ids are all of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Piece {
+    /// What the ids are.
+    pub kind: Kind,
+    /// How many ids.
+    pub ids: usize,
+    /// Their text; characters cut by the border of a piece are shown as U+FFFD.
+    pub text: String,
+}
+
+/// What ids of a row are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Read, never scored.
+    Prefix,
+    /// A pause.
+    Pause,
+    /// A target of the loss.
+    Scored,
+    /// The first id of a pretraining row, which nothing predicts.
+    Unscored,
+    /// The end of a document, scored.
+    End,
+}
+
+/// Why a row could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The dataset cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] dataset::Error),
+    /// The ids cannot be decoded.
+    #[error(transparent)]
+    Tokenize(#[from] tokenize::Error),
+    /// There is no such row.
+    #[error("row {row} does not exist: the {split:?} split holds {rows} rows, counted from 0")]
+    NoRow {
+        /// The row asked for.
+        row: u64,
+        /// Where.
+        split: Split,
+        /// How many there are.
+        rows: u64,
+    },
+}
+
+/// Row `index` of a split, cut into pieces.
+pub fn row(
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    split: Split,
+    index: u64,
+) -> Result<Vec<Piece>, Error> {
+    let rows = dataset.rows(split);
+    if rows <= index {
+        return Err(Error::NoRow { row: index, split, rows });
+    }
+    pieces(&dataset.row(split, index)?, tokenizer)
+}
+
+/// Cuts a row into pieces of one kind.
+pub fn pieces(row: &Sequence, tokenizer: &Tokenizer) -> Result<Vec<Piece>, Error> {
+    let kinds = kinds(row, tokenizer);
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for run in kinds.chunk_by(|a, b| a == b) {
+        let ids = row.ids.get(start..start + run.len()).unwrap_or_default();
+        start += run.len();
+        if let Some(kind) = run.first() {
+            pieces.push(Piece { kind: *kind, ids: ids.len(), text: tokenizer.decode(ids)? });
+        }
+    }
+    Ok(pieces)
+}
+
+fn kinds(row: &Sequence, tokenizer: &Tokenizer) -> Vec<Kind> {
+    let reserved = tokenizer.reserved();
+    let weights = pause::target::weights(row, reserved.pause);
+    let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
+    let kind = |(position, id): (usize, &TokenId)| {
+        let scored = position.checked_sub(1).and_then(|before| weights.get(before));
+        match scored {
+            _ if *id == reserved.pause => Kind::Pause,
+            _ if position < prefix => Kind::Prefix,
+            Some(weight) if 0.0 < *weight && *id == reserved.end => Kind::End,
+            Some(weight) if 0.0 < *weight => Kind::Scored,
+            _ => Kind::Unscored,
+        }
+    };
+    row.ids.iter().enumerate().map(kind).collect()
+}

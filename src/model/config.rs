@@ -87,7 +87,7 @@ pub struct Spec {
     /// See [`Config::n_heads`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_heads: Option<usize>,
-    /// See [`Config::n_kv_heads`].
+    /// See [`Config::n_kv_heads`]; `n_heads` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<usize>,
     /// See [`Config::d_model`].
@@ -138,4 +138,270 @@ pub enum Preset {
     /// The paper's 1B: 24 layers, 32 heads, 2,048 wide, 8,192 feed-forward.
     #[serde(rename = "paper-1b")]
     Paper1b,
+}
+
+/// A shape that cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {problem}")]
+pub struct Error {
+    /// The field of [`Config`] at fault.
+    pub field: &'static str,
+    /// What is wrong with it, as a predicate: "is 3, which does not divide `d_model` 128".
+    pub problem: String,
+}
+
+impl Config {
+    /// Refuses a shape that cannot be built.
+    pub fn check(&self) -> Result<(), Error> {
+        let counts = [
+            ("vocab_size", self.vocab_size),
+            ("context", self.context),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.n_kv_heads),
+            ("d_model", self.d_model),
+            ("d_ff", self.d_ff),
+        ];
+        if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(error(field, "is 0"));
+        }
+        if !self.d_model.is_multiple_of(self.n_heads) {
+            let problem = format!(
+                "is {}, no multiple of `n_heads` {}",
+                self.d_model, self.n_heads
+            );
+            return Err(error("d_model", problem));
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            let problem = format!(
+                "is {}, which does not divide `n_heads` {}",
+                self.n_kv_heads, self.n_heads
+            );
+            return Err(error("n_kv_heads", problem));
+        }
+        let head_width = self.d_model / self.n_heads;
+        if self.positions == Positions::Rope && !head_width.is_multiple_of(2) {
+            let problem = format!(
+                "gives heads {head_width} wide, but rotary positions turn pairs: the width must be even"
+            );
+            return Err(error("n_heads", problem));
+        }
+        positive("rope_theta", self.rope_theta)?;
+        positive("norm_eps", self.norm_eps)
+    }
+}
+
+impl Spec {
+    /// The shape for a vocabulary, with a context that holds the longest row.
+    ///
+    /// Meaningless for a spec with `from`: its shape lies in the checkpoint.
+    pub fn resolve(&self, vocab_size: usize, longest_row: usize) -> Result<Config, Error> {
+        let base = self.preset.unwrap_or_default().config();
+        let config = Config {
+            vocab_size,
+            context: self.context.unwrap_or(longest_row),
+            n_layers: self.n_layers.unwrap_or(base.n_layers),
+            n_heads: self.n_heads.unwrap_or(base.n_heads),
+            n_kv_heads: self.n_kv_heads.or(self.n_heads).unwrap_or(base.n_kv_heads),
+            d_model: self.d_model.unwrap_or(base.d_model),
+            d_ff: self.d_ff.unwrap_or(base.d_ff),
+            positions: self.positions.unwrap_or(base.positions),
+            rope_theta: self.rope_theta.unwrap_or(base.rope_theta),
+            norm: self.norm.unwrap_or(base.norm),
+            norm_eps: self.norm_eps.unwrap_or(base.norm_eps),
+            activation: self.activation.unwrap_or(base.activation),
+            bias: self.bias.unwrap_or(base.bias),
+            tied: self.tied.unwrap_or(base.tied),
+        };
+        config.check()?;
+        if config.context < longest_row {
+            let problem = format!(
+                "is {}, shorter than the longest row, {longest_row}",
+                config.context
+            );
+            return Err(error("context", problem));
+        }
+        Ok(config)
+    }
+}
+
+impl Preset {
+    /// The shape, for no vocabulary and no context yet.
+    fn config(self) -> Config {
+        match self {
+            Self::Micro => llama(2, 2, 64, 192),
+            Self::Tiny => llama(4, 4, 128, 384),
+            Self::Small => gpt2(6, 6, 384),
+            Self::Gpt2 | Self::Paper130m => gpt2(12, 12, 768),
+            Self::Paper1b => gpt2(24, 32, 2048),
+        }
+    }
+}
+
+/// Llama's shape: rotary positions, RMSNorm, SwiGLU, no biases; tied, since the
+/// presets that use it are small and an output table would outweigh the blocks.
+fn llama(n_layers: usize, n_heads: usize, d_model: usize, d_ff: usize) -> Config {
+    Config {
+        vocab_size: 0,
+        context: 0,
+        n_layers,
+        n_heads,
+        n_kv_heads: n_heads,
+        d_model,
+        d_ff,
+        positions: Positions::Rope,
+        rope_theta: 10_000.0,
+        norm: Norm::RmsNorm,
+        norm_eps: 1e-5,
+        activation: Activation::SwiGlu,
+        bias: false,
+        tied: true,
+    }
+}
+
+/// GPT-2's shape: learned positions, LayerNorm, GELU four times as wide, biases, tied.
+///
+/// The paper does not say its own, but both of its parameter counts leave the same
+/// number of embedding rows (66,642) when blocks are counted in this shape.
+fn gpt2(n_layers: usize, n_heads: usize, d_model: usize) -> Config {
+    Config {
+        d_ff: 4 * d_model,
+        positions: Positions::Learned,
+        norm: Norm::LayerNorm,
+        activation: Activation::Gelu,
+        bias: true,
+        ..llama(n_layers, n_heads, d_model, 0)
+    }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() && 0.0 < value {
+        return Ok(());
+    }
+    Err(error(field, format!("is {value}, not a positive number")))
+}
+
+fn error(field: &'static str, problem: impl Into<String>) -> Error {
+    Error {
+        field,
+        problem: problem.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parameters beside embedding tables, counted from the formulas.
+    fn n_block_parameters(config: &Config) -> usize {
+        let (d, ff) = (config.d_model, config.d_ff);
+        let kv = d / config.n_heads * config.n_kv_heads;
+        let ff_matrices = match config.activation {
+            Activation::Gelu => 2,
+            Activation::SwiGlu => 3,
+        };
+        let norm = match config.norm {
+            Norm::LayerNorm => 2 * d,
+            Norm::RmsNorm => d,
+        };
+        let biases = match config.bias {
+            true => (d + 2 * kv) + d + ff + d,
+            false => 0,
+        };
+        let block = d * (d + 2 * kv) + d * d + ff_matrices * d * ff + 2 * norm + biases;
+        config.n_layers * block + norm
+    }
+
+    fn preset(preset: Preset) -> Config {
+        let spec = Spec {
+            preset: Some(preset),
+            ..Spec::default()
+        };
+        spec.resolve(1000, 64).unwrap()
+    }
+
+    #[test]
+    fn presets_have_the_sizes_they_are_named_for() {
+        assert_eq!(n_block_parameters(&preset(Preset::Micro)), 106_816);
+        assert_eq!(n_block_parameters(&preset(Preset::Tiny)), 853_120);
+        assert_eq!(n_block_parameters(&preset(Preset::Small)), 10_647_552);
+        assert_eq!(n_block_parameters(&preset(Preset::Gpt2)), 85_056_000);
+        // The paper's totals, less 66,642 rows of tables in both.
+        let paper_130m = n_block_parameters(&preset(Preset::Paper130m));
+        assert_eq!(paper_130m + 66_642 * 768, 136_237_056);
+        let paper_1b = n_block_parameters(&preset(Preset::Paper1b));
+        assert_eq!(paper_1b + 66_642 * 2048, 1_345_085_440);
+    }
+
+    #[test]
+    fn a_field_beside_the_preset_wins() {
+        let spec = Spec {
+            n_heads: Some(8),
+            tied: Some(false),
+            ..Spec::default()
+        };
+        let config = spec.resolve(1000, 64).unwrap();
+        assert_eq!((config.n_heads, config.n_kv_heads), (8, 8));
+        assert_eq!(
+            (config.tied, config.n_layers, config.context),
+            (false, 4, 64)
+        );
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_built_are_refused_by_field() {
+        let check = |spec: Spec, field: &str| {
+            assert_eq!(spec.resolve(1000, 64).unwrap_err().field, field, "{spec:?}");
+        };
+        let of = Spec::default;
+        check(
+            Spec {
+                n_layers: Some(0),
+                ..of()
+            },
+            "n_layers",
+        );
+        check(
+            Spec {
+                d_model: Some(130),
+                ..of()
+            },
+            "d_model",
+        );
+        check(
+            Spec {
+                n_kv_heads: Some(3),
+                ..of()
+            },
+            "n_kv_heads",
+        );
+        check(
+            Spec {
+                d_model: Some(12),
+                ..of()
+            },
+            "n_heads",
+        );
+        check(
+            Spec {
+                context: Some(63),
+                ..of()
+            },
+            "context",
+        );
+        check(
+            Spec {
+                norm_eps: Some(0.0),
+                ..of()
+            },
+            "norm_eps",
+        );
+        check(
+            Spec {
+                rope_theta: Some(f64::NAN),
+                ..of()
+            },
+            "rope_theta",
+        );
+    }
 }

@@ -1,3 +1,24 @@
 //! The model: parameters, the forward pass, generation's cache, Hugging Face files.
+//!
+//! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream,
+//! `V` the vocabulary.
 
 pub mod config;
+
+#[cfg(feature = "train")]
+pub mod hub;
+#[cfg(feature = "train")]
+pub mod kv_cache;
+#[cfg(feature = "train")]
+pub mod layout;
+#[cfg(feature = "train")]
+pub mod ops;
+#[cfg(feature = "train")]
+mod parameters;
+
+#[cfg(feature = "train")]
+pub use parameters::{Device, Error, Model, device};
+#[cfg(all(test, feature = "train"))]
+mod hub_tests;
+#[cfg(all(test, feature = "train"))]
+mod testing;

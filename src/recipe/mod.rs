@@ -1,10 +1,25 @@
 //! The recipe: one TOML file is one experiment.
+//!
+//! [`Recipe`] is what the author typed, checked; [`Plan`] is what a run does.
+
+mod check;
+mod diagnose;
+mod locate;
+pub mod plan;
+mod read;
+mod reword;
+pub mod schema;
+#[cfg(test)]
+mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
 use crate::{model, pause, tokenize};
+
+pub use diagnose::{Diagnosis, Error, Place};
+pub use plan::{Plan, fingerprint};
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -131,6 +146,7 @@ pub enum Schedule {
 #[serde(deny_unknown_fields)]
 pub struct Eval {
     /// The tasks.
+    #[serde(default)]
     pub tasks: Vec<Task>,
     /// Numbers of pauses at inference (M_inf) to measure; 0 is always added.
     #[serde(default)]
@@ -169,6 +185,18 @@ pub enum Metric {
     /// The last number of the answer equals the last number of the target (GSM8K).
     FinalNumber,
 }
+
+impl Recipe {
+    /// The longest row of any stage, in ids.
+    pub fn longest_row(&self) -> usize {
+        let stages = [&self.pretrain, &self.finetune].into_iter().flatten();
+        let longest = stages.map(|stage| stage.pack.seq_len).max();
+        longest.unwrap_or(DEFAULT_CONTEXT)
+    }
+}
+
+/// The context of a model that no stage has rows for.
+const DEFAULT_CONTEXT: usize = 1024;
 
 fn default_seed() -> u64 {
     1

@@ -1,0 +1,29 @@
+# The lines of CI, one by one. `just` alone runs what a change must pass.
+
+default: fmt clippy test deny
+
+fmt:
+    cargo fmt --check
+
+clippy:
+    cargo clippy --release --all-targets -- -D warnings
+    cargo clippy --release --all-targets --no-default-features -- -D warnings
+
+test:
+    cargo test --release
+    cargo test --release --no-default-features
+
+deny:
+    cargo deny check bans licenses sources
+
+# Everything, as CI runs it.
+ci:
+    .ci/run
+
+# The main job: a few minutes on two cores.
+quickstart:
+    cargo run --release -- run pipelines/quickstart.toml
+
+# Writes the schema that a test compares.
+schema:
+    cargo run --release -- schema > schemas/recipe.schema.json

@@ -1,0 +1,210 @@
+//! The library's errors as failures: how bad each is, and what to do about it.
+
+use std::error::Error;
+
+use pausedata::run::datasets;
+use pausedata::{corpus, dataset, inspect, manifest, prepare, shard, tokenize, verify};
+
+use super::failure::{Failure, Kind};
+
+/// An error of the library that a user may meet.
+pub trait Explain: Error {
+    /// How bad it is.
+    fn kind(&self) -> Kind {
+        Kind::Failed
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<E: Explain> From<E> for Failure {
+    fn from(error: E) -> Self {
+        if error.kind() == Kind::Stopped {
+            return Self::stopped();
+        }
+        let failure = Self::of(error.kind(), &error);
+        match error.advice() {
+            Some(advice) => failure.hint(advice),
+            None => failure,
+        }
+    }
+}
+
+impl Explain for manifest::Error {
+    fn kind(&self) -> Kind {
+        Kind::Damaged
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for dataset::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoRow { .. } => Kind::BadInput,
+            _ => Kind::Damaged,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for shard::Error {
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for corpus::Error {
+    fn advice(&self) -> Option<String> {
+        self.hint()
+    }
+}
+
+impl Explain for tokenize::Error {}
+
+impl Explain for inspect::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Dataset(error) => error.kind(),
+            Self::NoRow { .. } => Kind::BadInput,
+            Self::Tokenize(error) => error.kind(),
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Dataset(error) => error.advice(),
+            Self::NoRow { .. } | Self::Tokenize(_) => None,
+        }
+    }
+}
+
+impl Explain for verify::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stopped => Kind::Stopped,
+            Self::File(_) => Kind::Failed,
+        }
+    }
+}
+
+impl Explain for prepare::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stopped => Kind::Stopped,
+            Self::Dataset(error) => error.kind(),
+            Self::Manifest(error) => error.kind(),
+            _ => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::OtherRecipe { .. } => {
+                Some("prepare into another folder with `--out DIR`, or replace it with `--force`".into())
+            }
+            Self::Corpus(error) => error.advice(),
+            Self::Shard(error) => error.advice(),
+            Self::Dataset(error) => error.advice(),
+            Self::Manifest(error) => error.advice(),
+            Self::Record { .. } => Some("start this dataset again with `--force`".into()),
+            Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for datasets::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Prepare { source, .. } => source.kind(),
+            Self::Recipe(_) | Self::NoTokenizer => Kind::BadInput,
+            Self::Unproved { .. } => Kind::Damaged,
+            Self::Verify(error) => error.kind(),
+            _ => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Prepare { source, .. } => source.advice(),
+            Self::Unproved { folder, .. } => {
+                Some(format!("`pausedata verify {}` names what is wrong", folder.display()))
+            }
+            Self::NoCheckpoint { .. } => {
+                Some("train the model that `model.from` names first".into())
+            }
+            Self::NoTokenizer => {
+                Some("add `[tokenizer]` with `train = { vocab_size = 2048 }` or `file = \"tokenizer.json\"`".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+mod training {
+    use pausedata::{eval, generate, model, run::training, train};
+
+    use super::{Explain, Kind};
+
+    impl Explain for training::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Stopped { .. } => Kind::Stopped,
+                Self::Datasets(error) => error.kind(),
+                Self::Dataset(error) => error.kind(),
+                Self::Untrained | Self::Shape(_) => Kind::BadInput,
+                Self::Eval(error) => error.kind(),
+                Self::Train { source, .. } => source.kind(),
+                _ => Kind::Failed,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            match self {
+                Self::Datasets(error) => error.advice(),
+                Self::Dataset(error) => error.advice(),
+                Self::Train { source, .. } => source.hint(),
+                Self::Checkpoint(error) => error.hint(),
+                Self::Corpus(error) => error.advice(),
+                Self::Eval(error) => error.advice(),
+                _ => None,
+            }
+        }
+    }
+
+    impl Explain for train::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
+                _ => Kind::Failed,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            self.hint()
+        }
+    }
+
+    impl Explain for eval::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Stopped { .. } => Kind::Stopped,
+                _ => Kind::Failed,
+            }
+        }
+    }
+
+    impl Explain for generate::Error {}
+
+    impl Explain for model::DeviceError {}
+}

@@ -1,0 +1,122 @@
+//! Values of arguments that are more than a number or a path.
+
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use pausedata::manifest;
+
+/// One stage of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Pretraining on running text
+    Pretrain,
+    /// Finetuning on prefixes and targets
+    Finetune,
+}
+
+impl From<Stage> for manifest::Stage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Pretrain => Self::Pretrain,
+            Stage::Finetune => Self::Finetune,
+        }
+    }
+}
+
+/// One part of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Split {
+    /// Rows that are trained on
+    Train,
+    /// Rows held out for the validation loss
+    Validation,
+}
+
+impl From<Split> for manifest::Split {
+    fn from(split: Split) -> Self {
+        match split {
+            Split::Train => Self::Train,
+            Split::Validation => Self::Validation,
+        }
+    }
+}
+
+/// Which part of the work this process does: `2/4` is the second of four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// From 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl FromStr for Partition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected i/n with i from 1 to n, as in 2/4, found `{text}`");
+        let (index, count) = text.split_once('/').ok_or_else(wrong)?;
+        let index: usize = index.parse().map_err(|_| wrong())?;
+        let count = count.parse().map_err(|_| wrong())?;
+        if index < 1 || count < index {
+            return Err(wrong());
+        }
+        Ok(Self {
+            index: index - 1,
+            count,
+        })
+    }
+}
+
+/// Where tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The first GPU that this build can use, or else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU by its index.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected auto, cpu, cuda or cuda:<index>, found `{text}`");
+        match text.split_once(':') {
+            None => match text {
+                "auto" => Ok(Self::Auto),
+                "cpu" => Ok(Self::Cpu),
+                "cuda" => Ok(Self::Cuda(0)),
+                _ => Err(wrong()),
+            },
+            Some(("cuda", index)) => Ok(Self::Cuda(index.parse().map_err(|_| wrong())?)),
+            Some(_) => Err(wrong()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_count_from_one() {
+        let partition = |text: &str| text.parse::<Partition>().ok();
+        assert_eq!(partition("1/1"), Some(Partition { index: 0, count: 1 }));
+        assert_eq!(partition("7/7"), Some(Partition { index: 6, count: 7 }));
+        for wrong in ["0/4", "5/4", "1/0", "1", "a/b", "-1/2", "1/2/3"] {
+            assert_eq!(partition(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_have_an_index() {
+        assert_eq!("cuda:1".parse(), Ok(Device::Cuda(1)));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert!("cuda:x".parse::<Device>().is_err());
+        assert!("cpu:1".parse::<Device>().is_err());
+        assert!("gpu".parse::<Device>().is_err());
+    }
+}

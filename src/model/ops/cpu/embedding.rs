@@ -1,0 +1,75 @@
+//! Token and position embedding, forward and backward.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "ids below the vocabulary size are the caller's promise"
+)]
+
+use rayon::prelude::*;
+
+use super::TOKENS;
+use super::matrix::MatMut;
+use super::simd::{add, vectorised};
+use crate::model::ops::{Extent, Shape};
+
+/// Columns a task of the backward pass: each sums its columns in the order of
+/// the positions, so neither atomics nor threads can change a sum.
+const COLUMNS: usize = 64;
+
+/// Returns `[n, d]`: each id's row, plus its position's.
+pub fn forward(params: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f32> {
+    let d = shape.d;
+    let table = &params[shape.embedding.token.clone()];
+    let positions = shape.embedding.position.clone().map(|range| &params[range]);
+    let mut out = vec![0.0; ids.len() * d];
+    out.par_chunks_mut(TOKENS * d)
+        .zip(ids.par_chunks(TOKENS))
+        .enumerate()
+        .for_each(|(chunk, (out, ids))| {
+            for (index, (out, &id)) in out.chunks_exact_mut(d).zip(ids).enumerate() {
+                out.copy_from_slice(&table[id as usize * d..][..d]);
+                if let Some(positions) = positions {
+                    let position = (chunk * TOKENS + index) % extent.length;
+                    accumulate(out, &positions[position * d..][..d]);
+                }
+            }
+        });
+    out
+}
+
+/// Returns the gradient of the group, given that of the output.
+pub fn backward(dy: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f32> {
+    let d = shape.d;
+    let mut gradient = vec![0.0; shape.embedding.len];
+    let (tokens, positions) = gradient.split_at_mut(shape.embedding.token.end);
+    let rows = tokens.len() / d;
+    MatMut::new(tokens, rows, d)
+        .column_blocks(COLUMNS)
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(block, mut table)| {
+            for (dy, &id) in dy.chunks_exact(d).zip(ids) {
+                let row = table.row_mut(id as usize);
+                accumulate(row, &dy[block * COLUMNS..][..row.len()]);
+            }
+        });
+    if shape.embedding.position.is_some() {
+        positions
+            .par_chunks_mut(d)
+            .take(extent.length)
+            .enumerate()
+            .for_each(|(position, sum)| {
+                for row in 0..extent.rows {
+                    let at = (row * extent.length + position) * d;
+                    accumulate(sum, &dy[at..][..d]);
+                }
+            });
+    }
+    gradient
+}
+
+vectorised! {
+    fn accumulate(to: &mut [f32], from: &[f32]) {
+        add(to, from);
+    }
+}

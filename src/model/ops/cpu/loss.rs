@@ -1,0 +1,270 @@
+//! The final norm, the head and the weighted cross entropy, in one pass.
+//!
+//! Only scored positions are multiplied with the head, so pauses and padding
+//! cost nothing here, and no more logits exist than one span of them. The
+//! gradient is computed while the logits are at hand.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "targets below the vocabulary size are the caller's promise"
+)]
+
+use rayon::prelude::*;
+
+use super::TOKENS;
+use super::block::Partials;
+use super::buffer::Buffer;
+use super::matrix::{Mat, MatMut, Onto, matmul};
+use super::norm::Norm;
+use super::simd::{exp_and_sum, max, scale, vectorised};
+use crate::model::ops::{Shape, Targets};
+
+/// At most this many logits (32 MiB) exist at once, or one chunk of tokens'.
+const LOGITS: usize = 8 << 20;
+/// Rows of the head's gradient that one task computes.
+const VOCABULARY_ROWS: usize = 96;
+
+/// The parameters that the loss reads.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// The group `final`.
+    pub last: &'a [f32],
+    /// The group `embedding`.
+    pub embedding: &'a [f32],
+}
+
+/// The gradients of a loss.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// Of the residual stream, `[n, d]`.
+    pub x: Vec<f32>,
+    /// Of the group `final`.
+    pub last: Vec<f32>,
+    /// Of the group `embedding`, where its table is the head.
+    pub embedding: Option<Vec<f32>>,
+}
+
+impl<'a> Head<'a> {
+    fn table(&self, shape: &Shape) -> Mat<'a> {
+        let values = match &shape.last.head {
+            Some(range) => &self.last[range.clone()],
+            None => &self.embedding[shape.embedding.token.clone()],
+        };
+        Mat::new(values, shape.vocabulary(), shape.d)
+    }
+
+    fn norm(&self, shape: &Shape) -> Norm<'a> {
+        Norm::new(self.last, &shape.last.norm, shape.norm, shape.eps)
+    }
+}
+
+/// Returns the logits `[n, V]` of every position.
+pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
+    let (d, v) = (shape.d, shape.vocabulary());
+    let (table, norm) = (head.table(shape), head.norm(shape));
+    let mut out = vec![0.0; x.len() / d * v];
+    out.par_chunks_mut(TOKENS * v)
+        .zip(x.par_chunks(TOKENS * d))
+        .for_each(|(out, x)| {
+            let n = x.len() / d;
+            let mut hidden = Buffer::new(x.len());
+            norm.forward(x, &mut hidden);
+            let mut out = MatMut::new(out, n, v);
+            matmul(
+                &mut out,
+                Onto::Nothing,
+                Mat::new(&hidden, n, d),
+                table.t(),
+                1.0,
+            );
+        });
+    out
+}
+
+/// Returns the sum over positions of weight times cross entropy.
+pub fn loss(x: &[f32], head: Head<'_>, targets: &Targets, shape: &Shape) -> f64 {
+    let scored = scored(targets);
+    let mut total = 0.0;
+    for span in scored.chunks(span(shape)) {
+        let mut work = Work::new(span.len(), shape);
+        total += work.read(x, head, (targets, span), shape, |_, _| {});
+    }
+    total
+}
+
+/// Returns the loss with its gradients.
+pub fn differentiate(
+    x: &[f32],
+    head: Head<'_>,
+    targets: &Targets,
+    shape: &Shape,
+) -> (f64, Gradients) {
+    let d = shape.d;
+    let (table, norm) = (head.table(shape), head.norm(shape));
+    let mut last = vec![0.0; shape.last.len];
+    let mut embedding = shape
+        .last
+        .head
+        .is_none()
+        .then(|| vec![0.0; shape.embedding.len]);
+    let mut dx = vec![0.0; x.len()];
+    let (d_norm, d_head) = last.split_at_mut(norm.parameters());
+    let d_table = match &mut embedding {
+        Some(group) => &mut group[shape.embedding.token.clone()],
+        None => d_head,
+    };
+    let scored = scored(targets);
+    let mut total = 0.0;
+    for span in scored.chunks(span(shape)) {
+        let mut work = Work::new(span.len(), shape);
+        total += work.read(x, head, (targets, span), shape, |chunk, norms| {
+            let n = chunk.rows.len() / d;
+            let logits = Mat::new(chunk.logits, n, shape.vocabulary());
+            let mut d_hidden = Buffer::new(chunk.rows.len());
+            let mut view = MatMut::new(&mut d_hidden, n, d);
+            matmul(&mut view, Onto::Nothing, logits, table, 1.0);
+            let mut d_rows = Buffer::new(chunk.rows.len());
+            d_rows.fill(0.0);
+            norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
+            chunk.rows.copy_from_slice(&d_rows);
+        });
+        work.norms.sum_into(d_norm);
+        work.add_table(d_table, shape);
+        for (row, &position) in work.rows.chunks_exact(d).zip(span) {
+            dx[position * d..][..d].copy_from_slice(row);
+        }
+    }
+    let gradients = Gradients {
+        x: dx,
+        last,
+        embedding,
+    };
+    (total, gradients)
+}
+
+impl Gradients {
+    /// Multiplies every gradient by what arrives from above.
+    pub fn scaled(mut self, factor: f32) -> Self {
+        let arrays = [&mut self.x, &mut self.last].into_iter();
+        for array in arrays.chain(self.embedding.as_mut()) {
+            array
+                .par_chunks_mut(1 << 16)
+                .for_each(|chunk| scale(chunk, factor));
+        }
+        self
+    }
+}
+
+/// Arrays for one span of scored positions.
+struct Work {
+    /// The residual stream, later its gradient, `[n, d]`.
+    rows: Buffer,
+    /// After the norm, `[n, d]`.
+    hidden: Buffer,
+    /// The logits, later their gradient, `[n, V]`.
+    logits: Buffer,
+    norms: Partials,
+}
+
+/// One chunk of a span after its logits became their gradient.
+struct Chunk<'a> {
+    rows: &'a mut [f32],
+    logits: &'a [f32],
+}
+
+impl Work {
+    fn new(n: usize, shape: &Shape) -> Self {
+        let norm = shape.last.norm.bias.as_ref().map_or(1, |_| 2) * shape.d;
+        Self {
+            rows: Buffer::new(n * shape.d),
+            hidden: Buffer::new(n * shape.d),
+            logits: Buffer::new(n * shape.vocabulary()),
+            norms: Partials::new(n, norm),
+        }
+    }
+
+    /// Computes the loss of a span and leaves the gradient of the logits; `after`
+    /// sees each chunk while its logits are in the cache.
+    fn read(
+        &mut self,
+        x: &[f32],
+        head: Head<'_>,
+        (targets, span): (&Targets, &[usize]),
+        shape: &Shape,
+        after: impl Fn(Chunk<'_>, &mut [f32]) + Sync,
+    ) -> f64 {
+        let (d, v) = (shape.d, shape.vocabulary());
+        let (table, norm) = (head.table(shape), head.norm(shape));
+        let losses: Vec<f64> = self
+            .rows
+            .par_chunks_mut(TOKENS * d)
+            .zip(self.hidden.par_chunks_mut(TOKENS * d))
+            .zip(self.logits.par_chunks_mut(TOKENS * v))
+            .zip(self.norms.chunks())
+            .zip(span.par_chunks(TOKENS))
+            .map(|((((rows, hidden), logits), norms), span)| {
+                for (row, &position) in rows.chunks_exact_mut(d).zip(span) {
+                    row.copy_from_slice(&x[position * d..][..d]);
+                }
+                norm.forward(rows, hidden);
+                let mut view = MatMut::new(logits, span.len(), v);
+                let hidden = Mat::new(hidden, span.len(), d);
+                matmul(&mut view, Onto::Nothing, hidden, table.t(), 1.0);
+                let mut sum = 0.0;
+                for (row, &position) in logits.chunks_exact_mut(v).zip(span) {
+                    let (target, weight) = (targets.ids[position], targets.weights[position]);
+                    sum += f64::from(weight) * f64::from(score(row, target as usize, weight));
+                }
+                after(Chunk { rows, logits }, norms);
+                sum
+            })
+            .collect();
+        losses.iter().sum()
+    }
+
+    /// Adds this span's part to the gradient of the head's table.
+    fn add_table(&self, table: &mut [f32], shape: &Shape) {
+        let (d, v) = (shape.d, shape.vocabulary());
+        let n = self.hidden.len() / d;
+        let logits = Mat::new(&self.logits, n, v).t();
+        let hidden = Mat::new(&self.hidden, n, d);
+        table
+            .par_chunks_mut(VOCABULARY_ROWS * d)
+            .enumerate()
+            .for_each(|(block, into)| {
+                let rows = block * VOCABULARY_ROWS..block * VOCABULARY_ROWS + into.len() / d;
+                let mut into = MatMut::new(into, rows.len(), d);
+                matmul(&mut into, Onto::Old, logits.rows(rows), hidden, 1.0);
+            });
+    }
+}
+
+/// The positions that count.
+fn scored(targets: &Targets) -> Vec<usize> {
+    let weights = targets.weights.iter().enumerate();
+    weights
+        .filter(|&(_, &weight)| weight != 0.0)
+        .map(|(position, _)| position)
+        .collect()
+}
+
+/// Positions a span: whole chunks.
+fn span(shape: &Shape) -> usize {
+    (LOGITS / shape.vocabulary().max(1) / TOKENS).max(1) * TOKENS
+}
+
+vectorised! {
+    /// Replaces the logits of one position by the gradient of `weight` times its
+    /// cross entropy, which is returned without the weight.
+    fn score(logits: &mut [f32], target: usize, weight: f32) -> f32 {
+        let shift = max(logits);
+        let aim = logits[target] - shift;
+        let sum = exp_and_sum(logits, shift);
+        let factor = weight / sum;
+        for value in logits.iter_mut() {
+            *value *= factor;
+        }
+        logits[target] -= weight;
+        sum.ln() - aim
+    }
+}

@@ -1,0 +1,195 @@
+//! The operations in burn tensors: short, slow, and right on any device.
+
+use burn::tensor::activation::{log_softmax, sigmoid, softmax};
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::{AdamState, AdamStep, Extent, HeadTensors, Pass, Shape, Targets};
+use crate::model::config::{Activation, Norm};
+use crate::model::layout::{Decay, LinearLayout, NormLayout, Part};
+
+/// See [`super::embedding`].
+pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
+    let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
+    let table = params
+        .clone()
+        .slice([shape.embedding.token.clone()])
+        .reshape([shape.vocabulary(), shape.d]);
+    let ids = ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
+    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [rows * length]), &params.device());
+    let x = table.select(0, ids);
+    match shape.embedding.position.clone() {
+        Some(range) => {
+            let start = range.start;
+            let positions = params
+                .slice([start..start + length * shape.d])
+                .reshape([1, length, shape.d])
+                .repeat_dim(0, rows);
+            x + positions.reshape([rows * length, shape.d])
+        }
+        None => x,
+    }
+}
+
+/// See [`super::block`].
+pub fn block(x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> Tensor<2> {
+    let shape = &pass.shape;
+    let layout = &shape.block;
+    let hidden = norm(x.clone(), &params, &layout.norm1, shape);
+    let attended = attention(linear(hidden, &params, &layout.qkv), pass);
+    let x = x + linear(attended, &params, &layout.out);
+    let hidden = norm(x.clone(), &params, &layout.norm2, shape);
+    let up = linear(hidden, &params, &layout.up);
+    let n = pass.extent.positions();
+    let active = match shape.activation {
+        Activation::Gelu => {
+            let cubic = up.clone() * up.clone() * up.clone() * 0.044_715;
+            let z = (up.clone() + cubic) * (2.0 * (2.0 / std::f64::consts::PI).sqrt());
+            up * sigmoid(z)
+        }
+        Activation::SwiGlu => {
+            let gate = up.clone().slice([0..n, 0..shape.d_ff]);
+            let up = up.slice([0..n, shape.d_ff..2 * shape.d_ff]);
+            gate.clone() * sigmoid(gate) * up
+        }
+    };
+    x + linear(active, &params, &layout.down)
+}
+
+/// See [`super::linear_cross_entropy`].
+pub fn linear_cross_entropy(
+    x: Tensor<2>,
+    head: HeadTensors,
+    targets: &Targets,
+    pass: &Pass,
+) -> Tensor<1> {
+    let (n, device) = (pass.extent.positions(), x.device());
+    let logits = logits(x, head, pass);
+    let ids = targets.ids.iter().map(|&id| i64::from(id)).collect();
+    let ids: Vec<i64> = ids;
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
+    let weights = TensorData::new(targets.weights.clone(), [n]);
+    let weights = Tensor::<1>::from_data(weights, &device);
+    let gained = log_softmax(logits, 1).gather(1, ids).reshape([n]);
+    (gained * weights).sum().neg()
+}
+
+/// See [`super::logits`].
+pub fn logits(x: Tensor<2>, head: HeadTensors, pass: &Pass) -> Tensor<2> {
+    let shape = &pass.shape;
+    let hidden = norm(x, &head.last, &shape.last.norm, shape);
+    let table = match shape.last.head.clone() {
+        Some(range) => head.last.slice([range]),
+        None => head.embedding.slice([shape.embedding.token.clone()]),
+    };
+    hidden.matmul(table.reshape([shape.vocabulary(), shape.d]).transpose())
+}
+
+/// See [`super::adamw`].
+pub fn adamw(
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    parts: &[Part],
+) -> (Tensor<1>, AdamState) {
+    let device = param.device();
+    let keep = parts.iter().map(|part| {
+        let keep = match part.decay {
+            Decay::Yes => 1.0 - step.rate * step.weight_decay,
+            Decay::No => 1.0,
+        };
+        Tensor::<1>::full([part.range.len()], keep, &device)
+    });
+    let keep = Tensor::cat(keep.collect(), 0);
+    let gradient = gradient * step.gradient_scale;
+    let first = state.first * step.beta1 + gradient.clone() * (1.0 - step.beta1);
+    let second = state.second * step.beta2 + gradient.clone() * gradient * (1.0 - step.beta2);
+    let correct = |beta: f64| 1.0 - beta.powf(step.index as f64);
+    let root = (second.clone() / correct(step.beta2)).sqrt() + step.eps;
+    let change = first.clone() / root * (step.rate / correct(step.beta1));
+    (param * keep - change, AdamState { first, second })
+}
+
+/// See [`super::gradient_norm_squared`].
+pub fn gradient_norm_squared(gradient: &Tensor<1>) -> f64 {
+    let gradient = gradient.clone();
+    f64::from((gradient.clone() * gradient).sum().into_scalar::<f32>())
+}
+
+fn norm(x: Tensor<2>, params: &Tensor<1>, layout: &NormLayout, shape: &Shape) -> Tensor<2> {
+    let row = |range| params.clone().slice([range]).reshape([1, shape.d]);
+    let centred = match shape.norm {
+        Norm::LayerNorm => x.clone() - x.mean_dim(1),
+        Norm::RmsNorm => x,
+    };
+    let square = (centred.clone() * centred.clone()).mean_dim(1);
+    let y = centred / (square + f64::from(shape.eps)).sqrt() * row(layout.weight.clone());
+    match layout.bias.clone() {
+        Some(range) => y + row(range),
+        None => y,
+    }
+}
+
+fn linear(x: Tensor<2>, params: &Tensor<1>, layout: &LinearLayout) -> Tensor<2> {
+    let weight = params
+        .clone()
+        .slice([layout.weight.clone()])
+        .reshape([layout.inputs, layout.outputs]);
+    let y = x.matmul(weight);
+    match layout.bias.clone() {
+        Some(range) => y + params.clone().slice([range]).reshape([1, layout.outputs]),
+        None => y,
+    }
+}
+
+/// `[n, (h + 2 kv) head]` to `[n, d]`.
+fn attention(qkv: Tensor<2>, pass: &Pass) -> Tensor<2> {
+    let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
+    let n = rows * length;
+    let keys = shape.kv_heads * shape.head;
+    let heads = |start: usize, count: usize| {
+        qkv.clone()
+            .slice([0..n, start..start + count * shape.head])
+            .reshape([rows, length, count, shape.head])
+            .swap_dims(1, 2)
+    };
+    let query = rotate(heads(0, shape.heads), pass);
+    let key = share(rotate(heads(shape.d, shape.kv_heads), pass), shape);
+    let value = share(heads(shape.d + keys, shape.kv_heads), shape);
+    let scores = query.matmul(key.transpose()) / (shape.head as f64).sqrt();
+    let future = Tensor::<2>::full([length, length], -1e9, &scores.device()).triu(1);
+    softmax(scores + future.reshape([1, 1, length, length]), 3)
+        .matmul(value)
+        .swap_dims(1, 2)
+        .reshape([n, shape.d])
+}
+
+/// Repeats each key or value head for the query heads that share it.
+fn share(heads: Tensor<4>, shape: &Shape) -> Tensor<4> {
+    let [rows, count, length, head] = heads.dims();
+    heads
+        .reshape([rows, count, 1, length, head])
+        .repeat_dim(2, shape.group())
+        .reshape([rows, shape.heads, length, head])
+}
+
+fn rotate(heads: Tensor<4>, pass: &Pass) -> Tensor<4> {
+    let Some(rope) = &pass.shape.rope else {
+        return heads;
+    };
+    let [rows, count, length, head] = heads.dims();
+    let (half, device) = (head / 2, heads.device());
+    let table = |values: &[f32]| {
+        let values = values
+            .iter()
+            .copied()
+            .take(length * half)
+            .collect::<Vec<_>>();
+        Tensor::<4>::from_data(TensorData::new(values, [1, 1, length, half]), &device)
+    };
+    let (cos, sin) = (table(rope.cos()), table(rope.sin()));
+    let a = heads.clone().slice([0..rows, 0..count, 0..length, 0..half]);
+    let b = heads.slice([0..rows, 0..count, 0..length, half..head]);
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    Tensor::cat(vec![first, b * cos + a * sin], 3)
+}

@@ -1,0 +1,354 @@
+//! The two forms of every operation agree, and both with the mathematics.
+
+use burn::tensor::Tensor;
+
+use super::{AdamState, AdamStep, Kernels, adamw, gradient_norm_squared};
+use crate::batch::Batch;
+use crate::model::config::Config;
+use crate::model::testing::{batch, distance, gpt2, llama, table};
+use crate::model::{Device, Model};
+use crate::rng::Key;
+
+fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().iter::<f32>().collect()
+}
+
+/// A model whose weights are as uneven as after training.
+fn model(config: &Config, kernels: Kernels) -> Model {
+    let mut rng = Key::new(3).rng();
+    let fresh = Model::new(config, Key::new(2), &Device::flex());
+    let values = fresh.values().into_iter().map(|group| {
+        let shaken = |x: f32| x * 4.0 + (rng.unit() as f32 - 0.5) * 0.2;
+        group.into_iter().map(shaken).collect()
+    });
+    Model::from_values(config, values.collect(), &Device::flex()).with_kernels(kernels)
+}
+
+fn gradients(model: &Model, batch: &Batch, scale: f32) -> (f64, Vec<Vec<f32>>) {
+    let (loss, gradients) = model.gradients(batch, scale);
+    (loss, gradients.iter().map(to_vec).collect())
+}
+
+#[test]
+fn fused_equals_plain() {
+    for (index, config) in table().iter().enumerate() {
+        for (rows, length) in [(1, 1), (3, 7), (2, 65), (5, 80)] {
+            let batch = batch(config, rows, length, 11 + index as u64);
+            let (fused, plain) = (model(config, Kernels::Fused), model(config, Kernels::Plain));
+            let (loss, found) = gradients(&fused, &batch, 0.5);
+            let (oracle, expected) = gradients(&plain, &batch, 0.5);
+            let at = format!("shape {index}, {rows} x {length}");
+            assert!(
+                (loss - oracle).abs() <= 1e-5 * oracle.abs(),
+                "{at}: {loss} {oracle}"
+            );
+            let eval = f64::from(fused.loss_sum(&batch).into_scalar::<f32>());
+            assert_eq!(eval, loss, "{at}: the loss is the same without a gradient");
+            for (group, (found, expected)) in fused.groups.iter().zip(found.iter().zip(&expected)) {
+                for part in &group.parts {
+                    let range = part.range.clone();
+                    let (a, b) = (&found[range.clone()], &expected[range]);
+                    // A key's bias cannot change a softmax: its gradient is noise.
+                    let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                    let worst = a
+                        .iter()
+                        .zip(b)
+                        .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+                    assert!(
+                        distance(a, b) < 1e-5 || worst < 1e-5 * scale,
+                        "{at}: {}.{}: {} {worst} of {scale}",
+                        group.name,
+                        part.name,
+                        distance(a, b)
+                    );
+                }
+            }
+            let (a, b) = (
+                fused.logits(&batch.ids, rows, length),
+                plain.logits(&batch.ids, rows, length),
+            );
+            assert!(distance(&to_vec(&a), &to_vec(&b)) < 1e-5, "{at}: logits");
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    for config in [gpt2(), llama()] {
+        let batch = batch(&config, 2, 9, 4);
+        for kernels in [Kernels::Plain, Kernels::Fused] {
+            let model = model(&config, kernels);
+            let (_, gradients) = gradients(&model, &batch, 1.0);
+            // Along the gradient itself the slope is the gradient's own norm, so that
+            // every parameter counts and single precision suffices.
+            let norm = gradients
+                .iter()
+                .flatten()
+                .map(|&g| f64::from(g).powi(2))
+                .sum::<f64>()
+                .sqrt();
+            let loss_at = |t: f64| {
+                let moved = model
+                    .values()
+                    .into_iter()
+                    .zip(&gradients)
+                    .map(|(values, g)| {
+                        let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
+                        values.iter().zip(g).map(step).collect()
+                    });
+                let moved = Model::from_values(&config, moved.collect(), &Device::flex());
+                let moved = moved.with_kernels(kernels);
+                f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
+            };
+            // Fourth-order differences: the error is far below the rounding of the loss.
+            let h = 4e-3;
+            let slope = (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h)))
+                / (12.0 * h);
+            assert!(
+                (slope - norm).abs() < 1e-3 * norm,
+                "{kernels:?}: slope {slope}, norm of the gradient {norm}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_parts_gradient_equals_finite_differences() {
+    for config in [gpt2(), llama()] {
+        let batch = batch(&config, 2, 9, 4);
+        let model = model(&config, Kernels::Fused);
+        let (_, gradients) = gradients(&model, &batch, 1.0);
+        let values = model.values();
+        for (index, group) in model.groups.iter().enumerate() {
+            for part in &group.parts {
+                let of = &gradients[index][part.range.clone()];
+                let norm = of.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+                let loss_at = |t: f64| {
+                    let mut moved = values.clone();
+                    for (x, g) in moved[index][part.range.clone()].iter_mut().zip(of) {
+                        *x += (t * f64::from(*g) / norm) as f32;
+                    }
+                    let moved = Model::from_values(&config, moved, &Device::flex());
+                    f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
+                };
+                let h = 1e-2;
+                let wide = loss_at(2.0 * h) - loss_at(-2.0 * h);
+                let slope = (8.0 * (loss_at(h) - loss_at(-h)) - wide) / (12.0 * h);
+                assert!(
+                    (slope - norm).abs() < 1e-2 * norm + 2e-2,
+                    "{}.{}: slope {slope}, norm {norm}",
+                    group.name,
+                    part.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn micro_batches_add_up() {
+    for config in table() {
+        let whole = batch(&config, 6, 33, 8);
+        let model = model(&config, Kernels::Fused);
+        let (loss, expected) = gradients(&model, &whole, 0.25);
+        let mut sum = 0.0;
+        let mut total: Vec<Vec<f32>> = expected.iter().map(|g| vec![0.0; g.len()]).collect();
+        for rows in [0..1, 1..4, 4..6] {
+            let n = rows.start * 33..rows.end * 33;
+            let micro = Batch {
+                rows: rows.len(),
+                ids: whole.ids[n.clone()].to_vec(),
+                targets: whole.targets[n.clone()].to_vec(),
+                weights: whole.weights[n].to_vec(),
+                ..whole.clone()
+            };
+            let (loss, gradients) = gradients(&model, &micro, 0.25);
+            sum += loss;
+            for (total, gradient) in total.iter_mut().zip(gradients) {
+                total.iter_mut().zip(gradient).for_each(|(t, g)| *t += g);
+            }
+        }
+        assert!((sum - loss).abs() < 1e-5 * loss);
+        for (total, expected) in total.iter().zip(&expected) {
+            assert!(distance(total, expected) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let config = Config {
+        vocab_size: 300,
+        ..llama()
+    };
+    // More than one span of tokens, and chunks that end in the middle of a row.
+    let batch = batch(&config, 17, 77, 5);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let model = model(&config, Kernels::Fused);
+            let (loss, gradients) = model.gradients(&batch, 0.1);
+            let norm: f64 = gradients.iter().map(gradient_norm_squared).sum();
+            let logits = model.logits(&batch.ids, 17, 77);
+            let mut bits = vec![loss.to_bits(), norm.to_bits()];
+            let floats = gradients.iter().flat_map(to_vec).chain(to_vec(&logits));
+            bits.extend(floats.map(|x| u64::from(x.to_bits())));
+            bits
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3, 8] {
+        assert!(run(threads) == one, "{threads} threads differ from one");
+    }
+}
+
+#[test]
+fn nothing_scored_is_no_loss_and_no_gradient() {
+    for config in [gpt2(), llama()] {
+        let mut batch = batch(&config, 2, 10, 1);
+        batch.weights.fill(0.0);
+        for kernels in [Kernels::Plain, Kernels::Fused] {
+            let (loss, gradients) = gradients(&model(&config, kernels), &batch, 1.0);
+            assert_eq!(loss, 0.0);
+            assert!(gradients.iter().flatten().all(|g| *g == 0.0));
+        }
+    }
+}
+
+#[test]
+fn an_unscored_position_teaches_through_attention_alone() {
+    let config = llama();
+    let mut batch = batch(&config, 1, 8, 6);
+    batch.weights = vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    batch.ids = (0..8).map(crate::token::TokenId).collect();
+    let (_, gradients) = gradients(&model(&config, Kernels::Fused), &batch, 1.0);
+    let row = |id: usize| &gradients[0][id * config.d_model..][..config.d_model];
+    assert!(
+        (0..=5).all(|id| row(id).iter().any(|g| *g != 0.0)),
+        "read by position 5"
+    );
+    assert!(
+        (6..8).all(|id| row(id).iter().all(|g| *g == 0.0)),
+        "after position 5"
+    );
+}
+
+#[test]
+fn huge_logits_stay_finite() {
+    let config = gpt2();
+    let batch = batch(&config, 2, 12, 2);
+    let values = model(&config, Kernels::Fused).values().into_iter();
+    let huge = values.map(|group| group.into_iter().map(|x| x * 1e4).collect());
+    let model = Model::from_values(&config, huge.collect(), &Device::flex());
+    let (loss, gradients) = gradients(&model, &batch, 1.0);
+    assert!(loss.is_finite() && loss > 1e3, "{loss}");
+    assert!(gradients.iter().flatten().all(|g| g.is_finite()));
+}
+
+#[test]
+fn a_fresh_model_knows_nothing() {
+    for config in table() {
+        let mut batch = batch(&config, 4, 64, 3);
+        batch.weights.fill(1.0);
+        let model = Model::new(&config, Key::new(1), &Device::flex());
+        let mean = f64::from(model.loss_sum(&batch).into_scalar::<f32>()) / 256.0;
+        let uniform = (config.vocab_size as f64).ln();
+        assert!(
+            (mean - uniform).abs() < 0.02,
+            "{mean} against ln V = {uniform}"
+        );
+    }
+}
+
+#[test]
+fn initial_weights_have_the_stated_spread() {
+    let config = Config {
+        d_model: 64,
+        d_ff: 128,
+        ..llama()
+    };
+    let model = Model::new(&config, Key::new(1), &Device::flex());
+    let again = Model::new(&config, Key::new(1), &Device::flex());
+    let values = model.values();
+    assert_eq!(values, again.values());
+    assert_ne!(values[1], values[2], "blocks differ");
+    for part in &model.groups[1].parts {
+        let of = &values[1][part.range.clone()];
+        let rms = (of.iter().map(|x| x * x).sum::<f32>() / of.len() as f32).sqrt();
+        let expected = match part.name.as_str() {
+            "out.weight" | "down.weight" => 0.01,
+            name if name.starts_with("norm") => 1.0,
+            _ => 0.02,
+        };
+        assert!((rms / expected - 1.0).abs() < 0.05, "{}: {rms}", part.name);
+    }
+}
+
+/// AdamW as its paper writes it, one parameter at a time in double precision.
+fn adamw_naive(x: &mut [f64; 3], g: f64, step: &AdamStep, decay: f64) {
+    let g = g * step.gradient_scale;
+    let t = i32::try_from(step.index).unwrap();
+    x[1] = step.beta1 * x[1] + (1.0 - step.beta1) * g;
+    x[2] = step.beta2 * x[2] + (1.0 - step.beta2) * g * g;
+    let m = x[1] / (1.0 - step.beta1.powi(t));
+    let v = x[2] / (1.0 - step.beta2.powi(t));
+    x[0] = x[0] - step.rate * decay * x[0] - step.rate * m / (v.sqrt() + step.eps);
+}
+
+#[test]
+fn adamw_equals_its_naive_twin() {
+    let config = gpt2();
+    let model = model(&config, Kernels::Fused);
+    let (group, start) = (&model.groups[1], model.values().swap_remove(1));
+    let zero = AdamState::new(group.len, &Device::flex());
+    let mut fused = (model.tensors[1].clone(), zero.clone());
+    let mut plain = fused.clone();
+    let mut naive: Vec<_> = start.iter().map(|&x| [f64::from(x), 0.0, 0.0]).collect();
+    for index in 1..=5u64 {
+        let step = AdamStep {
+            index,
+            rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            gradient_scale: 0.7,
+        };
+        let (_, gradients) = model.gradients(&batch(&config, 2, 9, index), 1.0);
+        let values = to_vec(&gradients[1]);
+        for part in &group.parts {
+            let matrix = part.shape.len() == 2;
+            for i in part.range.clone() {
+                adamw_naive(
+                    &mut naive[i],
+                    f64::from(values[i]),
+                    &step,
+                    if matrix { 0.1 } else { 0.0 },
+                );
+            }
+        }
+        fused = adamw(fused.0, gradients[1].clone(), fused.1, &step, &group.parts);
+        plain = super::plain::adamw(plain.0, gradients[1].clone(), plain.1, &step, &group.parts);
+    }
+    let expected: Vec<f32> = naive.iter().map(|x| x[0] as f32).collect();
+    assert!(distance(&to_vec(&fused.0), &expected) < 1e-6);
+    assert!(distance(&to_vec(&plain.0), &expected) < 1e-6);
+    assert!(distance(&to_vec(&fused.1.second), &to_vec(&plain.1.second)) < 1e-5);
+    assert_eq!(
+        model.values()[1],
+        start,
+        "a tensor that others hold is not changed"
+    );
+}
+
+#[test]
+fn norm_of_a_gradient_is_the_sum_of_squares() {
+    let values: Vec<f32> = (0..50_001).map(|i| (i as f32 * 0.37).sin()).collect();
+    let naive: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
+    let tensor = Tensor::<1>::from_floats(values.as_slice(), &Device::flex());
+    assert!((gradient_norm_squared(&tensor) - naive).abs() < 1e-9 * naive);
+    assert!((super::plain::gradient_norm_squared(&tensor) - naive).abs() < 1e-5 * naive);
+}

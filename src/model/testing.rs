@@ -1,0 +1,105 @@
+//! Shapes and batches that the tests of the model share.
+
+use super::config::{Activation, Config, Norm, Positions};
+use crate::batch::Batch;
+use crate::rng::{Key, Rng};
+use crate::token::TokenId;
+
+/// GPT-2 in small.
+pub fn gpt2() -> Config {
+    Config {
+        vocab_size: 37,
+        context: 80,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 2,
+        d_model: 16,
+        d_ff: 40,
+        positions: Positions::Learned,
+        rope_theta: 10_000.0,
+        norm: Norm::LayerNorm,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        bias: true,
+        tied: true,
+    }
+}
+
+/// Llama in small, with two query heads to a key and value head.
+pub fn llama() -> Config {
+    Config {
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_model: 24,
+        d_ff: 36,
+        positions: Positions::Rope,
+        norm: Norm::RmsNorm,
+        norm_eps: 1e-6,
+        activation: Activation::SwiGlu,
+        bias: false,
+        tied: false,
+        ..gpt2()
+    }
+}
+
+/// Every switch both ways.
+pub fn table() -> Vec<Config> {
+    vec![
+        gpt2(),
+        llama(),
+        Config {
+            tied: false,
+            bias: false,
+            ..gpt2()
+        },
+        Config {
+            tied: true,
+            n_kv_heads: 1,
+            ..llama()
+        },
+        Config {
+            bias: true,
+            positions: Positions::Learned,
+            activation: Activation::Gelu,
+            n_kv_heads: 4,
+            ..llama()
+        },
+        Config {
+            positions: Positions::Rope,
+            activation: Activation::SwiGlu,
+            n_heads: 4,
+            n_kv_heads: 2,
+            ..gpt2()
+        },
+    ]
+}
+
+/// A batch with a quarter of its weights 0 and the others uneven.
+pub fn batch(config: &Config, rows: usize, length: usize, seed: u64) -> Batch {
+    let mut rng = Key::new(seed).rng();
+    let n = rows * length;
+    let ids = |rng: &mut Rng| -> Vec<TokenId> {
+        (0..n)
+            .map(|_| TokenId(u32::try_from(rng.below(config.vocab_size as u64)).unwrap()))
+            .collect()
+    };
+    Batch {
+        rows,
+        length,
+        ids: ids(&mut rng),
+        targets: ids(&mut rng),
+        weights: (0..n)
+            .map(|_| [0.0, 0.5, 1.0, 2.0][usize::try_from(rng.below(4)).unwrap()])
+            .collect(),
+        ..Batch::default()
+    }
+}
+
+/// `|a - b| / |b|` over whole arrays.
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let pairs = a.iter().zip(b);
+    let difference = norm(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / norm(&mut b.iter().map(|b| f64::from(*b))).max(1e-12)
+}

@@ -1,0 +1,131 @@
+//! What is done: a record a unit, merged into the manifest at the end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Error;
+use crate::digest::Digest;
+use crate::manifest::{Ledger, Manifest, Split, SplitRecord};
+use crate::{dataset, fs};
+
+/// The folder of records; it is removed when the manifest is sealed.
+pub const UNITS: &str = "units";
+
+/// One finished unit: its shards, and what became of its documents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitRecord {
+    /// Digest of the recipe and inputs that the unit was made from.
+    pub plan: Digest,
+    /// Which unit.
+    pub unit: usize,
+    /// Documents read from each of its files, by index into the corpus.
+    pub documents: BTreeMap<u32, u64>,
+    /// Its shards and counts.
+    pub splits: BTreeMap<Split, SplitRecord>,
+    /// What became of its documents.
+    pub ledger: Ledger,
+}
+
+impl UnitRecord {
+    /// The record of a unit made from the same plan whose shards still stand.
+    pub fn find(folder: &Path, unit: usize, plan: &Digest) -> Result<Option<Self>, Error> {
+        let path = record_path(folder, unit);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.is_missing() => return Ok(None),
+            other => other?,
+        };
+        let record: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Record { path, reason: error.to_string() })?;
+        let shards = folder.join(dataset::SHARDS);
+        let standing = record.splits.values().flat_map(|split| &split.shards).all(|shard| {
+            ["bin", "idx"].iter().all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
+        });
+        Ok((record.plan == *plan && standing).then_some(record))
+    }
+
+    /// Makes the unit count as done; its shards are durable already.
+    pub fn publish(&self, folder: &Path) -> Result<(), Error> {
+        Ok(fs::write(&record_path(folder, self.unit), &super::to_json(self))?)
+    }
+}
+
+fn record_path(folder: &Path, unit: usize) -> PathBuf {
+    folder.join(UNITS).join(format!("unit-{unit:05}.json"))
+}
+
+/// The manifest of all units, in their order.
+pub fn merge(mut manifest: Manifest, records: &[UnitRecord]) -> Manifest {
+    for record in records {
+        for (split, part) in &record.splits {
+            let whole = manifest.splits.entry(*split).or_default();
+            whole.shards.extend(part.shards.iter().cloned());
+            whole.totals += &part.totals;
+        }
+        for (file, documents) in &record.documents {
+            if let Some(file) = manifest.corpus.get_mut(*file as usize) {
+                file.documents = *documents;
+            }
+        }
+        manifest.ledger += &record.ledger;
+    }
+    manifest
+}
+
+/// The first place where two JSON values differ, with both values in short.
+pub fn difference(at: &str, old: &Value, new: &Value) -> Option<(String, String, String)> {
+    let below = |key: &str| if at.is_empty() { key.to_string() } else { format!("{at}.{key}") };
+    let absent = Value::String("absent".into());
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                difference(
+                    &below(key),
+                    a.get(key).unwrap_or(&absent),
+                    b.get(key).unwrap_or(&absent),
+                )
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(index, (a, b))| difference(&below(&index.to_string()), a, b)),
+        (a, b) if a == b => None,
+        (a, b) => Some((at.to_string(), in_short(a), in_short(b))),
+    }
+}
+
+fn in_short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 60 {
+        return text;
+    }
+    let start: String = text.chars().take(57).collect();
+    format!("{start}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let old = json!({"a": 1, "pause": {"fraction": 0.1, "law": "x"}, "list": [1, 2]});
+        let mut new = old.clone();
+        assert_eq!(difference("", &old, &new), None);
+        new["pause"]["fraction"] = json!(0.2);
+        let (key, old_value, new_value) = difference("", &old, &new).unwrap();
+        assert_eq!((key.as_str(), old_value.as_str(), new_value.as_str()), ("pause.fraction", "0.1", "0.2"));
+        assert_eq!(difference("", &old, &json!({})).unwrap().0, "a");
+        let mut longer = old.clone();
+        longer["list"] = json!([1, 2, 3]);
+        assert_eq!(difference("", &old, &longer).unwrap().0, "list");
+    }
+}

@@ -1,0 +1,559 @@
+//! What a recipe must satisfy beyond its types.
+
+use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
+use crate::corpus::{Source, synthetic};
+use crate::model::config::Spec;
+use crate::pause::{Count, Policy};
+use crate::tokenize;
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// The key, as in `pretrain.train.steps`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+type Outcome = Result<(), Finding>;
+
+/// A byte-level BPE starts from one token a byte.
+const VOCAB_SIZE_MIN: u32 = 256;
+/// Below this a row holds no more than its pauses and its end.
+const SEQ_LEN_MIN: u64 = 8;
+/// Offsets inside a shard fit 31 bits, as Megatron's index has them.
+const SHARD_TOKENS_MAX: u64 = (1 << 31) - 1;
+
+/// Finds the first broken rule.
+pub(super) fn check(recipe: &Recipe) -> Outcome {
+    let root = At(String::new());
+    if i64::try_from(recipe.seed).is_err() {
+        return Err(root.fail("seed", "is larger than a TOML number can be, 2^63 - 1"));
+    }
+    if recipe.pretrain.is_none() && recipe.finetune.is_none() && recipe.eval.is_none() {
+        let finding = root.fail("pretrain", "is missing, and so are `finetune` and `eval`");
+        return Err(finding.hint("the smallest recipe has `[tokenizer]` and `[pretrain]`"));
+    }
+    check_tokenizer(recipe)?;
+    check_model(recipe)?;
+    if let Some(stage) = &recipe.pretrain {
+        check_stage(&At("pretrain.".into()), stage, Purpose::Pretrain)?;
+    }
+    if let Some(stage) = &recipe.finetune {
+        check_stage(&At("finetune.".into()), stage, Purpose::Finetune)?;
+    }
+    match &recipe.eval {
+        Some(eval) => check_eval(recipe, eval),
+        None => Ok(()),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Pretrain,
+    Finetune,
+}
+
+/// A table of the recipe, as the start of a path: `pretrain.pack.`.
+struct At(String);
+
+impl At {
+    fn inside(&self, key: &str) -> Self {
+        Self(format!("{}{key}.", self.0))
+    }
+
+    fn fail(&self, key: &str, problem: impl AsRef<str>) -> Finding {
+        let path = format!("{}{key}", self.0);
+        Finding {
+            message: format!("`{path}` {}", problem.as_ref()),
+            path,
+            hint: None,
+        }
+    }
+
+    fn at_least(&self, key: &str, value: u64, least: u64) -> Outcome {
+        if least <= value {
+            return Ok(());
+        }
+        Err(self.fail(key, format!("must be at least {least}, found {value}")))
+    }
+
+    fn at_most(&self, key: &str, value: u64, most: u64) -> Outcome {
+        if value <= most {
+            return Ok(());
+        }
+        Err(self.fail(key, format!("must be at most {most}, found {value}")))
+    }
+
+    /// Both ends belong to the range.
+    fn within(&self, key: &str, value: f64, (low, high): (f64, f64)) -> Outcome {
+        if (low..=high).contains(&value) {
+            return Ok(());
+        }
+        Err(self.fail(key, format!("must lie in {low} to {high}, found {value}")))
+    }
+
+    /// 0 belongs to the range, 1 does not.
+    fn below_one(&self, key: &str, value: f64) -> Outcome {
+        if (0.0..1.0).contains(&value) {
+            return Ok(());
+        }
+        Err(self.fail(
+            key,
+            format!("must be at least 0 and less than 1, found {value}"),
+        ))
+    }
+
+    fn positive(&self, key: &str, value: f64) -> Outcome {
+        if value.is_finite() && 0.0 < value {
+            return Ok(());
+        }
+        Err(self.fail(key, format!("must be a positive number, found {value}")))
+    }
+}
+
+impl Finding {
+    /// The finding as a diagnosis of a recipe that has no text.
+    pub(super) fn nowhere(self) -> Diagnosis {
+        Diagnosis {
+            message: self.message,
+            place: None,
+            hints: self.hint.into_iter().collect(),
+        }
+    }
+
+    fn hint(self, hint: &str) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+fn check_tokenizer(recipe: &Recipe) -> Outcome {
+    let (root, at) = (At(String::new()), At("tokenizer.".into()));
+    let config = match (&recipe.tokenizer, &recipe.model.from) {
+        (None, Some(_)) => return Ok(()),
+        (Some(_), Some(_)) => {
+            let finding = root.fail("tokenizer", "clashes with `model.from`");
+            return Err(finding.hint("leave `[tokenizer]` out: a checkpoint has its own"));
+        }
+        (None, None) => {
+            let finding = root.fail("tokenizer", "is missing");
+            let hint = "add `tokenizer = { train = { vocab_size = 2048 } }` or `{ file = \"tokenizer.json\" }`";
+            return Err(finding.hint(hint));
+        }
+        (Some(config), None) => config,
+    };
+    match (&config.file, &config.train) {
+        (Some(_), Some(_)) => return Err(at.fail("file", "and `train` exclude each other")),
+        (None, None) => return Err(at.fail("train", "is missing, and so is `file`")),
+        (None, Some(train)) => {
+            let at = at.inside("train");
+            at.at_least("vocab_size", train.vocab_size.into(), VOCAB_SIZE_MIN.into())?;
+            at.at_least("sample_bytes", train.sample_bytes, 1)?;
+            if recipe.pretrain.is_none() && recipe.finetune.is_none() {
+                return Err(root.fail(
+                    "tokenizer.train",
+                    "has no text: there is no `pretrain` or `finetune`",
+                ));
+            }
+        }
+        (Some(_), None) => {}
+    }
+    check_reserved(&at, config)
+}
+
+fn check_reserved(at: &At, config: &tokenize::Config) -> Outcome {
+    let tokens = [
+        ("pause", &config.pause),
+        ("end", &config.end),
+        ("pad", &config.pad),
+    ];
+    for (index, (key, token)) in tokens.iter().enumerate() {
+        if token.is_empty() {
+            return Err(at.fail(key, "is empty"));
+        }
+        if let Some((other, _)) = tokens.iter().take(index).find(|(_, other)| other == token) {
+            return Err(at.fail(key, format!("is the same token as `{}{other}`", at.0)));
+        }
+    }
+    Ok(())
+}
+
+fn check_model(recipe: &Recipe) -> Outcome {
+    let at = At("model.".into());
+    if let Some(from) = &recipe.model.from {
+        let alone = Spec {
+            from: Some(from.clone()),
+            ..Spec::default()
+        };
+        return match recipe.model == alone {
+            true => Ok(()),
+            false => {
+                let finding = at.fail("from", "excludes every other key of `model`");
+                Err(finding.hint("the checkpoint decides the shape; remove the other keys"))
+            }
+        };
+    }
+    // The size of the vocabulary is known only once there is a tokenizer.
+    match recipe
+        .model
+        .resolve(VOCAB_SIZE_MIN as usize, recipe.longest_row())
+    {
+        Ok(_) => Ok(()),
+        Err(error) => Err(at.fail(error.field, error.problem)),
+    }
+}
+
+fn check_stage(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
+    check_sources(at, &stage.sources, purpose)?;
+    at.below_one("validation", stage.validation)?;
+    let pack = at.inside("pack");
+    let seq_len = stage.pack.seq_len as u64;
+    pack.at_least("seq_len", seq_len, SEQ_LEN_MIN)?;
+    pack.at_least("shard_tokens", stage.pack.shard_tokens, seq_len)?;
+    pack.at_most("shard_tokens", stage.pack.shard_tokens, SHARD_TOKENS_MAX)?;
+    check_pause(at, stage, purpose)?;
+    match &stage.train {
+        Some(train) => check_train(&at.inside("train"), stage, train),
+        None => Ok(()),
+    }
+}
+
+fn check_sources(at: &At, sources: &[Source], purpose: Purpose) -> Outcome {
+    if sources.is_empty() {
+        return Err(at.fail("sources", "is empty"));
+    }
+    for (index, source) in sources.iter().enumerate() {
+        check_source(at, index, source, purpose)?;
+    }
+    Ok(())
+}
+
+fn check_source(at: &At, index: usize, source: &Source, purpose: Purpose) -> Outcome {
+    let name = format!("sources.{index}");
+    let inside = at.inside(&name);
+    let template = match (&source.prefix, &source.target) {
+        (Some(_), _) => Some("prefix"),
+        (_, Some(_)) => Some("target"),
+        (None, None) => None,
+    };
+    if let (Purpose::Pretrain, Some(key)) = (purpose, template) {
+        let finding = inside.fail(key, "is for finetuning and evaluation");
+        return Err(finding.hint("a pretraining source has `text`: the field that holds the text"));
+    }
+    let spec = match (&source.path, &source.synthetic) {
+        (Some(_), Some(_)) => return Err(inside.fail("path", "and `synthetic` exclude each other")),
+        (None, None) => return Err(at.fail(&name, "has neither `path` nor `synthetic`")),
+        (Some(path), None) if path.is_empty() => return Err(inside.fail("path", "is empty")),
+        (Some(_), None) => {
+            let complete = source.prefix.is_some() && source.target.is_some();
+            if purpose == Purpose::Finetune && !complete {
+                let finding = at.fail(&name, "needs both `prefix` and `target`");
+                let hint =
+                    "for example `prefix = \"Q: {question}\\nA:\"`, `target = \" {answer}\"`";
+                return Err(finding.hint(hint));
+            }
+            return Ok(());
+        }
+        (None, Some(spec)) => spec,
+    };
+    inside
+        .inside("synthetic")
+        .at_least("documents", spec.documents, 1)?;
+    match (purpose, spec.corpus) {
+        (Purpose::Finetune, synthetic::Corpus::Stories) => {
+            let finding = inside.fail("synthetic.corpus", "has no prefixes and targets");
+            Err(finding.hint("finetuning and evaluation take `questions` or `held-out-questions`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_pause(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
+    let pause = at.inside("pause");
+    match &stage.pause {
+        Policy::None => Ok(()),
+        // The paper uses 0.1; above 0.9 rows hold hardly any text.
+        Policy::Random { fraction, .. } => pause.within("fraction", *fraction, (0.0, 0.9)),
+        Policy::Suffix { .. } if purpose == Purpose::Pretrain => {
+            let finding = pause.fail("policy", "is `suffix`, but running text has no prefix");
+            Err(finding.hint("pretraining takes `none` or `random`"))
+        }
+        Policy::Suffix { count } => {
+            let (least, most) = match count {
+                Count::Fixed(count) => (*count, *count),
+                Count::Between { min, max } => (*min, *max),
+                Count::OneOf(counts) => match (counts.iter().min(), counts.iter().max()) {
+                    (Some(least), Some(most)) => (*least, *most),
+                    _ => return Err(pause.fail("count", "is an empty list")),
+                },
+            };
+            if most < least {
+                let problem = format!("has `min` {least} above `max` {most}");
+                return Err(pause.fail("count", problem));
+            }
+            // A prefix, a target and an end need a position each.
+            let room = (stage.pack.seq_len as u64).saturating_sub(3);
+            if room < u64::from(most) {
+                let problem = format!(
+                    "is {most}: rows of {} ids have room for {room}",
+                    stage.pack.seq_len
+                );
+                return Err(pause.fail("count", problem));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
+    let seq_len = stage.pack.seq_len as u64;
+    at.at_least("steps", train.steps, 1)?;
+    at.at_least("batch_tokens", train.batch_tokens as u64, seq_len)?;
+    if let Some(micro) = train.micro_batch_tokens {
+        at.at_least("micro_batch_tokens", micro as u64, seq_len)?;
+        at.at_most(
+            "micro_batch_tokens",
+            micro as u64,
+            train.batch_tokens as u64,
+        )?;
+    }
+    at.positive("lr", train.lr)?;
+    at.at_most("warmup", train.warmup, train.steps)?;
+    at.within("min_lr", train.min_lr, (0.0, 1.0))?;
+    at.within("decay", train.decay, (0.0, 1.0))?;
+    at.within("weight_decay", train.weight_decay, (0.0, f64::MAX))?;
+    for (index, beta) in train.betas.iter().enumerate() {
+        at.below_one(&format!("betas.{index}"), *beta)?;
+    }
+    at.positive("eps", train.eps)?;
+    at.positive("clip", train.clip)?;
+    at.at_least("checkpoint_every", train.checkpoint_every, 1)?;
+    at.at_least("keep", train.keep as u64, 1)?;
+    at.at_least("validation_rows", train.validation_rows, 1)?;
+    if 0 < train.validate_every && stage.validation <= 0.0 {
+        let finding = at.fail(
+            "validate_every",
+            "asks for a validation loss, but no documents are held out",
+        );
+        return Err(finding.hint("set `validation` of this stage, for example to 0.01"));
+    }
+    Ok(())
+}
+
+fn check_eval(recipe: &Recipe, eval: &Eval) -> Outcome {
+    let at = At("eval.".into());
+    let stages = [&recipe.pretrain, &recipe.finetune];
+    let trained = stages
+        .into_iter()
+        .flatten()
+        .any(|stage| stage.train.is_some());
+    if !trained && recipe.model.from.is_none() {
+        let finding = At(String::new()).fail("eval", "has no model: no stage has `train`");
+        return Err(finding.hint("add `train` to a stage, or take a model from `model.from`"));
+    }
+    if eval.tasks.is_empty() && eval.sample.is_none() {
+        return Err(at.fail("tasks", "is empty, and there is no `sample`"));
+    }
+    for (index, task) in eval.tasks.iter().enumerate() {
+        let earlier = eval.tasks.iter().take(index);
+        check_task(&at.inside(&format!("tasks.{index}")), task, earlier)?;
+    }
+    Ok(())
+}
+
+fn check_task<'a>(at: &At, task: &Task, mut earlier: impl Iterator<Item = &'a Task>) -> Outcome {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if task.name.is_empty() || task.name.starts_with('.') || !task.name.chars().all(plain) {
+        let finding = at.fail(
+            "name",
+            format!("is `{}`, which cannot name a file", task.name),
+        );
+        return Err(finding.hint("use letters, digits, `-`, `_` and `.`"));
+    }
+    if earlier.any(|other| other.name == task.name) {
+        return Err(at.fail(
+            "name",
+            format!("is `{}`, as that of an earlier task", task.name),
+        ));
+    }
+    check_sources(at, &task.sources, Purpose::Finetune)?;
+    at.at_least("limit", task.limit, 1)?;
+    at.at_least("max_tokens", task.max_tokens as u64, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::recipe::Error;
+
+    const GOOD: &str = r#"
+        tokenizer = { train = { vocab_size = 300 } }
+        [pretrain]
+        sources = [{ path = "a.jsonl" }]
+        pause = { policy = "random", fraction = 0.1 }
+        pack = { seq_len = 64 }
+        validation = 0.1
+        train = { steps = 10, batch_tokens = 128, lr = 1e-3, warmup = 2, validate_every = 5 }
+        [finetune]
+        sources = [{ synthetic = { corpus = "questions", documents = 5 } }]
+        pause = { policy = "suffix", count = 10 }
+        pack = { seq_len = 64 }
+        [eval]
+        tasks = [{ name = "q", sources = [{ path = "q", prefix = "{q}", target = "{a}" }] }]
+    "#;
+
+    /// An override of [`GOOD`] and how the message about it begins.
+    const BROKEN: &[(&str, &str)] = &[
+        ("seed=9223372036854775808", "`seed` is larger"),
+        (
+            "tokenizer.train.vocab_size=255",
+            "`tokenizer.train.vocab_size` must be at least 256",
+        ),
+        (
+            "tokenizer.file=t.json",
+            "`tokenizer.file` and `train` exclude",
+        ),
+        ("tokenizer={}", "`tokenizer.train` is missing"),
+        (
+            "tokenizer.pad=<|end|>",
+            "`tokenizer.pad` is the same token as `tokenizer.end`",
+        ),
+        ("model.from=x", "`tokenizer` clashes with `model.from`"),
+        ("model.n_heads=3", "`model.d_model` is 128, no multiple"),
+        ("model.context=63", "`model.context` is 63, shorter"),
+        ("pretrain.sources=[]", "`pretrain.sources` is empty"),
+        (
+            "pretrain.sources.0.prefix=x",
+            "`pretrain.sources.0.prefix` is for finetuning",
+        ),
+        ("pretrain.sources=[{}]", "`pretrain.sources.0` has neither"),
+        (
+            "finetune.sources.0.path=x",
+            "`finetune.sources.0.path` and `synthetic` exclude",
+        ),
+        (
+            "finetune.sources=[{path='x'}]",
+            "`finetune.sources.0` needs both",
+        ),
+        (
+            "finetune.sources.0.synthetic.corpus=stories",
+            "`finetune.sources.0.synthetic.corpus` has no",
+        ),
+        (
+            "finetune.sources.0.synthetic.documents=0",
+            "`finetune.sources.0.synthetic.documents` must",
+        ),
+        (
+            "pretrain.validation=1",
+            "`pretrain.validation` must be at least 0 and less than 1",
+        ),
+        (
+            "pretrain.pack.seq_len=7",
+            "`pretrain.pack.seq_len` must be at least 8",
+        ),
+        (
+            "pretrain.pack.shard_tokens=63",
+            "`pretrain.pack.shard_tokens` must be at least 64",
+        ),
+        (
+            "pretrain.pack.shard_tokens=2147483648",
+            "`pretrain.pack.shard_tokens` must be at most",
+        ),
+        (
+            "pretrain.pause.fraction=nan",
+            "`pretrain.pause.fraction` must lie in 0 to 0.9",
+        ),
+        (
+            "pretrain.pause={policy='suffix',count=1}",
+            "`pretrain.pause.policy` is `suffix`",
+        ),
+        (
+            "finetune.pause.count=62",
+            "`finetune.pause.count` is 62: rows of 64 ids have room for 61",
+        ),
+        (
+            "finetune.pause.count=[]",
+            "`finetune.pause.count` is an empty list",
+        ),
+        (
+            "finetune.pause.count={min=3,max=2}",
+            "`finetune.pause.count` has `min` 3 above `max` 2",
+        ),
+        (
+            "pretrain.train.steps=0",
+            "`pretrain.train.steps` must be at least 1, found 0",
+        ),
+        (
+            "pretrain.train.batch_tokens=63",
+            "`pretrain.train.batch_tokens` must be at least 64",
+        ),
+        (
+            "pretrain.train.micro_batch_tokens=129",
+            "`pretrain.train.micro_batch_tokens` must be at most 128",
+        ),
+        (
+            "pretrain.train.lr=0",
+            "`pretrain.train.lr` must be a positive number",
+        ),
+        (
+            "pretrain.train.warmup=11",
+            "`pretrain.train.warmup` must be at most 10",
+        ),
+        (
+            "pretrain.train.betas=[0.9, 1.0]",
+            "`pretrain.train.betas.1` must be at least 0 and less",
+        ),
+        (
+            "pretrain.train.keep=0",
+            "`pretrain.train.keep` must be at least 1",
+        ),
+        (
+            "pretrain.validation=0",
+            "`pretrain.train.validate_every` asks for a validation loss",
+        ),
+        ("eval.tasks=[]", "`eval.tasks` is empty"),
+        ("eval.tasks.0.name=a/b", "`eval.tasks.0.name` is `a/b`"),
+        ("eval.tasks.0.sources.0.target=", "fine"),
+    ];
+
+    fn message(overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
+        match Recipe::parse(GOOD, Path::new("r.toml"), &overrides) {
+            Ok(_) => "fine".into(),
+            Err(Error::Invalid(diagnosis)) => diagnosis.message,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn every_rule_can_be_broken() {
+        assert_eq!(message(&[]), "fine");
+        for (setting, expected) in BROKEN {
+            let message = message(&[setting]);
+            assert!(message.starts_with(expected), "{setting}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_brings_its_own_tokenizer_and_shape() {
+        let recipe = |model: &str| {
+            let text = format!(
+                "model = {model}\n[finetune]\nsources = [{{ path = 'q', prefix = 'p', target = 't' }}]\npack = {{ seq_len = 64 }}"
+            );
+            Recipe::parse(&text, Path::new("r.toml"), &[]).map_err(|error| error.to_string())
+        };
+        recipe("{ from = '../a' }").unwrap();
+        let error = recipe("{ from = '../a', d_model = 64 }").unwrap_err();
+        assert!(
+            error.starts_with("`model.from` excludes every other key"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! The plan: a recipe with everything resolved, and where a run puts what it makes.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Error, Recipe, Stage, check};
+use crate::corpus::Source;
+use crate::digest::Digest;
+use crate::manifest;
+use crate::model::config;
+
+/// A recipe and where it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What is done.
+    pub recipe: Recipe,
+    /// The recipe's name: its file's, without the ending.
+    pub name: String,
+    /// The folder that holds everything the run makes.
+    pub out: PathBuf,
+    /// Where relative source paths start.
+    pub data_root: PathBuf,
+}
+
+/// The header of a resolved recipe.
+const RESOLVED: &str = "\
+# The recipe of this run with every default spelt out.
+# `pausedata run` takes it as it takes the original.
+";
+
+impl Plan {
+    /// Reads a recipe with its overrides and settles where it runs: `runs/<name>` and
+    /// the current folder, where `out` and `data_root` say nothing else.
+    pub fn read(
+        path: &Path,
+        overrides: &[String],
+        out: Option<PathBuf>,
+        data_root: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let recipe = Recipe::read(path, overrides)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let out = out.unwrap_or_else(|| Path::new("runs").join(name.as_ref()));
+        Self::resolve(recipe, &name, out, data_root.unwrap_or_else(|| ".".into()))
+    }
+
+    /// Settles where a recipe runs; one made without [`Recipe::read`] is checked here.
+    pub fn resolve(
+        recipe: Recipe,
+        name: &str,
+        out: PathBuf,
+        data_root: PathBuf,
+    ) -> Result<Self, Error> {
+        check::check(&recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))?;
+        Ok(Self {
+            recipe,
+            name: name.into(),
+            out,
+            data_root,
+        })
+    }
+
+    /// A stage of the recipe, where it has that stage.
+    pub fn stage(&self, stage: manifest::Stage) -> Option<&Stage> {
+        match stage {
+            manifest::Stage::Pretrain => self.recipe.pretrain.as_ref(),
+            manifest::Stage::Finetune => self.recipe.finetune.as_ref(),
+        }
+    }
+
+    /// The stages that the recipe has, in the order in which they run.
+    pub fn stages(&self) -> impl Iterator<Item = (manifest::Stage, &Stage)> {
+        [manifest::Stage::Pretrain, manifest::Stage::Finetune]
+            .into_iter()
+            .filter_map(|stage| Some((stage, self.stage(stage)?)))
+    }
+
+    /// The stage whose sources a tokenizer is trained on: the first.
+    pub fn tokenizer_stage(&self) -> Option<manifest::Stage> {
+        self.stages().next().map(|(stage, _)| stage)
+    }
+
+    /// The checkpoint or `train/*` folder that `model.from` names.
+    pub fn model_from(&self) -> Option<PathBuf> {
+        let from = self.recipe.model.from.as_ref()?;
+        Some(self.out.join(from))
+    }
+
+    /// The model's shape, once the tokenizer has decided the vocabulary.
+    ///
+    /// Meaningless with `model.from`, whose checkpoint holds the shape.
+    pub fn model(&self, vocab_size: usize) -> Result<config::Config, config::Error> {
+        let longest_row = self.recipe.longest_row();
+        self.recipe.model.resolve(vocab_size, longest_row)
+    }
+
+    /// The numbers of pauses to evaluate with: 0 and the recipe's, in rising order.
+    pub fn eval_pauses(&self) -> Vec<u32> {
+        let pauses = self.recipe.eval.iter().flat_map(|eval| &eval.pauses);
+        let mut pauses: Vec<u32> = [0].into_iter().chain(pauses.copied()).collect();
+        pauses.sort_unstable();
+        pauses.dedup();
+        pauses
+    }
+
+    /// The resolved recipe.
+    pub fn recipe_file(&self) -> PathBuf {
+        self.out.join("recipe.toml")
+    }
+
+    /// The dataset of a stage.
+    pub fn data_dir(&self, stage: manifest::Stage) -> PathBuf {
+        self.out.join("data").join(folder(stage))
+    }
+
+    /// What training a stage leaves behind.
+    pub fn train_dir(&self, stage: manifest::Stage) -> PathBuf {
+        self.out.join("train").join(folder(stage))
+    }
+
+    /// The checkpoints of a stage.
+    pub fn checkpoints_dir(&self, stage: manifest::Stage) -> PathBuf {
+        self.train_dir(stage).join("checkpoints")
+    }
+
+    /// The checkpoint after `step` steps.
+    pub fn checkpoint_dir(&self, stage: manifest::Stage, step: u64) -> PathBuf {
+        self.checkpoints_dir(stage).join(format!("step-{step:06}"))
+    }
+
+    /// Names the newest checkpoint of a stage.
+    pub fn latest_file(&self, stage: manifest::Stage) -> PathBuf {
+        self.train_dir(stage).join("latest")
+    }
+
+    /// The measurements of a stage's training, one JSON object a line.
+    pub fn metrics_file(&self, stage: manifest::Stage) -> PathBuf {
+        self.train_dir(stage).join("metrics.jsonl")
+    }
+
+    /// The results of the evaluation.
+    pub fn eval_dir(&self) -> PathBuf {
+        self.out.join("eval")
+    }
+
+    /// The recipe with every default spelt out, as TOML: equal recipes give equal text.
+    pub fn recipe_toml(&self) -> Result<String, Error> {
+        let recipe = toml::to_string_pretty(&self.recipe).map_err(Error::unwritable)?;
+        Ok(format!("{RESOLVED}\n{recipe}"))
+    }
+
+    /// The part of the recipe that decides the bytes of a stage's dataset.
+    ///
+    /// The input itself is not in it, nor where it lies: the manifest lists the files.
+    pub fn data_part(&self, stage: manifest::Stage) -> Result<Value, Error> {
+        let mut part = Part::default();
+        part.add("stage", &stage)?;
+        part.add("seed", &self.recipe.seed)?;
+        part.add("tokenizer", &self.recipe.tokenizer)?;
+        part.add("model_from", &self.recipe.model.from)?;
+        part.add("tokenizer_sources", &self.tokenizer_sources())?;
+        if let Some(stage) = self.stage(stage) {
+            part.add("sources", &stage.sources)?;
+            part.add("pause", &stage.pause)?;
+            part.add("pack", &stage.pack)?;
+            part.add("validation", &stage.validation)?;
+        }
+        Ok(part.value())
+    }
+
+    /// The part of the recipe that, with the dataset and the weights at its start,
+    /// decides the weights after a stage's training.
+    pub fn training_part(&self, stage: manifest::Stage) -> Result<Value, Error> {
+        let mut part = Part::default();
+        part.add("stage", &stage)?;
+        part.add("seed", &self.recipe.seed)?;
+        part.add("model", &self.recipe.model)?;
+        part.add("longest_row", &self.recipe.longest_row())?;
+        let train = self.stage(stage).and_then(|stage| stage.train.as_ref());
+        let mut train = serde_json::to_value(train).map_err(Error::unwritable)?;
+        if let Some(train) = train.as_object_mut() {
+            // How often a run looks and saves may change between two starts of it.
+            for key in [
+                "checkpoint_every",
+                "keep",
+                "validate_every",
+                "validation_rows",
+            ] {
+                train.shift_remove(key);
+            }
+        }
+        part.add("train", &train)?;
+        Ok(part.value())
+    }
+
+    /// The sources that a trained tokenizer has seen.
+    fn tokenizer_sources(&self) -> Option<&[Source]> {
+        self.recipe.tokenizer.as_ref()?.train.as_ref()?;
+        let stage = self.stage(self.tokenizer_stage()?)?;
+        Some(&stage.sources)
+    }
+}
+
+/// The digest of a part: parts differ where digests differ.
+pub fn fingerprint(part: &Value) -> Digest {
+    Digest::of(part.to_string().as_bytes())
+}
+
+fn folder(stage: manifest::Stage) -> &'static str {
+    match stage {
+        manifest::Stage::Pretrain => "pretrain",
+        manifest::Stage::Finetune => "finetune",
+    }
+}
+
+/// A JSON object whose keys keep their order.
+#[derive(Default)]
+struct Part(Map<String, Value>);
+
+impl Part {
+    fn add(&mut self, key: &str, value: &impl Serialize) -> Result<(), Error> {
+        let value = serde_json::to_value(value).map_err(Error::unwritable)?;
+        if !value.is_null() {
+            self.0.insert(key.into(), value);
+        }
+        Ok(())
+    }
+
+    fn value(self) -> Value {
+        Value::Object(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifest::Stage::{Finetune, Pretrain};
+
+    use super::*;
+
+    const RECIPE: &str = r#"
+        tokenizer = { train = { vocab_size = 300 } }
+        [pretrain]
+        sources = [{ path = "a/*.jsonl", text = "body" }, { synthetic = { corpus = "stories", documents = 9 } }]
+        pause = { policy = "random", fraction = 0.1, law = "iid-gaps" }
+        pack = { seq_len = 64 }
+        train = { steps = 10, batch_tokens = 128, lr = 1e-3, schedule = "wsd" }
+        [finetune]
+        sources = [{ path = "q.jsonl", prefix = "{q}\nA:", target = " {a}" }]
+        pause = { policy = "suffix", count = { min = 0, max = 4 } }
+        pack = { seq_len = 96 }
+        [eval]
+        pauses = [8, 4, 4]
+        sample = "Once"
+    "#;
+
+    fn plan(overrides: &[&str]) -> Plan {
+        let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
+        let recipe = Recipe::parse(RECIPE, Path::new("r.toml"), &overrides).unwrap();
+        Plan::resolve(recipe, "r", "runs/r".into(), ".".into()).unwrap()
+    }
+
+    #[test]
+    fn the_resolved_recipe_is_the_recipe() {
+        let plan = plan(&[]);
+        let text = plan.recipe_toml().unwrap();
+        let again = Recipe::parse(&text, Path::new("recipe.toml"), &[]).unwrap();
+        assert_eq!(again, plan.recipe);
+        let again = Plan::resolve(again, "r", "elsewhere".into(), "/data".into()).unwrap();
+        assert_eq!(again.recipe_toml().unwrap(), text);
+    }
+
+    #[test]
+    fn the_layout_is_the_one_that_users_are_told() {
+        let plan = plan(&[]);
+        let shown = [
+            plan.recipe_file(),
+            plan.data_dir(Pretrain),
+            plan.checkpoint_dir(Finetune, 100),
+            plan.latest_file(Finetune),
+            plan.metrics_file(Pretrain),
+            plan.eval_dir(),
+        ];
+        let expected = [
+            "runs/r/recipe.toml",
+            "runs/r/data/pretrain",
+            "runs/r/train/finetune/checkpoints/step-000100",
+            "runs/r/train/finetune/latest",
+            "runs/r/train/pretrain/metrics.jsonl",
+            "runs/r/eval",
+        ];
+        assert_eq!(shown, expected.map(PathBuf::from));
+        assert_eq!(plan.eval_pauses(), [0, 4, 8]);
+        assert_eq!(plan.model(303).unwrap().context, 96);
+    }
+
+    #[test]
+    fn parts_change_with_what_they_decide_and_with_nothing_else() {
+        let prints = |overrides: &[&str]| {
+            let plan = plan(overrides);
+            [
+                plan.data_part(Pretrain),
+                plan.data_part(Finetune),
+                plan.training_part(Pretrain),
+            ]
+            .map(|part| fingerprint(&part.unwrap()))
+        };
+        let base = prints(&[]);
+        let changed = |overrides: &[&str]| {
+            let pairs = prints(overrides).into_iter().zip(base);
+            pairs.map(|(now, then)| now != then).collect::<Vec<_>>()
+        };
+        assert_eq!(changed(&["pretrain.train.keep=7"]), [false; 3]);
+        assert_eq!(changed(&["eval.pauses=[1]"]), [false; 3]);
+        assert_eq!(changed(&["seed=2"]), [true; 3]);
+        assert_eq!(changed(&["pretrain.train.lr=0.5"]), [false, false, true]);
+        assert_eq!(changed(&["finetune.pause.count=3"]), [false, true, false]);
+        // The tokenizer is trained on the pretraining text, so finetuning ids follow it.
+        assert_eq!(changed(&["pretrain.sources.0.text=t"]), [true, true, false]);
+        assert_eq!(
+            changed(&["tokenizer.train.vocab_size=400"]),
+            [true, true, false]
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! The datasets of a recipe: its tokenizer, then each stage.
+
+use std::path::{Path, PathBuf};
+
+use crate::manifest::Stage;
+use crate::prepare::{self, Job, Outcome, Partition, Survey};
+use crate::progress::{Progress, Stop};
+use crate::recipe::{self, plan::Plan};
+use crate::tokenize::{self, Tokenizer};
+use crate::{fs, verify};
+
+/// Why datasets could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// The recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] recipe::Error),
+    /// The tokenizer is wrong.
+    #[error(transparent)]
+    Tokenize(#[from] tokenize::Error),
+    /// A dataset could not be made.
+    #[error("cannot prepare [{}]", prepare::stage_name(*stage))]
+    Prepare {
+        /// Which.
+        stage: Stage,
+        /// Why.
+        #[source]
+        source: prepare::Error,
+    },
+    /// The recipe names no tokenizer.
+    #[error("the recipe has neither [tokenizer] nor `model.from`, whose tokenizer would serve")]
+    NoTokenizer,
+    /// The checkpoint that should bring the tokenizer has none.
+    #[error("`model.from` names `{}`, which holds no checkpoint", path.display())]
+    NoCheckpoint {
+        /// What was looked at.
+        path: PathBuf,
+    },
+    /// A dataset did not pass its proof.
+    #[error("the dataset `{}` fails {failed} of its checks", folder.display())]
+    Unproved {
+        /// The dataset.
+        folder: PathBuf,
+        /// How many checks fail.
+        failed: usize,
+    },
+    /// The proof could not be attempted.
+    #[error(transparent)]
+    Verify(#[from] verify::Error),
+}
+
+/// What to prepare.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// One stage, or both.
+    pub only: Option<Stage>,
+    /// Which units.
+    pub partition: Partition,
+}
+
+impl Scope {
+    /// Everything.
+    pub const WHOLE: Self = Self { only: None, partition: Partition::WHOLE };
+
+    fn includes(self, stage: Stage) -> bool {
+        self.only.is_none_or(|only| only == stage)
+    }
+}
+
+/// Makes the datasets of a recipe; writes the resolved recipe beside them.
+pub fn prepare(
+    plan: &Plan,
+    scope: Scope,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Vec<(Stage, Outcome)>, Error> {
+    fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
+    let tokenizer = tokenizer(plan, progress)?;
+    let mut outcomes = Vec::new();
+    for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
+        let part = plan.data_part(stage)?;
+        let job = Job {
+            stage,
+            folder: &plan.data_dir(stage),
+            data_root: &plan.data_root,
+            seed: plan.recipe.seed,
+            part: &part,
+            recipe,
+            tokenizer: &tokenizer,
+            partition: scope.partition,
+        };
+        let outcome = prepare::run(&job, progress, stop);
+        outcomes.push((stage, outcome.map_err(|source| Error::Prepare { stage, source })?));
+    }
+    Ok(outcomes)
+}
+
+/// What [`prepare`] would read, without reading it.
+pub fn survey(plan: &Plan, scope: Scope) -> Result<Vec<(Stage, Survey)>, Error> {
+    let stages = plan.stages().filter(|(stage, _)| scope.includes(*stage));
+    stages
+        .map(|(stage, recipe)| {
+            let survey = prepare::survey(stage, recipe, &plan.data_root);
+            Ok((stage, survey.map_err(|source| Error::Prepare { stage, source })?))
+        })
+        .collect()
+}
+
+/// Proves the datasets of a recipe; the first that fails is an error.
+pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize, Error> {
+    let mut passed = 0;
+    for (stage, _) in plan.stages() {
+        let folder = plan.data_dir(stage);
+        let sources = verify::Sources::At(Some(plan.data_root.clone()));
+        let report = verify::run(&folder, &sources, progress, stop)?;
+        match report.failed() {
+            0 => passed += report.passed(),
+            failed => return Err(Error::Unproved { folder, failed }),
+        }
+    }
+    Ok(passed)
+}
+
+/// The tokenizer of a recipe: its checkpoint's, its file, or one trained on its sources.
+pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
+    if let Some(from) = plan.model_from() {
+        let file = checkpoint_folder(&from)?.join("tokenizer.json");
+        let config = plan.recipe.tokenizer.clone().unwrap_or_default();
+        return Ok(Tokenizer::from_file(&file, &config)?);
+    }
+    let config = plan.recipe.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
+    match (&config.file, plan.stages().next()) {
+        (Some(file), _) => Ok(Tokenizer::from_file(&plan.data_root.join(file), config)?),
+        (None, Some((stage, recipe))) => {
+            let folder = plan.out.join("data");
+            prepare::tokenizer::train(&folder, config, (stage, recipe), &plan.data_root, progress)
+                .map_err(|source| Error::Prepare { stage, source })
+        }
+        (None, None) => Err(Error::NoTokenizer),
+    }
+}
+
+/// The checkpoint that a path means: itself, or the newest of a `train/*` folder.
+pub fn checkpoint_folder(path: &Path) -> Result<PathBuf, Error> {
+    if path.join("model.safetensors").is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let missing = || Error::NoCheckpoint { path: path.to_path_buf() };
+    let latest = fs::read_text(&path.join("latest")).map_err(|_| missing())?;
+    let folder = path.join("checkpoints").join(latest.trim());
+    if folder.join("model.safetensors").is_file() { Ok(folder) } else { Err(missing()) }
+}

@@ -1,0 +1,385 @@
+//! The text: every document decodes to what it was.
+//!
+//! Without pauses the rows of a split are one stream; it is cut at the
+//! end-of-document ids, decoded, and compared with the checksum stored for each
+//! document and, where the sources are at hand, with the originals byte for byte.
+
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::{Error, Report, Sources, chain, origin};
+use crate::corpus::{self, Corpus};
+use crate::dataset::Dataset;
+use crate::document::{Document, DocumentId, Text};
+use crate::manifest::{Split, Stage};
+use crate::pause::{self, Overflow, Policy};
+use crate::prepare::encode::{self, Ids};
+use crate::prepare::purpose;
+use crate::progress::{Progress, Stop, Unit};
+use crate::shard::DocumentRecord;
+use crate::token::TokenId;
+use crate::tokenize::Tokenizer;
+
+/// Documents that are decoded in parallel at a time.
+const CHUNK: usize = 2048;
+
+/// The sources that the dataset was made from, if they still are what they were.
+pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Option<Corpus> {
+    let name = "the sources are at hand";
+    let data_root = match sources {
+        Sources::Ignored => return None,
+        Sources::At(Some(root)) => root.clone(),
+        Sources::At(None) => origin(&dataset.folder).unwrap_or_else(|| PathBuf::from(".")),
+    };
+    let manifest = &dataset.manifest;
+    let listed = serde_json::from_value(manifest.recipe["sources"].clone());
+    let found = listed.map_err(|error| error.to_string()).and_then(|listed: Vec<corpus::Source>| {
+        Corpus::resolve(&listed, &data_root, purpose(manifest.stage)).map_err(|error| chain(&error))
+    });
+    let corpus = found.and_then(|corpus| {
+        let now = corpus.files.iter().map(|file| (&file.name, file.bytes));
+        let then = manifest.corpus.iter().map(|file| (&file.name, file.bytes));
+        match now.clone().zip(then.clone()).find(|(now, then)| now != then) {
+            _ if now.len() != then.len() => {
+                Err(format!("{} files, but the dataset was made from {}", now.len(), then.len()))
+            }
+            Some(((name, bytes), (_, was))) => {
+                Err(format!("`{name}` has {bytes} bytes, but had {was} when it was prepared"))
+            }
+            None => Ok(corpus),
+        }
+    });
+    let hint = "; pass --data-root, or --no-sources to prove the text by checksums alone";
+    let detail = |corpus: &Corpus| format!("{} files under `{}`", corpus.files.len(), data_root.display());
+    report.check(name, None, found_or(&corpus, detail, hint));
+    corpus.ok()
+}
+
+fn found_or(
+    corpus: &Result<Corpus, String>,
+    detail: impl Fn(&Corpus) -> String,
+    hint: &str,
+) -> Result<String, String> {
+    match corpus {
+        Ok(corpus) => Ok(detail(corpus)),
+        Err(error) => Err(format!("{error}{hint}")),
+    }
+}
+
+/// Compares every document.
+pub fn check(
+    dataset: &Dataset,
+    corpus: Option<&Corpus>,
+    progress: &dyn Progress,
+    stop: &Stop,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let name = "documents decode to their text";
+    let tokenizer = match dataset.tokenizer() {
+        Ok(tokenizer) => tokenizer,
+        Err(error) => {
+            report.check(name, Some("tokenizer.json"), Err(chain(&error)));
+            return Ok(());
+        }
+    };
+    if drops_text(dataset) {
+        let why = "text was dropped by `overflow = \"drop\"`: rows are proved, documents are not whole";
+        report.check(name, None, Ok(why.into()));
+        return Ok(());
+    }
+    let total = dataset.manifest.ledger.kept;
+    progress.start("verify text", Some(total), Unit::Documents);
+    let mut proof = Proof { tokenizer: &tokenizer, stage: dataset.manifest.stage, tally: Tally::default() };
+    let mut originals = corpus.map(|corpus| Originals::new(corpus, dataset));
+    let result = proof.run(dataset, originals.as_mut(), progress, stop);
+    progress.finish();
+    let result = match result {
+        Err(Wrong::Stopped) => return Err(Error::Stopped),
+        Err(Wrong::Text(reason)) => Err(reason),
+        Ok(()) => Ok(proof.tally.to_string()),
+    };
+    report.check(name, None, result);
+    Ok(())
+}
+
+fn drops_text(dataset: &Dataset) -> bool {
+    matches!(dataset.manifest.pause, Policy::Random { overflow: Overflow::Drop, .. })
+}
+
+enum Wrong {
+    Stopped,
+    Text(String),
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self::Text(reason)
+    }
+}
+
+/// How documents were proved.
+#[derive(Default)]
+struct Tally {
+    originals: u64,
+    checksums: u64,
+    encoded_again: u64,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} equal the originals byte for byte", self.originals)?;
+        if 0 < self.checksums {
+            write!(f, ", {} proved by checksum alone", self.checksums)?;
+        }
+        if 0 < self.encoded_again {
+            write!(
+                f,
+                "; the tokenizer does not give back the text of {} documents, whose ids were proved by encoding again",
+                self.encoded_again
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A document as the shards hold it.
+struct Held {
+    record: DocumentRecord,
+    ids: Ids,
+}
+
+struct Proof<'a> {
+    tokenizer: &'a Tokenizer,
+    stage: Stage,
+    tally: Tally,
+}
+
+impl Proof<'_> {
+    fn run(
+        &mut self,
+        dataset: &Dataset,
+        mut originals: Option<&mut Originals>,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<(), Wrong> {
+        for split in [Split::Train, Split::Validation] {
+            if let Some(originals) = originals.as_deref_mut() {
+                originals.start(split);
+            }
+            let mut held = held_documents(dataset, split, self.stage, self.tokenizer.reserved().end);
+            loop {
+                if stop.requested() {
+                    return Err(Wrong::Stopped);
+                }
+                let chunk = held.by_ref().take(CHUNK).collect::<Result<Vec<_>, String>>()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                let texts = match originals.as_deref_mut() {
+                    None => chunk.iter().map(|_| Ok(None)).collect(),
+                    Some(originals) => chunk
+                        .iter()
+                        .map(|held| originals.find(held.record.id).map(Some))
+                        .collect::<Result<Vec<_>, String>>(),
+                }?;
+                self.prove(&chunk, &texts)?;
+                progress.advance(chunk.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    fn prove(&mut self, chunk: &[Held], texts: &[Option<Text>]) -> Result<(), String> {
+        let results: Vec<Result<Proved, String>> = chunk
+            .par_iter()
+            .zip(texts)
+            .map(|(held, text)| prove_one(held, text.as_ref(), self.tokenizer))
+            .collect();
+        for result in results {
+            match result? {
+                Proved::Original => self.tally.originals += 1,
+                Proved::Checksum => self.tally.checksums += 1,
+                Proved::EncodedAgain => self.tally.encoded_again += 1,
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Proved {
+    Original,
+    Checksum,
+    EncodedAgain,
+}
+
+fn prove_one(held: &Held, original: Option<&Text>, tokenizer: &Tokenizer) -> Result<Proved, String> {
+    let id = held.record.id;
+    let at = format!("document {} of file {}", id.row + 1, id.file);
+    let decode = |ids: &[TokenId]| tokenizer.decode(ids).map_err(|error| chain(&error));
+    let decoded = match &held.ids {
+        Ids::Plain(ids) => Text::Plain(decode(ids)?),
+        Ids::Example { prefix, target } => {
+            Text::Example { prefix: decode(prefix)?, target: decode(target)? }
+        }
+    };
+    if let Some(original) = original
+        && encode::text_checksum(original) != held.record.checksum
+    {
+        return Err(format!("{at}: the source no longer holds the text that was prepared"));
+    }
+    match original {
+        Some(original) if *original == decoded => Ok(Proved::Original),
+        Some(original) => {
+            let again = encode_again(original, tokenizer)?;
+            if again == held.ids { Ok(Proved::EncodedAgain) } else { Err(differs(&at, original, &decoded)) }
+        }
+        None if encode::text_checksum(&decoded) == held.record.checksum => Ok(Proved::Checksum),
+        None => Err(format!("{at}: the decoded text does not have the stored checksum")),
+    }
+}
+
+fn encode_again(text: &Text, tokenizer: &Tokenizer) -> Result<Ids, String> {
+    let ids = |text: &str| {
+        let mut ids = Vec::new();
+        tokenizer.encode(text, &mut ids).map(|()| ids).map_err(|error| chain(&error))
+    };
+    Ok(match text {
+        Text::Plain(text) => Ids::Plain(ids(text)?),
+        Text::Example { prefix, target } => Ids::Example { prefix: ids(prefix)?, target: ids(target)? },
+    })
+}
+
+fn differs(at: &str, original: &Text, decoded: &Text) -> String {
+    let flat = |text: &Text| match text {
+        Text::Plain(text) => text.clone(),
+        Text::Example { prefix, target } => format!("{prefix}{target}"),
+    };
+    let (original, decoded) = (flat(original), flat(decoded));
+    let same = original.bytes().zip(decoded.bytes()).take_while(|(a, b)| a == b).count();
+    let near = |text: &str| String::from_utf8_lossy(text.as_bytes().get(same..).unwrap_or_default())
+        .chars().take(24).collect::<String>();
+    format!("{at}: differs from its source at byte {same}: {:?} became {:?}", near(&original), near(&decoded))
+}
+
+/// The documents of one split, cut out of its rows again.
+fn held_documents(
+    dataset: &Dataset,
+    split: Split,
+    stage: Stage,
+    end: TokenId,
+) -> Box<dyn Iterator<Item = Result<Held, String>> + '_> {
+    let pause = dataset.manifest.tokenizer.reserved.pause;
+    let rows = dataset.shards(split).iter().flat_map(move |shard| {
+        (0..shard.rows()).map(move |index| shard.row(index).map_err(|error| chain(&error)))
+    });
+    let records = dataset.shards(split).iter().flat_map(|shard| match shard.documents() {
+        Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(chain(&error))],
+    });
+    let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match stage {
+        Stage::Pretrain => {
+            let rows = rows.map(move |row| row.map(|row| pause::strip(&row.ids, pause)));
+            Box::new(Cut { rows: Box::new(rows), end, row: Vec::new().into_iter() })
+        }
+        Stage::Finetune => Box::new(rows.map(move |row| {
+            let row = row?;
+            let mut ids = pause::strip(&row.ids, pause);
+            if ids.pop() != Some(end) {
+                return Err("a row does not close with the end-of-document id".into());
+            }
+            let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
+            let target = ids.split_off(prefix.min(ids.len()));
+            Ok(Ids::Example { prefix: ids, target })
+        })),
+    };
+    Box::new(Paired { records: Box::new(records), ids })
+}
+
+/// Cuts a stream of rows at the end-of-document ids.
+struct Cut<'a> {
+    rows: Box<dyn Iterator<Item = Result<Vec<TokenId>, String>> + 'a>,
+    end: TokenId,
+    row: std::vec::IntoIter<TokenId>,
+}
+
+impl Iterator for Cut<'_> {
+    type Item = Result<Ids, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut document = Vec::new();
+        loop {
+            for id in self.row.by_ref() {
+                if id == self.end {
+                    return Some(Ok(Ids::Plain(document)));
+                }
+                document.push(id);
+            }
+            match self.rows.next() {
+                Some(Ok(row)) => self.row = row.into_iter(),
+                Some(Err(error)) => return Some(Err(error)),
+                None if document.is_empty() => return None,
+                None => return Some(Err("the last document has no end".into())),
+            }
+        }
+    }
+}
+
+/// Joins documents with their records; one without the other is an error.
+struct Paired<'a> {
+    records: Box<dyn Iterator<Item = Result<DocumentRecord, String>> + 'a>,
+    ids: Box<dyn Iterator<Item = Result<Ids, String>> + 'a>,
+}
+
+impl Iterator for Paired<'_> {
+    type Item = Result<Held, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match (self.records.next(), self.ids.next()) {
+            (None, None) => None,
+            (Some(Ok(record)), Some(Ok(ids))) => Some(Ok(Held { record, ids })),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error)),
+            (Some(_), None) => Some(Err("the index lists more documents than the rows hold".into())),
+            (None, Some(_)) => Some(Err("the rows hold more documents than the index lists".into())),
+        }
+    }
+}
+
+/// The sources, read once a split in step with the shards.
+struct Originals<'a> {
+    corpus: &'a Corpus,
+    validation: f64,
+    split: Split,
+    documents: Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>,
+}
+
+impl<'a> Originals<'a> {
+    fn new(corpus: &'a Corpus, dataset: &Dataset) -> Self {
+        let validation = dataset.manifest.recipe["validation"].as_f64().unwrap_or(0.0);
+        let documents = Box::new(std::iter::empty());
+        Self { corpus, validation, split: Split::Train, documents }
+    }
+
+    fn start(&mut self, split: Split) {
+        self.split = split;
+        self.documents = Box::new(self.corpus.documents(0..self.corpus.files.len()));
+    }
+
+    /// The text of a document; those passed over must have been dropped or held out.
+    fn find(&mut self, id: DocumentId) -> Result<Text, String> {
+        for document in self.documents.by_ref() {
+            let document = document.map_err(|error| chain(&error))?;
+            if document.id == id {
+                let checksum = encode::text_checksum(&document.text);
+                if encode::split(checksum, self.validation) != self.split {
+                    return Err(format!("document {} of file {} is in the wrong split", id.row + 1, id.file));
+                }
+                return Ok(document.text);
+            }
+            if id < document.id {
+                break;
+            }
+        }
+        Err(format!("document {} of file {} is not in the sources", id.row + 1, id.file))
+    }
+}

@@ -1,0 +1,123 @@
+//! `verify` names the file that is damaged, and everything else refuses it.
+
+use std::path::Path;
+
+use super::sandbox::{Said, Sandbox, files};
+
+fn verify(sandbox: &Sandbox, dataset: &str) -> Said {
+    sandbox.run(&format!("verify {dataset}"))
+}
+
+/// The name of a file as `verify` prints it.
+fn shown(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_flipped_byte_in_any_file_is_found_and_named() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    for dataset in ["out/data/pretrain", "out/data/finetune"] {
+        for path in files(&sandbox.path(dataset)) {
+            if path.ends_with("origin.json") {
+                continue; // Only where the sources lay; no part of the dataset.
+            }
+            let intact = std::fs::read(&path).unwrap();
+            for at in [0, intact.len() / 3, intact.len() - 1] {
+                let mut damaged = intact.clone();
+                damaged[at] ^= 0x10;
+                std::fs::write(&path, &damaged).unwrap();
+                let said = verify(&sandbox, dataset);
+                let context = format!("byte {at} of {}:\n{}{}", path.display(), said.out, said.err);
+                assert_eq!(said.code, Some(1), "{context}");
+                assert!(said.out.contains(&shown(&path)), "not named: {context}");
+            }
+            std::fs::write(&path, &intact).unwrap();
+        }
+        assert_eq!(verify(&sandbox, dataset).code, Some(0));
+    }
+}
+
+#[test]
+fn a_missing_a_swapped_and_a_strange_shard_are_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    let dataset = "out/data/pretrain";
+    let shards: Vec<_> = files(&sandbox.path(dataset).join("shards"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "bin"))
+        .filter(|path| shown(path).starts_with("train"))
+        .collect();
+    assert!(2 <= shards.len(), "one shard proves nothing");
+    let (first, second) = (&shards[0], &shards[1]);
+    let aside = sandbox.path("aside");
+
+    std::fs::rename(first, &aside).unwrap();
+    let said = verify(&sandbox, dataset);
+    assert!(said.code == Some(1) && said.out.contains(&shown(first)), "{}", said.out);
+
+    std::fs::rename(second, first).unwrap();
+    std::fs::rename(&aside, second).unwrap();
+    let said = verify(&sandbox, dataset);
+    assert!(said.code == Some(1) && said.out.contains(&shown(first)), "{}", said.out);
+    assert!(said.out.contains(&shown(second)), "{}", said.out);
+
+    std::fs::rename(first, &aside).unwrap();
+    std::fs::rename(second, first).unwrap();
+    std::fs::copy(&aside, second).unwrap();
+    assert_eq!(verify(&sandbox, dataset).code, Some(0));
+
+    let stranger = second.with_file_name("train-99999-000.bin");
+    std::fs::copy(second, &stranger).unwrap();
+    let said = verify(&sandbox, dataset);
+    assert!(said.code == Some(1) && said.out.contains("train-99999-000.bin"), "{}", said.out);
+}
+
+#[test]
+fn an_edited_manifest_is_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    let name = "out/data/pretrain/manifest.json";
+    let manifest = sandbox.read(name);
+    let edited = manifest.replacen("\"seed\": 7", "\"seed\": 8", 1);
+    assert_ne!(manifest, edited);
+    sandbox.write(name, &edited);
+    let said = verify(&sandbox, "out/data/pretrain");
+    assert!(said.code == Some(1) && said.out.contains("manifest.json"), "{}", said.out);
+    let said = sandbox.run("stats out/data/pretrain");
+    assert!(said.code == Some(3) && said.err.contains("manifest.json"), "{}", said.err);
+}
+
+#[test]
+fn another_tokenizer_is_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    sandbox.ok("prepare recipe.toml --out other --set tokenizer.train.vocab_size=300");
+    let name = "data/pretrain/tokenizer.json";
+    std::fs::copy(sandbox.path("other").join(name), sandbox.path("out").join(name)).unwrap();
+    let said = verify(&sandbox, "out/data/pretrain");
+    assert!(said.code == Some(1) && said.out.contains("tokenizer.json"), "{}", said.out);
+}
+
+#[test]
+fn an_unsealed_dataset_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    std::fs::remove_file(sandbox.path("out/data/pretrain/manifest.json")).unwrap();
+    let said = verify(&sandbox, "out/data/pretrain");
+    assert!(said.code == Some(1) && said.out.contains("manifest.json"), "{}", said.out);
+    let said = sandbox.run("inspect out/data/pretrain");
+    assert!(said.code == Some(3) && said.err.contains("hint:"), "{}", said.err);
+}
+
+#[test]
+fn changed_sources_are_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out");
+    let text = sandbox.read("text/3.jsonl");
+    sandbox.write("text/3.jsonl", &text.replacen("stones", "storks", 1));
+    let said = verify(&sandbox, "out/data/pretrain");
+    assert!(said.code == Some(1) && said.out.contains("no longer holds the text"), "{}", said.out);
+    let said = sandbox.run("verify out/data/pretrain --no-sources");
+    assert_eq!(said.code, Some(0), "{}", said.out);
+}
