@@ -184,4 +184,45 @@ mod tests {
             );
         }
     }
+
+    /// The words of an example up to a remark, a pipe or a redirection.
+    fn words(example: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in example.split("    ").next().unwrap().chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                _ => words.last_mut().unwrap().push(c),
+            }
+        }
+        let shell = |word: &String| ["|", ">", "<"].contains(&word.as_str());
+        words.into_iter().take_while(|word| !shell(word)).collect()
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        let mut texts = vec![EXAMPLES.to_string()];
+        for command in Cli::command().get_subcommands() {
+            texts.extend(command.get_after_help().map(ToString::to_string));
+        }
+        let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim);
+        let examples: Vec<_> = lines
+            .filter(|line| line.starts_with("pausedata "))
+            .collect();
+        assert!(20 < examples.len());
+        for example in examples {
+            let cli = Cli::try_parse_from(words(example));
+            let cli = cli.unwrap_or_else(|error| panic!("{example}: {error}"));
+            let recipe = match &cli.command {
+                Command::Run(args) => &args.recipe,
+                Command::Prepare(args) => &args.recipe,
+                Command::Train(args) => &args.recipe,
+                Command::Eval(args) => &args.recipe,
+                _ => continue,
+            };
+            recipe
+                .plan()
+                .unwrap_or_else(|failure| panic!("{example}: {failure:?}"));
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::values::Device;
 #[command(after_help = "\
 Examples:
   pausedata run pipelines/quickstart.toml
-  pausedata run pipelines/novels.toml --data-root ~/corpora --set pretrain.train.steps=20
+  pausedata run pipelines/novels.toml --data-root ~/corpora --set pretrain.train.steps=200
   pausedata run pipelines/quickstart.toml --out /tmp/m50 --set finetune.pause.count=50
   pausedata run pipelines/quickstart.toml --dry-run")]
 pub struct Args {

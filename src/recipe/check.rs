@@ -316,11 +316,6 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     at.at_least("batch_tokens", train.batch_tokens as u64, seq_len)?;
     if let Some(micro) = train.micro_batch_tokens {
         at.at_least("micro_batch_tokens", micro as u64, seq_len)?;
-        at.at_most(
-            "micro_batch_tokens",
-            micro as u64,
-            train.batch_tokens as u64,
-        )?;
     }
     at.positive("lr", train.lr)?;
     at.at_most("warmup", train.warmup, train.steps)?;
@@ -495,8 +490,8 @@ mod tests {
             "`pretrain.train.batch_tokens` must be at least 64",
         ),
         (
-            "pretrain.train.micro_batch_tokens=129",
-            "`pretrain.train.micro_batch_tokens` must be at most 128",
+            "pretrain.train.micro_batch_tokens=63",
+            "`pretrain.train.micro_batch_tokens` must be at least 64",
         ),
         (
             "pretrain.train.lr=0",

@@ -83,7 +83,7 @@ pub struct Train {
     pub steps: u64,
     /// Positions a step: `batch_tokens / seq_len` rows make one global batch.
     pub batch_tokens: usize,
-    /// Positions of one forward pass; a step accumulates as many as it needs.
+    /// Positions of one forward pass, at most; a step accumulates as many passes as it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// The highest learning rate.

@@ -1,1 +1,488 @@
-//! TODO
+//! Training: global batches from the loader, one optimizer step each.
+//!
+//! A run resumes by itself from its newest checkpoint, and continues as if it
+//! had never stopped: the same losses and the same weights, bit for bit.
+
+pub mod checkpoint;
+pub mod fingerprint;
+pub mod optimizer;
+pub mod record;
+pub mod schedule;
+pub mod step;
+pub mod validation;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::dataset::{self, Dataset};
+use crate::digest::Digest;
+use crate::fs;
+use crate::loader::{self, GlobalBatch, Loader, Order};
+use crate::manifest::{Split, Stage, TOKENIZER_FILE};
+use crate::model::config::Config;
+use crate::model::{Device, Model, hub};
+use crate::progress::{Progress, Stop, Unit};
+use crate::recipe::Train;
+use crate::rng::Key;
+use crate::tokenize;
+use crate::train::checkpoint::{Checkpoint, State, Store};
+use crate::train::fingerprint::Fingerprint;
+use crate::train::optimizer::Optimizer;
+use crate::train::record::{Line, Log, Totals};
+use crate::train::step::{Learner, NonFinite, Report};
+
+/// Global batches that are made ready while a step computes.
+const PREFETCHED: usize = 4;
+
+/// Keys of `train` that may change between a run and one that continues it:
+/// they decide what is written, not what is computed. All others may not, and
+/// `steps` least of all, because the schedule ends with it.
+const FREE: [&str; 4] = ["checkpoint_every", "keep", "validate_every", "validation_rows"];
+
+/// What to train, on what, and where.
+pub struct Job {
+    /// The training folder; a run that was started in it is continued.
+    pub folder: PathBuf,
+    /// The rows, and their tokenizer.
+    pub dataset: Arc<Dataset>,
+    /// The model's shape.
+    pub config: Config,
+    /// The weights to start from.
+    pub start: Start,
+    /// How.
+    pub train: Train,
+    /// Decides the order of rows, and the weights of a fresh start.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// The weights to start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Random weights.
+    Fresh,
+    /// Those of a checkpoint, or of a training folder's newest.
+    From(PathBuf),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// Somebody asked to stop; the run is saved and can be continued.
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Training that failed. What was saved before is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The run that stands in the folder is another one.
+    #[error(
+        "cannot continue `{}`: {}{}",
+        checkpoint.display(),
+        differences.first().map(ToString::to_string).unwrap_or_default(),
+        and_more(differences.len())
+    )]
+    AnotherRun {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What differs; at least one part.
+        differences: Vec<fingerprint::Difference>,
+    },
+    /// The numbers left the range of numbers.
+    #[error("step {step} failed on global batch {batch} (rows {rows})")]
+    NonFinite {
+        /// The step.
+        step: u64,
+        /// The loader's global batch.
+        batch: u64,
+        /// Its rows, as the loader numbers them.
+        rows: String,
+        /// The last checkpoint before it.
+        checkpoint: Option<PathBuf>,
+        /// What is not finite.
+        #[source]
+        source: NonFinite,
+    },
+    /// A weight left the range of numbers; nothing was saved.
+    #[error("weights are not finite after step {step}")]
+    Weights {
+        /// The step.
+        step: u64,
+    },
+    /// The model cannot hold the dataset.
+    #[error("the model's {what} is {model}, but the dataset's {needs} is {dataset}")]
+    TooSmall {
+        /// The key of the model.
+        what: &'static str,
+        /// Its value.
+        model: usize,
+        /// The property of the dataset.
+        needs: &'static str,
+        /// Its value, which is larger.
+        dataset: usize,
+    },
+    /// The weights to start from belong to another tokenizer.
+    #[error(
+        "`{}` was trained with another tokenizer: its digest is {}, the dataset's {}",
+        start.display(), found.short(), expected.short()
+    )]
+    AnotherTokenizer {
+        /// The checkpoint.
+        start: PathBuf,
+        /// Its tokenizer's digest.
+        found: Digest,
+        /// The dataset's tokenizer's digest.
+        expected: Digest,
+    },
+    /// The weights to start from belong to another shape.
+    #[error("`{}` has another shape: {difference}", start.display())]
+    AnotherShape {
+        /// The checkpoint.
+        start: PathBuf,
+        /// The first difference.
+        difference: fingerprint::Difference,
+    },
+    /// A checkpoint cannot be written or trusted.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The metrics cannot be written.
+    #[error(transparent)]
+    Record(#[from] record::Error),
+    /// The optimizer's moments cannot be read.
+    #[error(transparent)]
+    Optimizer(#[from] optimizer::Error),
+    /// The rows cannot be read.
+    #[error(transparent)]
+    Loader(#[from] loader::Error),
+    /// The dataset cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] dataset::Error),
+    /// The model's files cannot be read or written.
+    #[error(transparent)]
+    Hub(#[from] hub::Error),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::AnotherRun { .. } => Some(
+                "undo the change, or choose another `--out` to start a new run".into(),
+            ),
+            Self::NonFinite { checkpoint, .. } => Some(match checkpoint {
+                Some(last) => format!(
+                    "`{}` is the last good checkpoint; a lower `lr` or `clip` needs a new run",
+                    last.display()
+                ),
+                None => "no checkpoint was made before; lower `lr` or `clip`".into(),
+            }),
+            Self::Checkpoint(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Trains, or goes on training, until all steps are done or `stop` is requested.
+pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
+    check_room(job)?;
+    let store = Store::open(&job.folder)?;
+    let fingerprint = fingerprint(job)?;
+    let latest = store.latest()?;
+    let mut learner = match &latest {
+        Some(checkpoint) => resumed(job, checkpoint, &fingerprint)?,
+        None => started(job)?,
+    };
+    let mut saved = latest.map(|checkpoint| checkpoint.folder);
+    let log = Log::open(&job.folder, learner.step)?;
+    let loader = Arc::new(Loader::new(Arc::clone(&job.dataset), loading(job))?);
+    let Train { steps, checkpoint_every, validate_every, .. } = job.train;
+    progress.start(stage(job), Some(steps), Unit::Steps);
+    progress.advance(learner.step);
+    let mut clock = Clock::start();
+    for batch in Arc::clone(&loader).prefetch(learner.step, steps, PREFETCHED) {
+        let batch = batch?;
+        let data_wait_ms = clock.lap_ms();
+        let report = learner
+            .step(&batch, &job.train)
+            .map_err(|source| non_finite(source, &learner, &loader, saved.clone()))?;
+        let step_ms = clock.lap_ms();
+        let line = line(job, &learner, &batch, report, [data_wait_ms, step_ms]);
+        log.append(&Line::Train(line))?;
+        progress.advance(1);
+        progress.remark(&format!("loss {:.4}", report.loss));
+
+        let (step, last) = (learner.step, learner.step == steps);
+        if due(step, validate_every) || (last && 0 < validate_every) {
+            validate(job, &learner, &log, progress)?;
+        }
+        let stopping = stop.requested();
+        if due(step, checkpoint_every) || last || stopping {
+            log.sync()?;
+            saved = Some(save(job, &store, &learner, &fingerprint)?);
+        }
+        if stopping && !last {
+            progress.finish();
+            return Ok(Outcome::Stopped { step });
+        }
+        clock = Clock::start();
+    }
+    progress.finish();
+    Ok(Outcome::Finished)
+}
+
+/// Checks that the model has an embedding for every id and a position for the longest row.
+fn check_room(job: &Job) -> Result<(), Error> {
+    let manifest = &job.dataset.manifest;
+    let vocabulary = manifest.tokenizer.vocab_size as usize;
+    let rooms = [
+        ("vocab_size", job.config.vocab_size, "vocabulary", vocabulary),
+        ("context", job.config.context, "longest row", manifest.row_length),
+    ];
+    for (what, model, needs, dataset) in rooms {
+        if model < dataset {
+            return Err(Error::TooSmall { what, model, needs, dataset });
+        }
+    }
+    Ok(())
+}
+
+/// Everything that decides the weights after a given step.
+fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
+    let mut train = json!(job.train);
+    if let Some(keys) = train.as_object_mut() {
+        keys.retain(|key, _| !FREE.contains(&key.as_str()));
+    }
+    let start = match &job.start {
+        Start::Fresh => "random weights".into(),
+        Start::From(path) => {
+            let weights = checkpoint::resolve(path)?.join(hub::WEIGHTS_FILE);
+            format!("weights {}", checkpoint::digest(&weights)?)
+        }
+    };
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
+    fingerprint.add("dataset", &json!(job.dataset.digest));
+    fingerprint.add("tokenizer", &json!(job.dataset.manifest.tokenizer.digest));
+    fingerprint.add("seed", &json!(job.seed));
+    fingerprint.add("start", &json!(start));
+    fingerprint.add("model", &json!(job.config));
+    fingerprint.add("train", &train);
+    Ok(fingerprint)
+}
+
+/// A learner that continues a checkpoint.
+fn resumed(job: &Job, checkpoint: &Checkpoint, now: &Fingerprint) -> Result<Learner, Error> {
+    let differences = checkpoint.state.fingerprint.differences(now);
+    if !differences.is_empty() {
+        return Err(Error::AnotherRun {
+            checkpoint: checkpoint.folder.clone(),
+            differences,
+        });
+    }
+    let (_, values) = hub::from_hub(&checkpoint.folder)?;
+    let model = Model::from_values(&job.config, values, &job.device);
+    let moments = checkpoint.read(optimizer::FILE)?;
+    Ok(Learner {
+        optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
+        model,
+        step: checkpoint.state.step,
+        totals: checkpoint.state.totals,
+    })
+}
+
+/// A learner before its first step.
+fn started(job: &Job) -> Result<Learner, Error> {
+    let model = match &job.start {
+        Start::Fresh => {
+            Model::new(&job.config, Key::new(job.seed), &job.device)
+        }
+        Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
+    };
+    Ok(Learner {
+        optimizer: Optimizer::new(&model, &job.device),
+        model,
+        step: 0,
+        totals: Totals::default(),
+    })
+}
+
+/// The model of another run's checkpoint, which must have the job's tokenizer and shape.
+fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
+    let expected = job.dataset.manifest.tokenizer.digest;
+    let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
+    if found != expected {
+        let start = folder.to_path_buf();
+        return Err(Error::AnotherTokenizer { start, found, expected });
+    }
+    let (config, values) = hub::from_hub(folder)?;
+    let of = |config: &Config| {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("model", &json!(config));
+        fingerprint
+    };
+    match of(&config).differences(&of(&job.config)).into_iter().next() {
+        Some(difference) => Err(Error::AnotherShape {
+            start: folder.to_path_buf(),
+            difference,
+        }),
+        None => Ok(Model::from_values(&config, values, &job.device)),
+    }
+}
+
+/// Writes a checkpoint of the learner.
+fn save(
+    job: &Job,
+    store: &Store,
+    learner: &Learner,
+    fingerprint: &Fingerprint,
+) -> Result<PathBuf, Error> {
+    let Learner { model, optimizer, step, totals } = learner;
+    let state = State {
+        format: checkpoint::FORMAT,
+        step: *step,
+        totals: *totals,
+        reserved: job.dataset.manifest.tokenizer.reserved,
+        fingerprint: fingerprint.clone(),
+    };
+    if !learner.is_finite() {
+        return Err(Error::Weights { step: *step });
+    }
+    let mut files = hub::to_hub(model)?;
+    files.push((TOKENIZER_FILE, fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?));
+    files.push((optimizer::FILE, optimizer.to_bytes(model)?));
+    Ok(store.save(&state, &files, job.train.keep)?)
+}
+
+/// Measures the loss on rows held out, where there are any.
+fn validate(
+    job: &Job,
+    learner: &Learner,
+    log: &Log,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let sample = validation::Sample {
+        rows: job.train.validation_rows,
+        rows_per_batch: loading(job).rows_per_micro_batch,
+    };
+    if let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? {
+        progress.note(&format!("step {}: validation loss {:.4}", learner.step, loss.mean));
+        log.append(&Line::Validation(record::Validation {
+            step: learner.step,
+            loss: loss.mean,
+            rows: loss.rows,
+            scored: loss.scored,
+        }))?;
+    }
+    Ok(())
+}
+
+/// How rows become global batches.
+fn loading(job: &Job) -> loader::Config {
+    let row_length = job.dataset.manifest.row_length.max(1);
+    let rows = |tokens: usize| (tokens / row_length).max(1);
+    let rows_per_batch = rows(job.train.batch_tokens);
+    loader::Config {
+        seed: job.seed,
+        rows_per_batch,
+        rows_per_micro_batch: job
+            .train
+            .micro_batch_tokens
+            .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
+        split: Split::Train,
+        order: Order::Shuffled,
+    }
+}
+
+fn stage(job: &Job) -> &'static str {
+    match job.dataset.manifest.stage {
+        Stage::Pretrain => "pretrain",
+        Stage::Finetune => "finetune",
+    }
+}
+
+/// The metrics of the step that the learner has just done.
+fn line(
+    job: &Job,
+    learner: &Learner,
+    batch: &GlobalBatch,
+    report: Report,
+    [data_wait_ms, step_ms]: [f64; 2],
+) -> record::Step {
+    let rows_seen = learner.step as f64 * loading(job).rows_per_batch as f64;
+    let tokens = batch.counts.real + batch.counts.pauses;
+    record::Step {
+        step: learner.step,
+        epochs: rows_seen / job.dataset.rows(Split::Train) as f64,
+        loss: report.loss,
+        lr: report.lr,
+        grad_norm: report.grad_norm,
+        tokens,
+        real: batch.counts.real,
+        pauses: batch.counts.pauses,
+        scored: batch.counts.scored,
+        totals: learner.totals,
+        tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
+        data_wait_ms,
+        step_ms,
+    }
+}
+
+fn non_finite(
+    source: NonFinite,
+    learner: &Learner,
+    loader: &Loader,
+    checkpoint: Option<PathBuf>,
+) -> Error {
+    let rows = loader.rows_of(learner.step);
+    let named = rows.iter().take(16);
+    let named: Vec<String> = named.map(|(epoch, row)| format!("{row} of epoch {epoch}")).collect();
+    Error::NonFinite {
+        step: learner.step + 1,
+        batch: learner.step,
+        rows: named.join(", ") + &and_more(rows.len().saturating_sub(15)),
+        checkpoint,
+        source,
+    }
+}
+
+/// Whether something that happens `every` so many steps happens after this one.
+fn due(step: u64, every: u64) -> bool {
+    0 < every && step.is_multiple_of(every)
+}
+
+/// Says that `n - 1` more are not named.
+fn and_more(n: usize) -> String {
+    match n {
+        0 | 1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    }
+}
+
+/// Measures laps.
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the last lap.
+    fn lap_ms(&mut self) -> f64 {
+        let now = Instant::now();
+        let lap = now.duration_since(self.0);
+        self.0 = now;
+        (lap.as_secs_f64() * 1e6).round() / 1e3
+    }
+}

@@ -1,0 +1,409 @@
+//! Pause-inference: a prompt, M pauses, an answer.
+//!
+//! As in algorithm 3 of arXiv 2310.02226: M pauses are appended to the prompt,
+//! what the model says before the last of them is ignored, and then tokens are
+//! decoded as usual, without further pauses.
+
+pub mod sampling;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::generate::sampling::Sampling;
+use crate::fs;
+use crate::model::kv_cache::{self, Cache};
+use crate::model::{Device, Model, hub};
+use crate::pause::{self, Count, Insertion, Policy};
+use crate::rng::Key;
+use crate::sequence::Sequence;
+use crate::token::{Reserved, TokenId};
+use crate::tokenize::{self, SpecialText, Tokenizer};
+use crate::train::checkpoint::{self, Checkpoint};
+
+/// Generation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint cannot be trusted.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The model's files cannot be read.
+    #[error(transparent)]
+    Hub(#[from] hub::Error),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// Text could not be turned into ids or back.
+    #[error(transparent)]
+    Tokenize(#[from] tokenize::Error),
+    /// The model cannot read a row.
+    #[error(transparent)]
+    Read(#[from] kv_cache::Error),
+    /// A sampling setting is out of range.
+    #[error(transparent)]
+    Sampling(#[from] sampling::Error),
+    /// The checkpoint does not say which ids are reserved.
+    #[error("`{}` does not name the pause token: it was not trained by this program", path.display())]
+    NotOurs {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {prompt} tokens and {pauses} pauses, but the model reads {context} at most")]
+    TooLong {
+        /// Ids of the prompt.
+        prompt: usize,
+        /// Pauses after them.
+        pauses: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// The model's outputs are not numbers.
+    #[error("the model's output after {position} tokens is not finite")]
+    NonFinite {
+        /// Ids read so far.
+        position: usize,
+    },
+}
+
+/// How to answer.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Pauses after the prompt (M_inf).
+    pub pauses: u32,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Decides random choices: the n-th token depends on (key, n).
+    pub key: Key,
+}
+
+/// What the model said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its text; bytes that form no character, such as half of one at the end
+    /// of an answer that was cut off, stand as U+FFFD.
+    pub text: String,
+    /// Its ids, without the end token.
+    pub ids: Vec<TokenId>,
+    /// Ids read before it, pauses included.
+    pub read: usize,
+    /// Why it ended.
+    pub ended: Ended,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// By the end token.
+    End,
+    /// It reached the longest length asked for.
+    MaxTokens,
+    /// The model's context is full.
+    Context,
+}
+
+/// A model with its tokenizer; answers on any number of threads.
+pub struct Generator {
+    /// The row before anything was read; clones share the weights.
+    empty: Cache,
+    context: usize,
+    tokenizer: Tokenizer,
+}
+
+impl Generator {
+    /// Opens a training folder's newest checkpoint, or a checkpoint.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let folder = checkpoint::resolve(path)?;
+        if !fs::list(&folder)?.contains(&folder.join(checkpoint::STATE_FILE)) {
+            return Err(Error::NotOurs { path: folder });
+        }
+        let reserved = Checkpoint::open(&folder)?.state.reserved;
+        let (config, values) = hub::from_hub(&folder)?;
+        let json = fs::read(&folder.join("tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?;
+        // Whatever trained it, decoding runs on the host.
+        let model = Model::from_values(&config, values, &Device::flex());
+        Ok(Self::new(&model, tokenizer))
+    }
+
+    /// Answers by `model` as it is now.
+    pub fn new(model: &Model, tokenizer: Tokenizer) -> Self {
+        Self {
+            empty: Cache::new(model),
+            context: model.config.context,
+            tokenizer,
+        }
+    }
+
+    /// Answers `prompt`.
+    pub fn answer(&self, prompt: &str, request: &Request) -> Result<Answer, Error> {
+        self.decode(prompt, request, &mut |_| Ok(()))
+    }
+
+    /// Answers `prompt`; `on_text` receives the answer's text as it forms.
+    pub fn stream(
+        &self,
+        prompt: &str,
+        request: &Request,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Answer, Error> {
+        let mut shown = 0;
+        let mut on_ids = |ids: &[TokenId]| -> Result<(), Error> {
+            let text = self.tokenizer.decode(ids)?;
+            // The last character may lack bytes that the next token brings.
+            let whole = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            if shown < whole.len() {
+                on_text(whole.get(shown..).unwrap_or_default());
+                shown = whole.len();
+            }
+            Ok(())
+        };
+        let answer = self.decode(prompt, request, &mut on_ids)?;
+        on_text(answer.text.get(shown..).unwrap_or_default());
+        Ok(answer)
+    }
+
+    fn decode(
+        &self,
+        prompt: &str,
+        request: &Request,
+        on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
+    ) -> Result<Answer, Error> {
+        let vocabulary = Vocabulary {
+            reserved: self.tokenizer.reserved(),
+            size: self.tokenizer.vocab_size() as usize,
+        };
+        let mut ids = Vec::new();
+        self.tokenizer.encode(prompt, &mut ids)?;
+        let read = prompt_ids(&ids, request.pauses, vocabulary.reserved, self.context)?;
+        let mut reader = Row {
+            cache: self.empty.clone(),
+            context: self.context,
+        };
+        let (ids, ended) = decode(&mut reader, vocabulary, &read, request, on_ids)?;
+        Ok(Answer {
+            text: self.tokenizer.decode(&ids)?,
+            ids,
+            read: read.len(),
+            ended,
+        })
+    }
+}
+
+/// What decoding needs of a model.
+trait Reader {
+    /// How many ids it can read.
+    fn context(&self) -> usize;
+
+    /// Reads more ids, at least one, and returns the logits after the last.
+    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error>;
+}
+
+/// A row of a model that remembers what it has read.
+struct Row {
+    cache: Cache,
+    context: usize,
+}
+
+impl Reader for Row {
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
+        self.cache.extend(ids)
+    }
+}
+
+/// Which ids an answer may hold.
+#[derive(Clone, Copy, Debug)]
+struct Vocabulary {
+    reserved: Reserved,
+    /// Ids of the tokenizer; a model's table may have more rows.
+    size: usize,
+}
+
+/// The ids that the model reads before it answers: the prompt and its pauses,
+/// placed by the function that places them in training. An empty prompt is an
+/// end token, after which a new document begins.
+fn prompt_ids(
+    prompt: &[TokenId],
+    pauses: u32,
+    reserved: Reserved,
+    context: usize,
+) -> Result<Vec<TokenId>, Error> {
+    let prompt = if prompt.is_empty() { &[reserved.end] } else { prompt };
+    let insertion = Insertion {
+        policy: Policy::Suffix {
+            count: Count::Fixed(pauses),
+        },
+        pause: reserved.pause,
+        row_length: context,
+    };
+    // The number of pauses is fixed: no key can change it.
+    let placed = pause::apply(&insertion, &Sequence::example(prompt, &[]), Key::new(0));
+    let ids = placed.sequence.ids;
+    if context < ids.len() {
+        return Err(Error::TooLong {
+            prompt: prompt.len(),
+            pauses: ids.len() - prompt.len(),
+            context,
+        });
+    }
+    Ok(ids)
+}
+
+/// Reads `prompt` and decodes until the end token, the limit, or the end of
+/// the context; `on_ids` sees the answer after each token.
+fn decode(
+    reader: &mut dyn Reader,
+    vocabulary: Vocabulary,
+    prompt: &[TokenId],
+    request: &Request,
+    on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
+) -> Result<(Vec<TokenId>, Ended), Error> {
+    request.sampling.validate()?;
+    let mut ids = Vec::new();
+    if request.max_tokens == 0 {
+        return Ok((ids, Ended::MaxTokens));
+    }
+    let mut logits = reader.read(prompt)?;
+    loop {
+        let position = prompt.len() + ids.len();
+        mask(&mut logits, vocabulary);
+        let mut rng = request.key.item(ids.len() as u64).rng();
+        let id = request.sampling.choose(&logits, &mut rng);
+        let id = id.ok_or(Error::NonFinite { position })?;
+        if id == vocabulary.reserved.end {
+            return Ok((ids, Ended::End));
+        }
+        ids.push(id);
+        on_ids(&ids)?;
+        if ids.len() == request.max_tokens {
+            return Ok((ids, Ended::MaxTokens));
+        }
+        if reader.context() <= position {
+            return Ok((ids, Ended::Context));
+        }
+        logits = reader.read(&[id])?;
+    }
+}
+
+/// Makes sure that pauses, padding and ids without a token are never chosen.
+fn mask(logits: &mut [f32], vocabulary: Vocabulary) {
+    let never = [vocabulary.reserved.pause, vocabulary.reserved.pad];
+    for (index, logit) in logits.iter_mut().enumerate() {
+        if vocabulary.size <= index || never.iter().any(|id| id.index() == index) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESERVED: Reserved = Reserved {
+        pause: TokenId(10),
+        end: TokenId(11),
+        pad: TokenId(12),
+    };
+
+    /// Says the successor of the last id it read, and remembers its calls. It
+    /// likes pauses, padding and an id without a token better.
+    struct Counter {
+        context: usize,
+        calls: Vec<Vec<u32>>,
+    }
+
+    impl Reader for Counter {
+        fn context(&self) -> usize {
+            self.context
+        }
+
+        fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
+            self.calls.push(ids.iter().map(|id| id.0).collect());
+            let last = ids.last().unwrap();
+            let mut logits = vec![0.0; 14];
+            for better in [10, 12, 13] {
+                logits[better] = 9.0;
+            }
+            // After a pause it counts on from 5, and after 9 it ends.
+            logits[match last.0 {
+                10 => 5,
+                9 => 11,
+                id => id as usize + 1,
+            }] = 5.0;
+            Ok(logits)
+        }
+    }
+
+    fn run(prompt: &[u32], pauses: u32, max_tokens: usize, context: usize) -> (Vec<Vec<u32>>, Vec<u32>, Ended) {
+        let mut counter = Counter {
+            context,
+            calls: Vec::new(),
+        };
+        let vocabulary = Vocabulary {
+            reserved: RESERVED,
+            size: 13,
+        };
+        let request = Request {
+            pauses,
+            max_tokens,
+            sampling: Sampling::Greedy,
+            key: Key::new(1),
+        };
+        let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
+        let read = prompt_ids(&prompt, pauses, RESERVED, context).unwrap();
+        let mut seen = Vec::new();
+        let mut on_ids = |ids: &[TokenId]| {
+            seen = ids.to_vec();
+            Ok(())
+        };
+        let (ids, ended) = decode(&mut counter, vocabulary, &read, &request, &mut on_ids).unwrap();
+        assert_eq!(seen, ids);
+        (counter.calls, ids.iter().map(|id| id.0).collect(), ended)
+    }
+
+    #[test]
+    fn pauses_are_read_in_one_go_and_only_the_last_output_counts() {
+        let (calls, ids, ended) = run(&[1, 2], 3, 3, 100);
+        assert_eq!(calls, [vec![1, 2, 10, 10, 10], vec![5], vec![6]]);
+        assert_eq!((ids, ended), (vec![5, 6, 7], Ended::MaxTokens));
+    }
+
+    #[test]
+    fn without_pauses_the_prompt_is_continued() {
+        let (calls, ids, ended) = run(&[1, 7], 0, 100, 100);
+        assert_eq!(calls, [vec![1, 7], vec![8], vec![9]]);
+        assert_eq!((ids, ended), (vec![8, 9], Ended::End));
+    }
+
+    #[test]
+    fn the_context_is_filled_to_the_last_position_and_never_passed() {
+        let (calls, ids, ended) = run(&[1], 1, 100, 4);
+        assert_eq!(calls.concat().len(), 4);
+        assert_eq!((ids, ended), (vec![5, 6, 7], Ended::Context));
+        let (calls, ids, ended) = run(&[1], 3, 100, 4);
+        assert_eq!(calls.concat().len(), 4);
+        assert_eq!((ids, ended), (vec![5], Ended::Context));
+        let error = prompt_ids(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
+        );
+    }
+
+    #[test]
+    fn an_empty_prompt_starts_a_document() {
+        assert_eq!(run(&[], 2, 1, 100).0, [vec![11, 10, 10]]);
+    }
+
+    #[test]
+    fn nothing_may_be_asked_for() {
+        assert_eq!(run(&[1], 1, 0, 100), (vec![], vec![], Ended::MaxTokens));
+    }
+}

@@ -1,0 +1,488 @@
+//! Checkpoints: everything a run needs to continue as if it had never stopped.
+//!
+//! A checkpoint is a folder `checkpoints/step-000100`. It is written under a
+//! temporary name, synced and renamed, and only then does the file `latest`
+//! name it; so `latest` names a whole checkpoint at every moment.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::fs;
+use crate::token::Reserved;
+use crate::train::fingerprint::Fingerprint;
+use crate::train::record::Totals;
+
+/// The version of the checkpoint format that this program writes.
+pub const FORMAT: u32 = 1;
+
+/// The file that says what the others are; see [`State`].
+pub const STATE_FILE: &str = "trainer.json";
+
+/// The file in a training folder that names its newest whole checkpoint.
+pub const LATEST_FILE: &str = "latest";
+
+/// A checkpoint that cannot be written or trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// A file is not what was written.
+    #[error("checkpoint file `{}` is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        what: String,
+        /// Another checkpoint of the same run that is whole.
+        intact: Option<PathBuf>,
+    },
+    /// Another version of this program wrote it.
+    #[error("checkpoint `{}` has format {found}, expected {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The version it says.
+        found: u32,
+    },
+    /// The path is neither a checkpoint nor a training folder.
+    #[error("`{}` holds no checkpoint: neither `{LATEST_FILE}` nor `config.json` is there", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Damaged {
+                intact: Some(intact),
+                ..
+            } => {
+                let name = intact.file_name()?.to_string_lossy();
+                let latest = intact.parent()?.parent()?.join(LATEST_FILE);
+                Some(format!(
+                    "`{}` is intact; to continue from it: `echo {name} > {}`",
+                    intact.display(),
+                    latest.display()
+                ))
+            }
+            Self::Damaged { intact: None, .. } => Some(
+                "no other checkpoint is intact; remove the training folder to start again".into(),
+            ),
+            Self::Missing { .. } => Some("`pausedata train` makes one".into()),
+            _ => None,
+        }
+    }
+}
+
+/// What a run knows beside its weights and moments: `trainer.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The format version: [`FORMAT`].
+    pub format: u32,
+    /// Steps done; the loader's global batch of this number comes next.
+    pub step: u64,
+    /// What was trained on so far.
+    pub totals: Totals,
+    /// The ids that the tokenizer beside it reserves.
+    pub reserved: Reserved,
+    /// What must not change between this run and one that continues it.
+    pub fingerprint: Fingerprint,
+}
+
+/// A whole checkpoint, every file of which was found as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// What its `trainer.json` says.
+    pub state: State,
+}
+
+/// `trainer.json` as it stands in the file.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    state: State,
+    /// The other files of the folder, in the order they were written.
+    files: Vec<FileRecord>,
+    /// BLAKE3 of `state` and `files` as JSON without white-space.
+    seal: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileRecord {
+    name: String,
+    digest: Digest,
+}
+
+/// The checkpoints of one training folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Opens a training folder, and removes what a killed process left half written.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let store = Self {
+            folder: folder.to_path_buf(),
+        };
+        fs::create_dir(&store.checkpoints())?;
+        fs::remove_temporaries(&store.checkpoints())?;
+        fs::remove_temporaries(folder)?;
+        Ok(store)
+    }
+
+    /// The checkpoint that `latest` names, if any was made.
+    pub fn latest(&self) -> Result<Option<Checkpoint>, Error> {
+        let Some(folder) = named_by_latest(&self.folder)? else {
+            return Ok(None);
+        };
+        match Checkpoint::open(&folder) {
+            Err(Error::Damaged { path, what, .. }) => Err(Error::Damaged {
+                path,
+                what,
+                intact: self.intact_beside(&folder)?,
+            }),
+            other => other.map(Some),
+        }
+    }
+
+    /// Writes a checkpoint of `state` and `files` (name and bytes), names it in
+    /// `latest`, and removes all but the newest `keep`.
+    pub fn save(
+        &self,
+        state: &State,
+        files: &[(&str, Vec<u8>)],
+        keep: usize,
+    ) -> Result<PathBuf, Error> {
+        let name = name(state.step);
+        let folder = self.checkpoints().join(&name);
+        let temporary = fs::temporary(&folder);
+        fs::remove_dir(&temporary)?;
+        fs::create_dir(&temporary)?;
+        for (name, bytes) in files {
+            fs::write(&temporary.join(name), bytes)?;
+        }
+        let records = files.iter().map(|(name, bytes)| FileRecord {
+            name: (*name).to_owned(),
+            digest: Digest::of(bytes),
+        });
+        let sealed = seal(&folder, state, records.collect())?;
+        fs::write(&temporary.join(STATE_FILE), &sealed)?;
+        // A folder of this name was made by a process killed before `latest` named it.
+        fs::remove_dir(&folder)?;
+        fs::publish(&temporary, &folder)?;
+        fs::write(&self.folder.join(LATEST_FILE), format!("{name}\n").as_bytes())?;
+        self.prune(state.step, keep)?;
+        Ok(folder)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.folder.join("checkpoints")
+    }
+
+    /// Steps of the checkpoints that stand here, oldest first.
+    fn steps(&self) -> Result<Vec<u64>, Error> {
+        let entries = fs::list(&self.checkpoints())?;
+        let step_of = |path: PathBuf| step(path.file_name()?.to_str()?);
+        let mut steps: Vec<u64> = entries.into_iter().filter_map(step_of).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Removes the oldest checkpoints up to `latest`, but for the newest `keep`.
+    fn prune(&self, latest: u64, keep: usize) -> Result<(), Error> {
+        let steps = self.steps()?;
+        let older = steps.into_iter().filter(|&step| step < latest);
+        for step in older.rev().skip(keep.saturating_sub(1)) {
+            let folder = self.checkpoints().join(name(step));
+            let temporary = fs::temporary(&folder);
+            // Renamed first, so that a checkpoint is whole or not there.
+            fs::publish(&folder, &temporary)?;
+            fs::remove_dir(&temporary)?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint beside `damaged` that is whole.
+    fn intact_beside(&self, damaged: &Path) -> Result<Option<PathBuf>, Error> {
+        let folders = self.steps()?.into_iter().rev();
+        Ok(folders
+            .map(|step| self.checkpoints().join(name(step)))
+            .filter(|folder| folder != damaged)
+            .find(|folder| Checkpoint::open(folder).is_ok()))
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder and checks every file against its digest.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(STATE_FILE);
+        let sealed = unseal(&path, &intact(&path, fs::read(&path))?)?;
+        for record in &sealed.files {
+            let path = folder.join(&record.name);
+            let found = intact(&path, digest(&path))?;
+            if found != record.digest {
+                return Err(Error::Damaged {
+                    path,
+                    what: format!(
+                        "expected digest {}, found {}",
+                        record.digest.short(),
+                        found.short()
+                    ),
+                    intact: None,
+                });
+            }
+        }
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            state: sealed.state,
+        })
+    }
+
+    /// Reads one of its files.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        Ok(fs::read(&self.folder.join(name))?)
+    }
+}
+
+/// The checkpoint folder that a path means: a training folder's newest, or a
+/// folder in Hugging Face layout itself.
+pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
+    if let Some(folder) = named_by_latest(path)? {
+        return Ok(folder);
+    }
+    if fs::list(path)?.contains(&path.join("config.json")) {
+        return Ok(path.to_path_buf());
+    }
+    Err(Error::Missing {
+        path: path.to_path_buf(),
+    })
+}
+
+/// BLAKE3 of a file, read in pieces.
+pub fn digest(path: &Path) -> Result<Digest, fs::Error> {
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update_reader(fs::open(path)?)
+        .map_err(fs::Error::new("read", path))?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// The folder's name: `step-000100`.
+fn name(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// The step in a folder's name.
+fn step(folder: &str) -> Option<u64> {
+    let step = folder.strip_prefix("step-")?.parse().ok()?;
+    (name(step) == folder).then_some(step)
+}
+
+fn named_by_latest(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    let path = folder.join(LATEST_FILE);
+    let text = match fs::read_text(&path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        other => other?,
+    };
+    match step(text.trim()) {
+        Some(step) => Ok(Some(folder.join("checkpoints").join(name(step)))),
+        None => Err(Error::Damaged {
+            path,
+            what: format!("expected a name such as `step-000100`, found {text:?}"),
+            intact: None,
+        }),
+    }
+}
+
+/// A file that should be there and is not is damage, which an older checkpoint may heal.
+fn intact<T>(path: &Path, result: Result<T, fs::Error>) -> Result<T, Error> {
+    result.map_err(|error| match error.is_missing() {
+        true => Error::Damaged {
+            path: path.to_path_buf(),
+            what: "it is missing".into(),
+            intact: None,
+        },
+        false => error.into(),
+    })
+}
+
+fn seal(folder: &Path, state: &State, files: Vec<FileRecord>) -> Result<Vec<u8>, Error> {
+    let json = |source| fs::Error::new("write", &folder.join(STATE_FILE))(source);
+    let sealed = Sealed {
+        seal: seal_of(state, &files).map_err(|error| json(error.into()))?,
+        state: state.clone(),
+        files,
+    };
+    let mut bytes = serde_json::to_vec_pretty(&sealed).map_err(|error| json(error.into()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn seal_of(state: &State, files: &[FileRecord]) -> Result<Digest, serde_json::Error> {
+    Ok(Digest::of(&serde_json::to_vec(&(state, files))?))
+}
+
+fn unseal(path: &Path, bytes: &[u8]) -> Result<Sealed, Error> {
+    let damaged = |what: String| Error::Damaged {
+        path: path.to_path_buf(),
+        what,
+        intact: None,
+    };
+    let sealed: Sealed =
+        serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    let found = seal_of(&sealed.state, &sealed.files).map_err(|error| damaged(error.to_string()))?;
+    if found != sealed.seal {
+        return Err(damaged(format!(
+            "expected seal {}, found {}",
+            sealed.seal.short(),
+            found.short()
+        )));
+    }
+    if sealed.state.format != FORMAT {
+        return Err(Error::Format {
+            path: path.to_path_buf(),
+            found: sealed.state.format,
+        });
+    }
+    Ok(sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::TokenId;
+
+    fn state(step: u64) -> State {
+        State {
+            format: FORMAT,
+            step,
+            totals: Totals::default(),
+            reserved: Reserved {
+                pause: TokenId(7),
+                end: TokenId(8),
+                pad: TokenId(9),
+            },
+            fingerprint: Fingerprint::default(),
+        }
+    }
+
+    fn files(step: u64) -> [(&'static str, Vec<u8>); 2] {
+        let weights = step.to_le_bytes().repeat(100);
+        [("model.safetensors", weights), ("config.json", b"{}".to_vec())]
+    }
+
+    fn save(store: &Store, step: u64, keep: usize) -> PathBuf {
+        store.save(&state(step), &files(step), keep).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::list(&folder.join("checkpoints")).unwrap();
+        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        entries.iter().map(name).collect()
+    }
+
+    #[test]
+    fn what_is_saved_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.latest().unwrap(), None);
+        let saved = save(&store, 100, 2);
+        let found = store.latest().unwrap().unwrap();
+        assert_eq!((&found.folder, &found.state), (&saved, &state(100)));
+        assert_eq!(found.read("model.safetensors").unwrap(), files(100)[0].1);
+        assert_eq!(resolve(folder.path()).unwrap(), saved);
+        assert_eq!(resolve(&saved).unwrap(), saved);
+    }
+
+    #[test]
+    fn the_newest_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        for step in [5, 10, 999_999, 1_000_000] {
+            save(&store, step, 2);
+        }
+        assert_eq!(names(folder.path()), ["step-1000000", "step-999999"]);
+        save(&store, 1_000_001, 0);
+        assert_eq!(names(folder.path()), ["step-1000001"]);
+    }
+
+    #[test]
+    fn a_kill_before_latest_moves_leaves_the_old_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        save(&store, 5, 2);
+        let latest = fs::read(&folder.path().join(LATEST_FILE)).unwrap();
+        save(&store, 10, 2);
+        // As if killed after the folder was renamed, with another half written.
+        fs::write(&folder.path().join(LATEST_FILE), &latest).unwrap();
+        let half = folder.path().join("checkpoints/.tmp-1-step-000015");
+        fs::write(&half.join("model.safetensors"), b"half").unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["step-000005", "step-000010"]);
+        assert_eq!(store.latest().unwrap().unwrap().state.step, 5);
+        // The orphan is replaced, not an obstacle.
+        save(&store, 10, 2);
+        assert_eq!(store.latest().unwrap().unwrap().state.step, 10);
+    }
+
+    #[test]
+    fn each_damaged_file_is_named_with_an_older_one_that_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let [first, second, third] = [5, 10, 15].map(|step| save(&store, step, 3));
+        let flip = |path: &Path| {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, &bytes).unwrap();
+        };
+        flip(&second.join("config.json"));
+        for name in ["model.safetensors", "config.json", STATE_FILE] {
+            let path = third.join(name);
+            flip(&path);
+            let error = store.latest().unwrap_err();
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            assert!(error.hint().unwrap().contains(&first.display().to_string()));
+            flip(&path);
+            store.latest().unwrap();
+        }
+        fs::remove_file(&third.join("config.json")).unwrap();
+        let error = store.latest().unwrap_err();
+        assert!(error.to_string().ends_with("it is missing"), "{error}");
+        fs::remove_dir(&third).unwrap();
+        assert!(matches!(store.latest().unwrap_err(), Error::Damaged { intact: Some(_), .. }));
+        flip(&first.join(STATE_FILE));
+        assert!(matches!(store.latest().unwrap_err(), Error::Damaged { intact: None, .. }));
+    }
+
+    #[test]
+    fn every_byte_of_the_state_is_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let path = save(&store, 5, 1).join(STATE_FILE);
+        let text = fs::read_text(&path).unwrap();
+        unseal(&path, text.as_bytes()).unwrap();
+        for (place, _) in text.char_indices().filter(|(_, c)| c.is_alphanumeric()) {
+            let mut bytes = text.clone().into_bytes();
+            bytes[place] ^= 1;
+            assert!(unseal(&path, &bytes).is_err(), "byte {place} may change unseen");
+        }
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = resolve(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Missing { .. }));
+        fs::write(&folder.path().join(LATEST_FILE), b"../../etc\n").unwrap();
+        assert!(matches!(resolve(folder.path()).unwrap_err(), Error::Damaged { .. }));
+    }
+}

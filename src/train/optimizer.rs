@@ -1,0 +1,114 @@
+//! AdamW's moments, one pair of flat tensors for each group of the model.
+
+use burn::tensor::{Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::model::layout::Group;
+use crate::model::ops::{self, AdamState, AdamStep};
+use crate::model::{Device, Model};
+
+/// The moments' file in a checkpoint.
+pub const FILE: &str = "optimizer.safetensors";
+
+/// Moments that do not fit the model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is no safetensors file, or lacks a tensor.
+    #[error("cannot read the optimizer's moments")]
+    Format(#[from] safetensors::SafeTensorError),
+    /// A tensor has another size than the model's group.
+    #[error("moment `{name}` holds {found} values, expected {expected}")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// The group's length.
+        expected: usize,
+        /// The tensor's length.
+        found: usize,
+    },
+}
+
+/// The state of AdamW (arXiv 1711.05101).
+pub struct Optimizer {
+    states: Vec<AdamState>,
+}
+
+impl Optimizer {
+    /// Moments of 0, for a first step.
+    pub fn new(model: &Model, device: &Device) -> Self {
+        let state = |group: &Group| AdamState::new(group.len, device);
+        Self {
+            states: model.groups.iter().map(state).collect(),
+        }
+    }
+
+    /// Moves the model's tensors by one step.
+    pub fn update(&mut self, model: &mut Model, gradients: Vec<Tensor<1>>, step: &AdamStep) {
+        let tensors = std::mem::take(&mut model.tensors);
+        let states = std::mem::take(&mut self.states);
+        for (((group, tensor), gradient), state) in
+            model.groups.iter().zip(tensors).zip(gradients).zip(states)
+        {
+            let (tensor, state) = ops::adamw(tensor, gradient, state, step, &group.parts);
+            model.tensors.push(tensor);
+            self.states.push(state);
+        }
+    }
+
+    /// The moments as a safetensors file: `<group>.first` and `<group>.second`, exact f32.
+    pub fn to_bytes(&self, model: &Model) -> Result<Vec<u8>, Error> {
+        let mut named = Vec::new();
+        for (group, state) in model.groups.iter().zip(&self.states) {
+            named.push((name(&group.name, "first"), bytes(&state.first)));
+            named.push((name(&group.name, "second"), bytes(&state.second)));
+        }
+        let views = named
+            .iter()
+            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        Ok(safetensors::serialize(views, None)?)
+    }
+
+    /// The moments of a file that [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8], model: &Model, device: &Device) -> Result<Self, Error> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let moment = |group: &str, which: &str, expected: usize| {
+            let name = name(group, which);
+            let values = values(file.tensor(&name)?.data());
+            if values.len() != expected {
+                let found = values.len();
+                return Err(Error::Length { name, expected, found });
+            }
+            Ok(Tensor::from_data(TensorData::new(values, [expected]), device))
+        };
+        let state = |group: &Group| {
+            Ok(AdamState {
+                first: moment(&group.name, "first", group.len)?,
+                second: moment(&group.name, "second", group.len)?,
+            })
+        };
+        let states = model.groups.iter().map(state).collect::<Result<_, Error>>()?;
+        Ok(Self { states })
+    }
+}
+
+/// The norm of all gradients together: the root of the sum of their squares.
+pub fn global_norm(gradients: &[Tensor<1>]) -> f64 {
+    let squares = gradients.iter().map(ops::gradient_norm_squared);
+    squares.sum::<f64>().sqrt()
+}
+
+/// Little-endian f32, as safetensors has it.
+fn bytes(tensor: &Tensor<1>) -> Vec<u8> {
+    let values = tensor.to_data();
+    values.iter::<f32>().flat_map(f32::to_le_bytes).collect()
+}
+
+fn values(bytes: &[u8]) -> Vec<f32> {
+    let (values, _) = bytes.as_chunks::<4>();
+    values.iter().map(|value| f32::from_le_bytes(*value)).collect()
+}
+
+fn name(group: &str, which: &str) -> String {
+    format!("{group}.{which}")
+}

@@ -1,0 +1,123 @@
+//! One optimizer step, and what a run is between two of them.
+
+use burn::tensor::Tensor;
+
+use crate::batch::Counts;
+use crate::loader::GlobalBatch;
+use crate::model::Model;
+use crate::model::ops::AdamStep;
+use crate::recipe::Train;
+use crate::train::optimizer::{self, Optimizer};
+use crate::train::record::Totals;
+use crate::train::schedule::learning_rate;
+
+/// A model in training.
+pub struct Learner {
+    /// The model.
+    pub model: Model,
+    /// The optimizer's moments.
+    pub optimizer: Optimizer,
+    /// Steps done, which is also the loader's next global batch.
+    pub step: u64,
+    /// What was trained on so far.
+    pub totals: Totals,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// Sum of the scored targets' losses over their count, before the update.
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The gradient's norm before clipping.
+    pub grad_norm: f64,
+}
+
+/// A loss or a gradient norm that is no number; the learner is as before the step.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("the {quantity} is {value}")]
+pub struct NonFinite {
+    /// `loss` or `gradient norm`.
+    pub quantity: &'static str,
+    /// Infinite or not a number.
+    pub value: f64,
+}
+
+impl Learner {
+    /// Trains on one global batch.
+    ///
+    /// The loss is the sum over all scored targets of the global batch divided
+    /// by their count, however the rows are cut into micro-batches.
+    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+        let (loss, gradients) = gradients(&self.model, batch);
+        let grad_norm = optimizer::global_norm(&gradients);
+        for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(NonFinite { quantity, value });
+            }
+        }
+        let lr = learning_rate(train, self.step + 1);
+        let update = AdamStep {
+            index: self.step + 1,
+            rate: lr,
+            beta1: train.betas[0],
+            beta2: train.betas[1],
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            gradient_scale: clip(grad_norm, train.clip),
+        };
+        self.optimizer.update(&mut self.model, gradients, &update);
+        self.step += 1;
+        self.totals.add(batch.counts);
+        Ok(Report { loss, lr, grad_norm })
+    }
+
+    /// Whether every weight is a number: an update may overflow though its
+    /// gradients were finite.
+    pub fn is_finite(&self) -> bool {
+        let sums = self.model.tensors.iter().map(|tensor| tensor.clone().sum());
+        sums.map(|sum| sum.into_scalar::<f32>()).all(f32::is_finite)
+    }
+}
+
+/// The loss of a global batch and its gradients, summed over the micro-batches.
+pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
+    let scale = 1.0 / scored(batch.counts);
+    let mut loss = 0.0;
+    let mut sums: Vec<Tensor<1>> = Vec::new();
+    for micro_batch in &batch.micro_batches {
+        let (loss_sum, gradients) = model.gradients(micro_batch, scale as f32);
+        loss += loss_sum * scale;
+        sums = match sums.is_empty() {
+            true => gradients,
+            false => sums.into_iter().zip(gradients).map(|(a, b)| a + b).collect(),
+        };
+    }
+    (loss, sums)
+}
+
+/// What losses of a batch are divided by. A batch without a scored target,
+/// such as one short row of one id, has a loss and gradients of 0.
+fn scored(counts: Counts) -> f64 {
+    counts.scored.max(1) as f64
+}
+
+/// What gradients are multiplied by so that their norm is `largest` at most.
+fn clip(norm: f64, largest: f64) -> f64 {
+    if norm <= largest { 1.0 } else { largest / norm }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_large_gradients_are_clipped() {
+        assert_eq!(clip(0.5, 1.0), 1.0);
+        assert_eq!(clip(1.0, 1.0), 1.0);
+        assert_eq!(clip(4.0, 1.0), 0.25);
+        assert_eq!(clip(0.0, 0.0), 1.0);
+        assert_eq!(clip(1e30, f64::INFINITY), 1.0);
+    }
+}
