@@ -206,5 +206,5 @@ mod training {
 
     impl Explain for generate::Error {}
 
-    impl Explain for model::DeviceError {}
+    impl Explain for model::Error {}
 }

@@ -87,8 +87,8 @@ fn prompt(typed: &str) -> Result<String, Failure> {
 }
 
 #[cfg(feature = "train")]
-fn sampling(args: &Args) -> pausedata::generate::sampling::Sampling {
-    use pausedata::generate::sampling::Sampling;
+fn sampling(args: &Args) -> pausedata::generate::Sampling {
+    use pausedata::generate::Sampling;
 
     if args.temperature == 0.0 {
         return Sampling::Greedy;

@@ -40,7 +40,7 @@ impl UnitRecord {
         };
         let record: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Record { path, reason: error.to_string() })?;
-        let shards = folder.join(dataset::SHARDS);
+        let shards = folder.join(manifest::SHARDS);
         let standing = record.splits.values().flat_map(|split| &split.shards).all(|shard| {
             ["bin", "idx"].iter().all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
         });

@@ -282,7 +282,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Manifest {
 /// The dataset that already stands in the folder, if it is the one asked for.
 fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
     let manifest = match Manifest::open(job.folder) {
-        Err(error) if error.is_unsealed() => return Ok(None),
+        Err(manifest::Error::NotSealed { .. }) => return Ok(None),
         other => other?.0,
     };
     let (mut old, mut new) = (manifest.clone(), draft.clone());
@@ -304,11 +304,11 @@ fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
 fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
     let root = std::path::absolute(job.data_root)
         .map_err(fs::Error::new("resolve", job.data_root))?;
-    fs::write(&job.folder.join(dataset::TOKENIZER), job.tokenizer.to_json())?;
+    fs::write(&job.folder.join(manifest::TOKENIZER_FILE), job.tokenizer.to_json())?;
     fs::write(&job.folder.join(ORIGIN), &to_json(&Origin { data_root: root }))?;
     manifest.seal(job.folder)?;
     fs::remove_dir(&job.folder.join(ledger::UNITS))?;
-    fs::remove_temporaries(&job.folder.join(dataset::SHARDS))?;
+    fs::remove_temporaries(&job.folder.join(manifest::SHARDS))?;
     Ok(Dataset::open(job.folder)?)
 }
 

@@ -311,7 +311,7 @@ impl<'a> SplitBuild<'a> {
             part: u32::try_from(part).unwrap_or(u32::MAX),
         };
         let name = format!("{split}-{unit:05}-{part:03}");
-        Ok(ShardWriter::create(&job.folder.join(dataset::SHARDS), &name, &spec)?)
+        Ok(ShardWriter::create(&job.folder.join(manifest::SHARDS), &name, &spec)?)
     }
 
     fn close_shard(&mut self) -> Result<(), Error> {

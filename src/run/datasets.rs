@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::manifest::Stage;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
-use crate::recipe::{self, plan::Plan};
+use crate::recipe::{self, Plan};
 use crate::tokenize::{self, Tokenizer};
 use crate::{fs, verify};
 

@@ -9,10 +9,9 @@ use super::datasets;
 use crate::corpus::{self, Corpus};
 use crate::dataset::{self, Dataset};
 use crate::eval::{self, tasks};
-use crate::generate::{self, Generator, Request};
-use crate::generate::sampling::Sampling;
+use crate::generate::{self, Generator, Request, Sampling};
 use crate::manifest::Stage;
-use crate::model::{self, Device, hub};
+use crate::model::{self, Device};
 use crate::progress::{Progress, Stop};
 use crate::recipe::Plan;
 use crate::rng::{Key, Stream};
@@ -33,9 +32,6 @@ pub enum Error {
     /// The checkpoint of `model.from` cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// The model's files cannot be read.
-    #[error(transparent)]
-    Hub(#[from] hub::Error),
     /// A stage could not be trained.
     #[error("cannot train [{stage}]")]
     Train {
@@ -180,7 +176,7 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         (None, None) => Start::Fresh,
     };
     let config = match plan.model_from() {
-        Some(from) => hub::from_hub(&checkpoint::resolve(&from)?)?.0,
+        Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());

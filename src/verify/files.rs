@@ -7,7 +7,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::{Report, chain, shard_path, shard_records};
-use crate::dataset;
+use crate::manifest;
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{Manifest, Totals};
@@ -31,9 +31,9 @@ pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
 
 /// The tokenizer is the one the rows were made with.
 pub fn tokenizer(folder: &Path, manifest: &Manifest, report: &mut Report) {
-    let result = digest_of(&folder.join(dataset::TOKENIZER)).map_err(|error| chain(&error));
+    let result = digest_of(&folder.join(manifest::TOKENIZER_FILE)).map_err(|error| chain(&error));
     let result = result.and_then(|found| same(found, manifest.tokenizer.digest));
-    report.check("the tokenizer is the dataset's", Some(dataset::TOKENIZER), result);
+    report.check("the tokenizer is the dataset's", Some(manifest::TOKENIZER_FILE), result);
 }
 
 /// Every shard file has the digest that the manifest names; there are no others.
@@ -47,18 +47,18 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
     let results: Vec<Result<String, String>> = files
         .par_iter()
         .map(|(name, expected)| {
-            let found = digest_of(&folder.join(dataset::SHARDS).join(name));
+            let found = digest_of(&folder.join(manifest::SHARDS).join(name));
             progress.advance(1);
             found.map_err(|error| chain(&error)).and_then(|found| same(found, *expected))
         })
         .collect();
     progress.finish();
     for ((name, _), result) in files.iter().zip(results) {
-        let file = format!("{}/{name}", dataset::SHARDS);
+        let file = format!("{}/{name}", manifest::SHARDS);
         report.check("the shard's bytes are those that were sealed", Some(&file), result);
     }
     let known: BTreeSet<_> = files.iter().map(|(name, _)| name.as_str()).collect();
-    let strangers = fs::list(&folder.join(dataset::SHARDS)).unwrap_or_default();
+    let strangers = fs::list(&folder.join(manifest::SHARDS)).unwrap_or_default();
     let strangers: Vec<String> = strangers
         .iter()
         .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
@@ -68,14 +68,14 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
         [] => Ok(format!("{} files", known.len())),
         names => Err(format!("the manifest does not name {}", names.join(", "))),
     };
-    report.check("no shard is too many", Some(dataset::SHARDS), result);
+    report.check("no shard is too many", Some(manifest::SHARDS), result);
     open_each(folder, manifest, report);
 }
 
 /// The headers and indexes parse and agree with the manifest.
 fn open_each(folder: &Path, manifest: &Manifest, report: &mut Report) {
     for shard in shard_records(manifest) {
-        let opened = crate::shard::Shard::open(&folder.join(dataset::SHARDS), shard, manifest);
+        let opened = crate::shard::Shard::open(&folder.join(manifest::SHARDS), shard, manifest);
         if let Err(error) = opened {
             let file = shard_path(Path::new(""), &shard.name, "bin").display().to_string();
             report.check("the shard opens", Some(&file), Err(chain(&error)));

@@ -145,7 +145,7 @@ fn origin(folder: &Path) -> Option<PathBuf> {
 }
 
 fn shard_path(folder: &Path, name: &str, ending: &str) -> PathBuf {
-    folder.join(dataset::SHARDS).join(format!("{name}.{ending}"))
+    folder.join(manifest::SHARDS).join(format!("{name}.{ending}"))
 }
 
 /// Every shard record of a manifest.
