@@ -66,7 +66,7 @@ pub struct Task {
 impl Task {
     /// Takes the first `declared.limit` documents as the examples of a task.
     pub fn new<E>(
-        declared: &recipe::Task,
+        declared: recipe::Task,
         documents: impl Iterator<Item = Result<Document, E>>,
     ) -> Result<Self, Error>
     where
@@ -91,10 +91,7 @@ impl Task {
         if examples.is_empty() {
             return Err(Error::Empty { task });
         }
-        Ok(Self {
-            declared: declared.clone(),
-            examples,
-        })
+        Ok(Self { declared, examples })
     }
 }
 
@@ -139,14 +136,14 @@ mod tests {
 
     #[test]
     fn the_first_documents_are_taken() {
-        let task = Task::new(&declared("a", 2), documents(5)).unwrap();
+        let task = Task::new(declared("a", 2), documents(5)).unwrap();
         let prefixes: Vec<&str> = task.examples.iter().map(|e| e.prefix.as_str()).collect();
         assert_eq!(prefixes, ["0?", "1?"]);
     }
 
     #[test]
     fn what_cannot_be_measured_is_refused() {
-        let new = |name: &str, limit, n| Task::new(&declared(name, limit), documents(n));
+        let new = |name: &str, limit, n| Task::new(declared(name, limit), documents(n));
         assert!(matches!(new("a", 5, 0), Err(Error::Empty { .. })));
         assert!(matches!(new("a", 0, 5), Err(Error::Empty { .. })));
         for name in ["", "..", "a/b", "a b"] {
@@ -156,7 +153,7 @@ mod tests {
             id: DocumentId { file: 1, row: 2 },
             text: Text::Plain("text".into()),
         };
-        let error = Task::new(&declared("a", 1), [Ok::<_, crate::fs::Error>(plain)].into_iter());
+        let error = Task::new(declared("a", 1), [Ok::<_, crate::fs::Error>(plain)].into_iter());
         assert_eq!(
             error.unwrap_err().to_string(),
             "task `a` needs a prefix and a target, found running text in file 1 row 2"

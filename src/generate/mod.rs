@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::generate::sampling::Sampling;
 use crate::fs;
+use crate::manifest::TOKENIZER_FILE;
 use crate::model::kv_cache::{self, Cache};
-use crate::model::{Device, Model, hub};
+use crate::model::{Device, Model};
 use crate::pause::{self, Count, Insertion, Policy};
 use crate::rng::Key;
 use crate::sequence::Sequence;
@@ -27,9 +28,6 @@ pub enum Error {
     /// The checkpoint cannot be trusted.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// The model's files cannot be read.
-    #[error(transparent)]
-    Hub(#[from] hub::Error),
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] fs::Error),
@@ -121,8 +119,8 @@ impl Generator {
             return Err(Error::NotOurs { path: folder });
         }
         let reserved = Checkpoint::open(&folder)?.state.reserved;
-        let (config, values) = hub::from_hub(&folder)?;
-        let json = fs::read(&folder.join("tokenizer.json"))?;
+        let (config, values) = checkpoint::read_model(&folder)?;
+        let json = fs::read(&folder.join(TOKENIZER_FILE))?;
         let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?;
         // Whatever trained it, decoding runs on the host.
         let model = Model::from_values(&config, values, &Device::flex());

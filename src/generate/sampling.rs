@@ -13,11 +13,11 @@ pub enum Sampling {
     /// likeliest tokens and then to the fewest whose probability reaches `top_p`.
     Random {
         /// Above 0; 1 leaves the model's distribution as it is.
-        temperature: f64,
+        temperature: f32,
         /// How many tokens may be drawn; `None` for all.
         top_k: Option<usize>,
-        /// The probability kept, above 0; 1 for all.
-        top_p: f64,
+        /// The probability kept, above 0; `None` for all.
+        top_p: Option<f32>,
     },
 }
 
@@ -26,13 +26,13 @@ pub enum Sampling {
 pub enum Error {
     /// A temperature that is no positive number.
     #[error("temperature must be a positive number, found {0}; use greedy sampling instead of 0")]
-    Temperature(f64),
+    Temperature(f32),
     /// No token could be drawn.
     #[error("top-k must be at least 1, found 0")]
     TopK,
     /// A share outside `(0, 1]`.
     #[error("top-p must lie above 0 and at most at 1, found {0}")]
-    TopP(f64),
+    TopP(f32),
 }
 
 impl Sampling {
@@ -43,7 +43,9 @@ impl Sampling {
                 Err(Error::Temperature(temperature))
             }
             Self::Random { top_k: Some(0), .. } => Err(Error::TopK),
-            Self::Random { top_p, .. } if !(0.0 < top_p && top_p <= 1.0) => Err(Error::TopP(top_p)),
+            Self::Random { top_p: Some(top_p), .. } if !(0.0 < top_p && top_p <= 1.0) => {
+                Err(Error::TopP(top_p))
+            }
             _ => Ok(()),
         }
     }
@@ -72,9 +74,9 @@ impl Sampling {
                 candidates.truncate(top_k.unwrap_or(usize::MAX));
                 let highest = candidates.first()?.1;
                 for (_, weight) in &mut candidates {
-                    *weight = ((*weight - highest) / temperature).exp();
+                    *weight = ((*weight - highest) / f64::from(temperature)).exp();
                 }
-                cut_to(&mut candidates, top_p);
+                cut_to(&mut candidates, f64::from(top_p.unwrap_or(1.0)));
                 draw(&candidates, rng.unit())
             }
         }
@@ -110,11 +112,11 @@ mod tests {
     use super::*;
     use crate::rng::Key;
 
-    fn random(temperature: f64, top_k: Option<usize>, top_p: f64) -> Sampling {
+    fn random(temperature: f32, top_k: Option<usize>, top_p: f32) -> Sampling {
         Sampling::Random {
             temperature,
             top_k,
-            top_p,
+            top_p: Some(top_p),
         }
     }
 
@@ -184,7 +186,7 @@ mod tests {
         assert_eq!(random(1.0, Some(1), 1.0).validate(), Ok(()));
         assert_eq!(Sampling::Greedy.validate(), Ok(()));
         assert_eq!(random(0.0, None, 1.0).validate(), Err(Error::Temperature(0.0)));
-        assert!(random(f64::NAN, None, 1.0).validate().is_err());
+        assert!(random(f32::NAN, None, 1.0).validate().is_err());
         assert_eq!(random(1.0, Some(0), 1.0).validate(), Err(Error::TopK));
         assert_eq!(random(1.0, None, 0.0).validate(), Err(Error::TopP(0.0)));
         assert_eq!(random(1.0, None, 1.5).validate(), Err(Error::TopP(1.5)));

@@ -17,6 +17,7 @@ pub use prefetch::Prefetch;
 
 use self::order::Walk;
 use crate::batch::{Batch, Counts};
+use crate::dataset::Dataset;
 use crate::manifest::Split;
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
@@ -33,6 +34,20 @@ pub trait Rows: Send + Sync {
     fn rows(&self, split: Split) -> u64;
     /// Row `index` of a split.
     fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError>;
+}
+
+impl Rows for Dataset {
+    fn reserved(&self) -> Reserved {
+        self.manifest.tokenizer.reserved
+    }
+
+    fn rows(&self, split: Split) -> u64 {
+        self.rows(split)
+    }
+
+    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError> {
+        Ok(self.row(split, index)?)
+    }
 }
 
 /// Which batches a loader makes.

@@ -10,12 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::fs;
+use crate::model::config::Config;
+use crate::model::hub;
 use crate::token::Reserved;
 use crate::train::fingerprint::Fingerprint;
 use crate::train::record::Totals;
 
 /// The version of the checkpoint format that this program writes.
 pub const FORMAT: u32 = 1;
+
+/// The model's shape, as Hugging Face names it.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// The model's weights, as Hugging Face names them.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// The file that says what the others are; see [`State`].
 pub const STATE_FILE: &str = "trainer.json";
@@ -47,8 +55,17 @@ pub enum Error {
         /// The version it says.
         found: u32,
     },
+    /// The model's files cannot be read or made.
+    #[error("cannot read the model in `{}`", folder.display())]
+    Model {
+        /// The checkpoint.
+        folder: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: hub::Error,
+    },
     /// The path is neither a checkpoint nor a training folder.
-    #[error("`{}` holds no checkpoint: neither `{LATEST_FILE}` nor `config.json` is there", path.display())]
+    #[error("`{}` holds no checkpoint: neither `{LATEST_FILE}` nor `{CONFIG_FILE}` is there", path.display())]
     Missing {
         /// The path.
         path: PathBuf,
@@ -258,11 +275,21 @@ pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
     if let Some(folder) = named_by_latest(path)? {
         return Ok(folder);
     }
-    if fs::list(path)?.contains(&path.join("config.json")) {
+    if fs::list(path)?.contains(&path.join(CONFIG_FILE)) {
         return Ok(path.to_path_buf());
     }
     Err(Error::Missing {
         path: path.to_path_buf(),
+    })
+}
+
+/// The shape and the values of the model in a folder of Hugging Face layout.
+pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    let config = fs::read_text(&folder.join(CONFIG_FILE))?;
+    let weights = fs::read(&folder.join(WEIGHTS_FILE))?;
+    hub::from_hub(&config, &weights).map_err(|source| Error::Model {
+        folder: folder.to_path_buf(),
+        source,
     })
 }
 

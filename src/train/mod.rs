@@ -27,7 +27,6 @@ use crate::model::{Device, Model, hub};
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::rng::Key;
-use crate::tokenize;
 use crate::train::checkpoint::{Checkpoint, State, Store};
 use crate::train::fingerprint::Fingerprint;
 use crate::train::optimizer::Optimizer;
@@ -206,12 +205,12 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     };
     let mut saved = latest.map(|checkpoint| checkpoint.folder);
     let log = Log::open(&job.folder, learner.step)?;
-    let loader = Arc::new(Loader::new(Arc::clone(&job.dataset), loading(job))?);
+    let loader = Arc::new(Loader::new(job.dataset.clone(), loading(job))?);
     let Train { steps, checkpoint_every, validate_every, .. } = job.train;
     progress.start(stage(job), Some(steps), Unit::Steps);
     progress.advance(learner.step);
     let mut clock = Clock::start();
-    for batch in Arc::clone(&loader).prefetch(learner.step, steps, PREFETCHED) {
+    for batch in loader.clone().prefetch(learner.step, steps, PREFETCHED) {
         let batch = batch?;
         let data_wait_ms = clock.lap_ms();
         let report = learner
@@ -267,7 +266,7 @@ fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     let start = match &job.start {
         Start::Fresh => "random weights".into(),
         Start::From(path) => {
-            let weights = checkpoint::resolve(path)?.join(hub::WEIGHTS_FILE);
+            let weights = checkpoint::resolve(path)?.join(checkpoint::WEIGHTS_FILE);
             format!("weights {}", checkpoint::digest(&weights)?)
         }
     };
@@ -291,7 +290,7 @@ fn resumed(job: &Job, checkpoint: &Checkpoint, now: &Fingerprint) -> Result<Lear
             differences,
         });
     }
-    let (_, values) = hub::from_hub(&checkpoint.folder)?;
+    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
     let model = Model::from_values(&job.config, values, &job.device);
     let moments = checkpoint.read(optimizer::FILE)?;
     Ok(Learner {
@@ -326,7 +325,7 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
         let start = folder.to_path_buf();
         return Err(Error::AnotherTokenizer { start, found, expected });
     }
-    let (config, values) = hub::from_hub(folder)?;
+    let (config, values) = checkpoint::read_model(folder)?;
     let of = |config: &Config| {
         let mut fingerprint = Fingerprint::default();
         fingerprint.add("model", &json!(config));
@@ -359,9 +358,13 @@ fn save(
     if !learner.is_finite() {
         return Err(Error::Weights { step: *step });
     }
-    let mut files = hub::to_hub(model)?;
-    files.push((TOKENIZER_FILE, fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?));
-    files.push((optimizer::FILE, optimizer.to_bytes(model)?));
+    let (config, weights) = hub::to_hub(&model.values(), &model.config)?;
+    let files = [
+        (checkpoint::CONFIG_FILE, format!("{config:#}\n").into_bytes()),
+        (checkpoint::WEIGHTS_FILE, weights),
+        (TOKENIZER_FILE, fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?),
+        (optimizer::FILE, optimizer.to_bytes(model)?),
+    ];
     Ok(store.save(&state, &files, job.train.keep)?)
 }
 
