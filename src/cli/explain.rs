@@ -206,5 +206,13 @@ mod training {
 
     impl Explain for generate::Error {}
 
-    impl Explain for model::Error {}
+    impl Explain for model::Error {
+        fn kind(&self) -> Kind {
+            Kind::BadInput
+        }
+
+        fn advice(&self) -> Option<String> {
+            Some("`pausedata doctor` shows the devices of this machine".into())
+        }
+    }
 }

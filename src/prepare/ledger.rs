@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Error;
 use crate::digest::Digest;
 use crate::manifest::{Ledger, Manifest, Split, SplitRecord};
-use crate::{dataset, fs};
+use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.
 pub const UNITS: &str = "units";

@@ -21,7 +21,7 @@ use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
-use crate::dataset;
+use crate::manifest;
 
 /// Text that one thread encodes at a time.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::dataset::{self, Dataset};
-use crate::manifest::Manifest;
+use crate::dataset::Dataset;
+use crate::manifest::{self, Manifest};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::{fs, prepare};
@@ -149,6 +149,6 @@ fn shard_path(folder: &Path, name: &str, ending: &str) -> PathBuf {
 }
 
 /// Every shard record of a manifest.
-fn shard_records(manifest: &Manifest) -> impl Iterator<Item = &crate::manifest::ShardRecord> {
+fn shard_records(manifest: &Manifest) -> impl Iterator<Item = &manifest::ShardRecord> {
     manifest.splits.values().flat_map(|split| &split.shards)
 }
