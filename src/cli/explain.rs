@@ -108,9 +108,9 @@ impl Explain for prepare::Error {
 
     fn advice(&self) -> Option<String> {
         match self {
-            Self::OtherRecipe { .. } => {
-                Some("prepare into another folder with `--out DIR`, or replace it with `--force`".into())
-            }
+            Self::OtherRecipe { .. } => Some(
+                "prepare into another folder with `--out DIR`, or replace it with `--force`".into(),
+            ),
             Self::Corpus(error) => error.advice(),
             Self::Shard(error) => error.advice(),
             Self::Dataset(error) => error.advice(),

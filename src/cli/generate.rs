@@ -89,7 +89,11 @@ fn sampling(args: &Args) -> pausedata::generate::Sampling {
     if args.temperature == 0.0 {
         return Sampling::Greedy;
     }
-    Sampling::Random { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p }
+    Sampling::Random {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+    }
 }
 
 /// Runs the command.

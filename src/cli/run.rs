@@ -37,7 +37,10 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
 
     let plan = args.recipe.plan()?;
     if args.dry_run {
-        return super::prepare::show(&run::datasets::survey(&plan, run::datasets::Scope::WHOLE)?, ui);
+        return super::prepare::show(
+            &run::datasets::survey(&plan, run::datasets::Scope::WHOLE)?,
+            ui,
+        );
     }
     let stop = ui.stop_on_signal()?;
     let device = model::device(&args.device)?;

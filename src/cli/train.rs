@@ -38,7 +38,10 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let device = model::device(&args.device)?;
     let only = args.only.map(Into::into);
     if args.force {
-        for (stage, _) in plan.stages().filter(|(stage, _)| only.is_none_or(|only| only == *stage)) {
+        for (stage, _) in plan
+            .stages()
+            .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
+        {
             fs::remove_dir(&plan.train_dir(stage))?;
         }
     }
