@@ -78,6 +78,24 @@ fn fused_equals_plain() {
 }
 
 #[test]
+fn many_spans_equal_plain() {
+    let large = Config {
+        vocab_size: 30_000,
+        ..gpt2()
+    };
+    // More tokens than one span of activations, then more logits than one span.
+    for (config, rows) in [(llama(), 30), (large, 5)] {
+        let batch = batch(&config, rows, 80, 21);
+        let (loss, found) = gradients(&model(&config, Kernels::Fused), &batch, 1.0);
+        let (oracle, expected) = gradients(&model(&config, Kernels::Plain), &batch, 1.0);
+        assert!((loss - oracle).abs() < 1e-5 * oracle, "{loss} {oracle}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(distance(found, expected) < 1e-5);
+        }
+    }
+}
+
+#[test]
 fn gradients_equal_finite_differences() {
     for config in [gpt2(), llama()] {
         let batch = batch(&config, 2, 9, 4);
