@@ -24,7 +24,6 @@ pub enum Error {
         /// Position in the list, from 0.
         index: usize,
         /// What is wrong.
-        #[source]
         problem: Problem,
     },
     /// A file is missing, or no file matches a glob.
@@ -90,7 +89,6 @@ pub enum Error {
         /// The record.
         place: Place,
         /// What is wrong.
-        #[source]
         problem: FieldError,
     },
     /// A Parquet file is damaged or cut short.

@@ -13,7 +13,6 @@ use super::{Error, Job};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::Document;
-use crate::manifest;
 use crate::manifest::{Ledger, Split, SplitRecord, Totals};
 use crate::pack::ConcatSplit;
 use crate::pause::{self, Insertion};
