@@ -24,7 +24,6 @@ pub enum Error {
         /// Position in the list, from 0.
         index: usize,
         /// What is wrong.
-        #[source]
         problem: Problem,
     },
     /// A file is missing, or no file matches a glob.
@@ -69,9 +68,7 @@ pub enum Error {
         byte: u64,
     },
     /// A line is not a JSON object.
-    #[error(
-        "`{file}`{place}, column {column}: expected one JSON object, found an error: {message}"
-    )]
+    #[error("`{file}`{place}, column {column}: not one JSON object: {message}")]
     Json {
         /// The file's name.
         file: String,
@@ -90,7 +87,6 @@ pub enum Error {
         /// The record.
         place: Place,
         /// What is wrong.
-        #[source]
         problem: FieldError,
     },
     /// A Parquet file is damaged or cut short.
@@ -103,10 +99,15 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A query failed.
-    #[error("cannot run the query of `select` on `{file}`: {message}")]
+    #[error(
+        "cannot run the query of `select` on `{file}`, whose columns are {}: {message}",
+        list(fields)
+    )]
     Select {
         /// The file's name.
         file: String,
+        /// The columns there are.
+        fields: Vec<String>,
         /// What polars said.
         message: String,
     },
