@@ -156,7 +156,7 @@ fn files_and_units_are_fixed_groups() {
         .units()
     };
     assert!(units(&[]).is_empty());
-    assert_eq!(units(&[Some(1)]), [0..1]);
+    assert_eq!(units(&[Some(1)]), vec![Range { start: 0, end: 1 }]);
     assert_eq!(
         units(&[Some(32), Some(31), Some(1), Some(64), Some(3)]),
         [0..3, 3..4, 4..5]
