@@ -4,7 +4,8 @@ use super::*;
 
 /// Reads a source of the shared real data: documents and their bytes.
 fn real(source: &str, purpose: Purpose) -> Option<(usize, usize, Text)> {
-    let Some(root) = std::env::var_os("PAUSEDATA_SHARED_DATA") else {
+    let root = std::env::var_os("PAUSEDATA_SHARED_DATA").filter(|root| !root.is_empty());
+    let Some(root) = root else {
         println!("skipped: PAUSEDATA_SHARED_DATA is not set");
         return None;
     };
