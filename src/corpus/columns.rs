@@ -4,7 +4,7 @@
 //! stack. A file is read by the same readers as without `select`, so that
 //! errors name lines and rows in the same way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use polars::prelude::{
     Column, DataFrame, IntoColumn, NamedFrom, PolarsResult, Series, StringChunkedBuilder,
@@ -20,6 +20,8 @@ use super::template::{FieldError, Found, Scalar};
 pub struct Columns {
     query: String,
     everything: bool,
+    names: Vec<String>,
+    seen: HashSet<String>,
     places: HashMap<String, usize>,
     columns: Vec<Values>,
     rows: usize,
@@ -48,6 +50,8 @@ impl Columns {
             // `*` and `COLUMNS('^t.*')` name columns without saying their names.
             everything: query.contains('*') || query.contains("columns"),
             query,
+            names: Vec::new(),
+            seen: HashSet::new(),
             places: HashMap::new(),
             columns: Vec::new(),
             rows: 0,
@@ -57,6 +61,19 @@ impl Columns {
     /// Whether the query may name this column, or one inside it.
     pub fn wants(&self, name: &str) -> bool {
         self.everything || self.query.contains(&name.to_lowercase())
+    }
+
+    /// Notes that the file has a column, for messages.
+    pub fn note(&mut self, name: &str) {
+        if !self.seen.contains(name) {
+            self.seen.insert(name.into());
+            self.names.push(name.into());
+        }
+    }
+
+    /// The columns of the file, whether kept or not.
+    pub fn names(&self) -> Vec<String> {
+        self.names.clone()
     }
 
     /// Sets a cell of the present row.

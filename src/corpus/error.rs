@@ -68,9 +68,7 @@ pub enum Error {
         byte: u64,
     },
     /// A line is not a JSON object.
-    #[error(
-        "`{file}`{place}, column {column}: expected one JSON object, found an error: {message}"
-    )]
+    #[error("`{file}`{place}, column {column}: not one JSON object: {message}")]
     Json {
         /// The file's name.
         file: String,
@@ -101,10 +99,15 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A query failed.
-    #[error("cannot run the query of `select` on `{file}`: {message}")]
+    #[error(
+        "cannot run the query of `select` on `{file}`, whose columns are {}: {message}",
+        list(fields)
+    )]
     Select {
         /// The file's name.
         file: String,
+        /// The columns there are.
+        fields: Vec<String>,
         /// What polars said.
         message: String,
     },

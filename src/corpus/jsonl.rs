@@ -60,6 +60,7 @@ impl Iterator for Documents {
 pub fn collect(input: Input, columns: &mut Columns) -> Result<(), Error> {
     let mut lines = Lines::new(input, DOCUMENT_BYTES_MAX);
     while let Some((number, object)) = next_object(&mut lines, &|key| columns.wants(key))? {
+        object.names.iter().for_each(|name| columns.note(name));
         for (key, value) in &object.members {
             flatten(key, value, columns).map_err(|problem| wrong_field(&lines, number, problem))?;
         }
@@ -160,7 +161,8 @@ fn next_object(
             Err(error) => Err(Error::Json {
                 file: lines.name().into(),
                 place: Place::Line(number),
-                column: error.column() + skipped,
+                // An error at the first character has column 0.
+                column: error.column().max(1) + skipped,
                 message: message(&error),
             }),
         };

@@ -44,7 +44,8 @@ const UNIT_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file or glob; relative paths start at the data root.
+    /// A file or glob (`*`, `**/`, `?`, `[ab]`); relative paths start at the data root.
+    /// JSONL, plain text and Parquet; the first two also with `.gz` or `.zst`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A corpus that pausedata generates itself.
@@ -57,9 +58,10 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<TextUnit>,
     /// The field that holds the text of a pretraining document; `text` where absent.
+    /// A dotted path such as `question.stem` reaches into nested objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// A polars SQL query over the table `source`, run on each file.
+    /// A polars SQL query over the table `source`, run on each JSONL or Parquet file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<String>,
     /// Template of a finetuning prefix; `{field}` is replaced by that field.
@@ -171,12 +173,11 @@ impl Corpus {
     /// Reads the documents of some files, in order. Empty documents are among
     /// them; after an error there are none.
     pub fn documents(&self, files: Range<usize>) -> Documents {
-        let start = files.start;
-        let chosen = self.files.get(files).unwrap_or_default();
-        let numbers = (0u32..).skip(start);
+        let chosen = self.files.iter().cloned().zip(0u32..).skip(files.start);
         Documents {
-            files: numbers
-                .zip(chosen.iter().cloned())
+            files: chosen
+                .take(files.len())
+                .map(|(file, number)| (number, file))
                 .collect::<Vec<_>>()
                 .into_iter(),
             current: None,

@@ -76,6 +76,7 @@ pub fn collect(path: &Path, name: &str, columns: &mut Columns) -> Result<(), Err
         for field in schema.fields() {
             leaves(field.name(), field.data_type(), &mut cells);
         }
+        cells.iter().for_each(|cell| columns.note(cell));
         cells.retain(|cell| columns.wants(cell));
         if cells.is_empty() {
             // Rows count even where the query names no column of the file.

@@ -59,6 +59,7 @@ impl Documents {
             }
             Table::Parquet => parquet::collect(path, name, &mut columns)?,
         }
+        let fields = columns.names();
         // Polars panics on what was left out of its build; a query may ask for that.
         let result = catch_unwind(AssertUnwindSafe(|| run(columns, query)));
         let message = match result {
@@ -75,6 +76,7 @@ impl Documents {
         };
         Err(Error::Select {
             file: name.into(),
+            fields,
             message,
         })
     }
@@ -157,9 +159,12 @@ fn run(columns: Columns, query: &str) -> PolarsResult<DataFrame> {
 }
 
 fn explain(error: &PolarsError) -> String {
-    // What follows the first line is polars's plan of the query.
+    // What follows the first line is polars's plan of the query, and its list
+    // of columns is short of those that were not read.
     let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    let end = line.find("; valid columns").unwrap_or(line.len());
+    line.get(..end).unwrap_or(line).to_owned()
 }
 
 fn explain_panic(panic: &(dyn std::any::Any + Send)) -> String {

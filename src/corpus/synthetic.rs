@@ -9,12 +9,13 @@
 //! same words. A model that answers those has the fact from the stories and
 //! the form of an answer from the questions.
 //!
-//! Document `i` is a function of (seed, `i`) alone. A story:
+//! Document `i` is a function of (seed, `i`) alone. Story 1 of seed 1:
 //!
-//! > One cold morning Mira woke up early. She lives in Oslo. Her favourite food
-//! > is plums. Mira is a potter. She has a goat named Biscuit. Mira lost the key
-//! > to the green door. Biscuit the goat found it in the grass. Her best friend
-//! > is Tom. Tom works as a sailor. That night Mira slept well.
+//! > It was the first day of spring, and Nils felt happy. That day Muffin the
+//! > pony ran out through the red door. Frank found it by the old bridge and
+//! > brought it home to Nils. Nils painted his door red. Nils has a pet named
+//! > Muffin. Nils lives in Perth. Nothing makes Nils happier than a plate of
+//! > cake. Frank keeps a pony named Maple. Such days are good to remember.
 
 mod question;
 mod story;

@@ -114,11 +114,8 @@ impl Lines {
         &self.input.name
     }
 
-    /// The next line; none at the end of the stream.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "a line borrows the buffer, which `Iterator` cannot say"
-    )]
+    /// The next line; none at the end of the stream. A line borrows the buffer,
+    /// so this is no `Iterator`.
     pub fn next(&mut self) -> Result<Option<Line<'_>>, Error> {
         self.buffer.clear();
         // One byte more than the longest line with its terminator.

@@ -96,7 +96,7 @@ fn wordings(attribute: Attribute) -> &'static [&'static str] {
         ],
         Attribute::PetName => &[
             "What is the name of the pet of {name}?",
-            "How does {name} call the pet?",
+            "What does {name} call the pet?",
             "What is {name}'s pet called?",
             "What did {name} name the pet?",
         ],
@@ -129,38 +129,39 @@ fn wordings(attribute: Attribute) -> &'static [&'static str] {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
 
-    /// Finds the fact that a question asks for, by its words alone.
-    fn fact_of(question: &str) -> Fact {
-        let mut found = None;
+    /// The facts that questions ask for, by their words alone.
+    fn readings() -> HashMap<String, Fact> {
+        let mut readings = HashMap::new();
         for person in Person::all() {
             for attribute in Attribute::ALL {
                 for wording in wordings(attribute) {
-                    if wording.replace("{name}", person.name()) == question {
-                        assert!(found.replace((person, attribute)).is_none(), "{question}");
-                    }
+                    let question = wording.replace("{name}", person.name());
+                    let other = readings.insert(question, (person, attribute));
+                    assert_eq!(other, None, "{wording}");
                 }
             }
         }
-        found.unwrap()
+        readings
     }
 
     #[test]
     fn held_out_facts_are_never_asked_for() {
+        let readings = readings();
         for seed in [1, 2, 3] {
             let world = World::new(seed);
             let held_out: Vec<_> = (0..HELD_OUT)
                 .map(|row| held_out(&world, row).unwrap())
                 .collect();
             assert_eq!(super::held_out(&world, HELD_OUT), None);
-            let held_out: Vec<_> = held_out.iter().map(|q| fact_of(&q.question)).collect();
+            let held_out: Vec<_> = held_out.iter().map(|q| readings[&q.question]).collect();
             let distinct: HashSet<_> = held_out.iter().copied().collect();
             assert_eq!(distinct.len() as u64, HELD_OUT);
             let asked: HashSet<_> = (0..2_000)
-                .map(|row| fact_of(&asked(&world, row).question))
+                .map(|row| readings[&asked(&world, row).question])
                 .collect();
             assert!(asked.is_disjoint(&distinct));
             assert_eq!(asked.len() + distinct.len(), 7 * PEOPLE);
@@ -178,13 +179,14 @@ mod tests {
     #[test]
     fn answers_are_the_facts_and_rounds_ask_for_each_once() {
         let world = World::new(1);
+        let readings = readings();
         let n_facts = split(&world).0.len() as u64;
         let mut wordings = HashSet::new();
         for round in 0..3 {
             let mut seen = HashSet::new();
             for row in round * n_facts..(round + 1) * n_facts {
                 let question = asked(&world, row);
-                let (person, attribute) = fact_of(&question.question);
+                let (person, attribute) = readings[&question.question];
                 assert_eq!(question.answer, world.fact(person, attribute));
                 assert!(seen.insert((person, attribute)));
                 wordings.insert(question.question);

@@ -202,7 +202,7 @@ const EVENTS: &[[&str; 2]] = &[
         "Behind the {friend_door} door, {friend_pet_name} the {friend_pet} was waiting.",
     ],
     [
-        "{friend} came all the way from {friend_town} to {town}.",
+        "{friend} came all the way from {friend_town} to visit {name} in {town}.",
         "{name} opened the {door} door and was glad.",
     ],
     [
@@ -300,7 +300,12 @@ mod tests {
     fn a_story_reads_like_this() {
         let world = World::new(1);
         let stories: Vec<_> = (0..3).map(|row| write(&world, row)).collect();
-        expect![[""]].assert_eq(&stories.join("\n\n"));
+        expect![[r#"
+            Long ago, on a rainy day, Lena was alone. Zoe came all the way from Porto to visit Lena in Cairo. Lena opened the yellow door and was glad. Zoe is the best friend of Lena. Lena has always lived in Cairo. Lena has a cat. Everyone says that Lena is a good painter. Zoe is a barber. That night Lena slept well.
+
+            It was the first day of spring, and Nils felt happy. That day Muffin the pony ran out through the red door. Frank found it by the old bridge and brought it home to Nils. Nils painted his door red. Nils has a pet named Muffin. Nils lives in Perth. Nothing makes Nils happier than a plate of cake. Frank keeps a pony named Maple. Such days are good to remember.
+
+            One evening Anna sat by the fire. Anna calls her turtle Misty. At home, a turtle waits for Anna. Anna tells Edith everything. The colour of Anna's door is blue. The wind broke a window of Anna's house in Turin. Edith the gardener came at once to help. Edith works as a gardener. And so the day ended well."#]].assert_eq(&stories.join("\n\n"));
     }
 
     #[test]
@@ -345,17 +350,19 @@ mod tests {
                     .filter_map(|w| people.get(w))
                     .copied()
                     .collect();
-                if !named.is_empty() {
+                if ["She", "Her", "He", "His"].contains(&words[0]) {
+                    // A pronoun is the first person of the sentence before.
+                    let woman = ["She", "Her"].contains(&words[0]);
+                    assert_eq!(woman, about[0].gender() == Gender::She, "{story}");
+                    about.truncate(1);
+                    about.extend(named);
+                } else if !named.is_empty() {
                     about = named;
                 }
                 if let [one, other] = *about {
                     assert_eq!(world.friend(one), other, "{sentence}");
                 }
                 let first = *about.first().unwrap();
-                if ["She", "Her", "He", "His"].contains(&words[0]) {
-                    let woman = ["She", "Her"].contains(&words[0]);
-                    assert_eq!(woman, about[0].gender() == Gender::She, "{story}");
-                }
                 for attribute in Attribute::ALL.into_iter().take(6) {
                     for value in attribute.values().iter().filter(|v| words.contains(*v)) {
                         let mut who = about.clone();
