@@ -1,3 +1,6 @@
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::token::TokenId;
 
@@ -73,37 +76,36 @@ fn a_folder_without_a_manifest_is_not_sealed() {
 fn every_changed_or_missing_byte_is_found_and_named() {
     let (folder, path) = sealed();
     let bytes = fs::read(&path).unwrap();
-    let refused = |bytes: &[u8]| {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .open(&path)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
-            .unwrap();
-        let error = Manifest::open(folder.path())
-            .expect_err("a changed manifest")
-            .to_string();
-        assert!(error.contains("manifest.json"), "{error}");
-        error
+    let refused = || {
+        let error = Manifest::open(folder.path()).expect_err("a changed manifest");
+        assert!(error.to_string().contains("manifest.json"), "{error}");
+        error.to_string()
     };
+    // In place and by shortening: rewriting the whole file would wait for the disk.
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let put = |bytes: &[u8], at: usize| file.write_all_at(bytes, at as u64).unwrap();
     for at in 0..bytes.len() {
-        let mut changed = bytes.clone();
-        changed[at] ^= 1 << (at % 8);
-        refused(&changed);
-        refused(&bytes[..at]);
+        put(&[bytes[at] ^ (1 << (at % 8))], at);
+        refused();
+        put(&bytes[at..=at], at);
+    }
+    for at in (0..bytes.len()).rev() {
+        file.set_len(at as u64).unwrap();
+        refused();
     }
     let text = String::from_utf8(bytes).unwrap();
-    let error = refused(
-        text.replace("\"row_length\": 32", "\"row_length\": 64")
-            .as_bytes(),
-    );
+    let longer = text.replace("\"row_length\": 32", "\"row_length\": 64");
+    put(longer.as_bytes(), 0);
+    let error = refused();
     assert!(error.contains("was changed after it was sealed"), "{error}");
-    let error = refused(text.replace("\"format\": 1", "\"format\": 2").as_bytes());
+    put(text.replace("\"format\": 1", "\"format\": 2").as_bytes(), 0);
+    let error = refused();
     assert!(
         error.contains("has format version 2, and this program reads version 1"),
         "{error}"
     );
-    refused(format!("{text}\n").as_bytes());
+    put(format!("{text}\n").as_bytes(), 0);
+    refused();
 }
 
 #[test]

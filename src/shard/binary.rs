@@ -8,10 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
-use super::layout::{
-    BLOCK_BYTES, DocumentRecord, Fault, HEADER_BYTES, Header, IDS_MAX, Index, IndexParts,
-    RawHeader, check_values,
-};
+use super::index::{DocumentRecord, Index, IndexParts};
+use super::layout::{BLOCK_BYTES, Fault, HEADER_BYTES, Header, IDS_MAX, RawHeader, check_values};
 use super::{Error, RowFault};
 use crate::digest::{Digest, checksum};
 use crate::fs::{self, Output};
@@ -233,7 +231,7 @@ impl Shard {
         let mut file = open_of_length(&bin, length)?;
         let header = read_header(&mut file, &bin, record, manifest)?;
         let ids = map(&file, &bin)?;
-        let too_many = || fault("count of documents", "fewer", record.documents);
+        let too_many = || Fault::new("count of documents", "fewer", record.documents);
         let length = Index::length(&header, record.documents)
             .ok_or_else(too_many)
             .map_err(damaged(&idx))?;
@@ -242,7 +240,7 @@ impl Shard {
         // The structure first: it tells better what is wrong.
         let index = Index::parse(&index_bytes, &header).map_err(damaged(&idx))?;
         if digest != record.idx {
-            let fault = fault("BLAKE3 of the file", record.idx, digest);
+            let fault = Fault::new("BLAKE3 of the file", record.idx, digest);
             return Err(damaged(&idx)(fault));
         }
         let n_blocks = ids.len().saturating_sub(HEADER_BYTES).div_ceil(BLOCK_BYTES);
@@ -297,7 +295,7 @@ impl Shard {
         };
         if let Some((position, id)) = outside(&ids, self.header.vocab_size) {
             let below = format!("an id below {}", self.header.vocab_size);
-            let fault = fault(&format!("position {position} of row {row}"), below, id.0);
+            let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(damaged(&self.bin)(fault));
         }
         Ok(Sequence { ids, prefix })
@@ -309,7 +307,7 @@ impl Shard {
         for (n, document) in documents.iter().enumerate() {
             if self.n_files <= document.id.file as usize {
                 let expected = format!("below {}", self.n_files);
-                let fault = fault(&format!("file of document {n}"), expected, document.id.file);
+                let fault = Fault::new(format!("file of document {n}"), expected, document.id.file);
                 return Err(damaged(&self.idx)(fault));
             }
         }
@@ -321,7 +319,7 @@ impl Shard {
         self.check_blocks(&(HEADER_BYTES..self.ids.len()))?;
         let digest = Digest::of(&self.ids);
         if digest != self.record.bin {
-            let fault = fault("BLAKE3 of the file", self.record.bin, digest);
+            let fault = Fault::new("BLAKE3 of the file", self.record.bin, digest);
             return Err(damaged(&self.bin)(fault));
         }
         Ok(())
@@ -357,7 +355,7 @@ impl Shard {
             .unwrap_or_default();
         if found != expected {
             let field = format!("checksum of block {block} (bytes {start} to {end})");
-            let fault = fault(&field, format!("{expected:016x}"), format!("{found:016x}"));
+            let fault = Fault::new(field, format!("{expected:016x}"), format!("{found:016x}"));
             return Err(damaged(&self.bin)(fault));
         }
         Ok(())
@@ -417,7 +415,9 @@ fn difference(expected: &Header, found: &Header) -> Option<Fault> {
     pairs
         .into_iter()
         .find(|(_, expected, found)| expected != found)
-        .map(|(field, expected, found)| fault(&format!("{field} in the header"), expected, found))
+        .map(|(field, expected, found)| {
+            Fault::new(format!("{field} in the header"), expected, found)
+        })
 }
 
 /// The two files of a shard; its name must be one that this program would give.
@@ -425,7 +425,7 @@ fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 2], Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(allowed) {
         let expected = "letters, digits, `-` and `_`";
-        return Err(fault("name of the shard", expected, name));
+        return Err(Fault::new("name of the shard", expected, name));
     }
     let shards = folder.join(SHARDS);
     Ok([
@@ -438,7 +438,11 @@ fn open_of_length(path: &Path, expected: u64) -> Result<File, Error> {
     let file = fs::open(path)?;
     let found = file.metadata().map_err(fs::Error::new("read", path))?.len();
     if found != expected {
-        return Err(damaged(path)(fault("length in bytes", expected, found)));
+        return Err(damaged(path)(Fault::new(
+            "length in bytes",
+            expected,
+            found,
+        )));
     }
     Ok(file)
 }
@@ -468,14 +472,6 @@ fn outside(ids: &[TokenId], vocab_size: u32) -> Option<(usize, TokenId)> {
     }
     let mut found = ids.iter().copied().enumerate();
     found.find(|(_, id)| vocab_size <= id.0)
-}
-
-fn fault(field: &str, expected: impl ToString, found: impl ToString) -> Fault {
-    Fault {
-        field: field.into(),
-        expected: expected.to_string(),
-        found: found.to_string(),
-    }
 }
 
 fn damaged(path: &Path) -> impl FnOnce(Fault) -> Error {

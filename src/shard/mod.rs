@@ -1,15 +1,16 @@
 //! Shards: rows of a dataset on disk.
 //!
-//! [`layout`] knows the bytes and does no IO; [`binary`] writes, maps and
+//! [`layout`] and [`index`] know the bytes and do no IO; [`binary`] writes, maps and
 //! checks files. `schemas/shard-v1.md` has the byte tables.
 
 pub mod binary;
+pub mod index;
 pub mod layout;
 
 use std::path::PathBuf;
 
 pub use binary::{Shard, ShardSpec, ShardWriter};
-pub use layout::DocumentRecord;
+pub use index::DocumentRecord;
 
 use crate::fs;
 

@@ -58,7 +58,9 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
     for field in ["truncation", "padding"] {
         set(&mut json, field, Value::Null);
     }
-    let mut engine = load(json.to_string().as_bytes())?;
+    // Indented as such files mostly are, so that an error names the line.
+    let indented = serde_json::to_vec_pretty(&json).map_err(Error::Json)?;
+    let mut engine = load(&indented)?;
     vocab_size(&engine)?;
     let before = engine.get_added_tokens_decoder();
     let is_special = |token: &str| before.values().any(|t| t.special && t.content == token);

@@ -1,3 +1,5 @@
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
 use expect_test::{Expect, expect};
@@ -21,10 +23,12 @@ fn defaults() -> Config {
     config("<|pause|>", "<|end|>", "<|pad|>")
 }
 
-/// A byte-level BPE trained on repetitive text.
+/// A byte-level BPE trained on repetitive text, which has 100 to 200 merges.
 fn trained(vocab_size: u32) -> Tokenizer {
-    let text =
-        "The cat sat on the mat, and the other cat ate the oats; naïve €5 日本 \n\n".repeat(40);
+    let text = "The cat sat on the mat, and the other cat ate the oats; naïve €5 日本 \n\n\
+        Every word occurs often enough: a pair that occurs once teaches nothing.  It's 1234 \
+        pauses long; between them stand spaces, punctuation and <|pause|> looking text;"
+        .repeat(10);
     let mut texts = text.split_inclusive(';').map(|text| Ok(text.to_owned()));
     let config = Config {
         train: Some(Training {
@@ -90,7 +94,12 @@ fn refused(result: Result<Tokenizer, Error>, expected: Expect) {
         (Some(from), Some(to)) if from < to => format!("{}{}", &text[..=from], &text[to + 1..]),
         _ => text,
     };
-    expected.assert_eq(&text);
+    // Where the library's parser stood is its own business.
+    let text = match text.find("refuses it") {
+        Some(_) => text.split(" at line ").next().unwrap(),
+        None => &text,
+    };
+    expected.assert_eq(text);
 }
 
 #[test]
@@ -301,9 +310,10 @@ fn broken_files_are_errors_that_name_the_file() {
     // The library subtracts this prefix's length from that of shorter tokens and panics.
     refused(
         with("/model/continuing_subword_prefix", json!("############")),
-        expect![""],
+        expect![
+            "cannot use tokenizer `tokenizer.json`: the `tokenizers` library refuses it: it stopped with `range end index 18446744073709551606 out of range for slice of length 3`"
+        ],
     );
-    drop(open(&word_level(), &defaults()).unwrap());
     let missing = Tokenizer::from_file(Path::new("/nonexistent/tokenizer.json"), &defaults());
     assert!(
         missing
@@ -411,22 +421,21 @@ fn law_7_holds_for_known_tokenizers_on_real_text() {
     let mut texts = vec![
         "a  b   c\td\r\n\u{3000}é e\u{301} 日本語 🙂 it's I'LL 1234 </s> <|endoftext|>".to_owned(),
     ];
-    for folder in [
-        "pretrain/tinyshakespeare",
-        "pretrain/eltec-eng",
-        "pretrain/stats-book",
-    ] {
-        let files = fs::list(&data.join(folder)).unwrap();
-        let files = files
-            .iter()
-            .filter(|path| path.extension().is_some_and(|e| e == "txt"));
-        texts.extend(files.take(2).map(|path| {
-            let mut text = fs::read_text(path).unwrap();
-            text.truncate(text.floor_char_boundary(20_000));
-            text
-        }));
-    }
-    assert!(3 <= texts.len(), "found no text in {}", data.display());
+    let start = |path: &str, open: fn(File) -> Box<dyn Read>| {
+        let file = fs::open(&data.join("pretrain").join(path)).unwrap();
+        let mut bytes = Vec::new();
+        open(file).take(30_000).read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    texts.push(start("tinyshakespeare/input.txt", |file| Box::new(file)));
+    texts.push(start(
+        "stats-book/c4-style.00000-of-00001.json.gz",
+        |file| Box::new(flate2::read::GzDecoder::new(file)),
+    ));
+    texts.push(start(
+        "eltec-eng/eltec-eng-00000-of-00004.jsonl.zst",
+        |file| Box::new(zstd::Decoder::new(file).unwrap()),
+    ));
     for name in [
         "tokenizers/gpt2",
         "tokenizers/gpt-neox",

@@ -365,8 +365,8 @@ mod tests {
                 .map(|(word, count)| format!("{word}:{count}"))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(texts(7), ["ab:1", "Ġ:1", "âĤ¬:1"]);
-        assert_eq!(texts(9), ["ab:1", "Ġ:1", "âĤ¬âĤ¬:1"]);
+        assert_eq!(texts(7), ["ab:1", "âĤ¬:1", "Ġ:1"]);
+        assert_eq!(texts(9), ["ab:1", "âĤ¬âĤ¬:1", "Ġ:1"]);
         assert_eq!(texts(0), Vec::<String>::new());
     }
 }

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::document::DocumentId;
+use crate::shard::index::{DocumentRecord, FOOTER_BYTES, Index, IndexParts};
 
 fn header(stage: Stage) -> Header {
     Header {
@@ -117,9 +119,9 @@ fn every_changed_or_missing_byte_is_found() {
             if at < bytes.len() - 8 {
                 resum(&mut changed);
                 let free = 42 + 20 * 3..bytes.len() - FOOTER_BYTES;
-                assert_eq!(
-                    Index::parse(&changed, &good).is_ok() && !free.contains(&at),
-                    false,
+                let accepted = Index::parse(&changed, &good).is_ok();
+                assert!(
+                    !accepted || free.contains(&at),
                     "byte {at} of the index, resummed"
                 );
             }
