@@ -489,3 +489,6 @@ impl Clock {
         (lap.as_secs_f64() * 1e6).round() / 1e3
     }
 }
+
+#[cfg(test)]
+mod tests;
