@@ -66,7 +66,11 @@ pub fn row(
 ) -> Result<Vec<Piece>, Error> {
     let rows = dataset.rows(split);
     if rows <= index {
-        return Err(Error::NoRow { row: index, split, rows });
+        return Err(Error::NoRow {
+            row: index,
+            split,
+            rows,
+        });
     }
     pieces(&dataset.row(split, index)?, tokenizer)
 }
@@ -80,7 +84,11 @@ pub fn pieces(row: &Sequence, tokenizer: &Tokenizer) -> Result<Vec<Piece>, Error
         let ids = row.ids.get(start..start + run.len()).unwrap_or_default();
         start += run.len();
         if let Some(kind) = run.first() {
-            pieces.push(Piece { kind: *kind, ids: ids.len(), text: tokenizer.decode(ids)? });
+            pieces.push(Piece {
+                kind: *kind,
+                ids: ids.len(),
+                text: tokenizer.decode(ids)?,
+            });
         }
     }
     Ok(pieces)
@@ -91,7 +99,9 @@ fn kinds(row: &Sequence, tokenizer: &Tokenizer) -> Vec<Kind> {
     let weights = pause::target::weights(row, reserved.pause);
     let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
     let kind = |(position, id): (usize, &TokenId)| {
-        let scored = position.checked_sub(1).and_then(|before| weights.get(before));
+        let scored = position
+            .checked_sub(1)
+            .and_then(|before| weights.get(before));
         match scored {
             _ if *id == reserved.pause => Kind::Pause,
             _ if position < prefix => Kind::Prefix,

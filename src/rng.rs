@@ -89,10 +89,6 @@ impl Rng {
             )]
             let low = wide as u64;
             if threshold <= low {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a product's high half fits"
-                )]
                 return (wide >> 64) as u64;
             }
         }

@@ -62,7 +62,10 @@ pub fn of(dataset: &Dataset) -> Result<Stats, dataset::Error> {
             .into_par_iter()
             .map(|row| dataset.row(*split, row).map(|row| row.len()))
             .collect::<Result<Vec<_>, _>>()?;
-        splits.insert(*split, split_stats(record.shards.len(), &record.totals, &lengths));
+        splits.insert(
+            *split,
+            split_stats(record.shards.len(), &record.totals, &lengths),
+        );
     }
     Ok(Stats {
         dataset: dataset.digest,
@@ -74,12 +77,21 @@ pub fn of(dataset: &Dataset) -> Result<Stats, dataset::Error> {
 }
 
 fn split_stats(shards: usize, totals: &Totals, lengths: &[usize]) -> SplitStats {
-    let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    let share = |part: u64, whole: u64| {
+        if whole == 0 {
+            0.0
+        } else {
+            part as f64 / whole as f64
+        }
+    };
     let ids = totals.real + totals.pauses;
     SplitStats {
         shards,
         pause_density: share(totals.pauses, ids),
-        bytes_per_token: share(totals.text_bytes, totals.real.saturating_sub(totals.documents)),
+        bytes_per_token: share(
+            totals.text_bytes,
+            totals.real.saturating_sub(totals.documents),
+        ),
         scored_share: share(totals.scored, ids),
         lengths: histogram(lengths),
         totals: totals.clone(),
@@ -93,7 +105,11 @@ fn histogram(lengths: &[usize]) -> Vec<Bin> {
     for length in lengths {
         *bins.entry(length.saturating_sub(1) / width).or_default() += 1;
     }
-    let bin = |(index, rows)| Bin { from: index * width + 1, to: (index + 1) * width, rows };
+    let bin = |(index, rows)| Bin {
+        from: index * width + 1,
+        to: (index + 1) * width,
+        rows,
+    };
     bins.into_iter().map(bin).collect()
 }
 
@@ -106,8 +122,19 @@ mod tests {
         let lengths: Vec<usize> = (1..=100).collect();
         let bins = histogram(&lengths);
         assert_eq!(bins.len(), 20);
-        assert!(bins.iter().all(|bin| bin.rows == 5 && bin.to - bin.from == 4), "{bins:?}");
+        assert!(
+            bins.iter()
+                .all(|bin| bin.rows == 5 && bin.to - bin.from == 4),
+            "{bins:?}"
+        );
         assert_eq!(histogram(&[]), []);
-        assert_eq!(histogram(&[7, 7]), [Bin { from: 7, to: 7, rows: 2 }]);
+        assert_eq!(
+            histogram(&[7, 7]),
+            [Bin {
+                from: 7,
+                to: 7,
+                rows: 2
+            }]
+        );
     }
 }

@@ -6,7 +6,6 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
-use super::values::Device;
 
 /// Measure a trained model on the recipe's tasks, with several numbers of pauses
 #[derive(Clone, Debug, clap::Args)]
@@ -24,9 +23,6 @@ pub struct Args {
     /// A train/* folder or a checkpoint in place of the run's last
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// Where to compute: auto, cpu or cuda:<index>
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: Device,
 }
 
 /// Runs the command.

@@ -108,9 +108,9 @@ impl Explain for prepare::Error {
 
     fn advice(&self) -> Option<String> {
         match self {
-            Self::OtherRecipe { .. } => {
-                Some("prepare into another folder with `--out DIR`, or replace it with `--force`".into())
-            }
+            Self::OtherRecipe { .. } => Some(
+                "prepare into another folder with `--out DIR`, or replace it with `--force`".into(),
+            ),
             Self::Corpus(error) => error.advice(),
             Self::Shard(error) => error.advice(),
             Self::Dataset(error) => error.advice(),
@@ -206,5 +206,13 @@ mod training {
 
     impl Explain for generate::Error {}
 
-    impl Explain for model::DeviceError {}
+    impl Explain for model::Error {
+        fn kind(&self) -> Kind {
+            Kind::BadInput
+        }
+
+        fn advice(&self) -> Option<String> {
+            Some("`pausedata doctor` shows the devices of this machine".into())
+        }
+    }
 }

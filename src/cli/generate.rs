@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::Outcome;
 use super::failure::Failure;
 use super::ui::Ui;
-use super::values::Device;
 
 /// Continue a prompt, with pauses between the prompt and the answer
 ///
@@ -26,7 +25,7 @@ pub struct Args {
     pub prompt: String,
     /// Pauses appended to the prompt (M_inf)
     #[arg(long, default_value_t = 0, value_name = "M")]
-    pub pauses: usize,
+    pub pauses: u32,
     /// Longest answer in tokens
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub max_tokens: usize,
@@ -42,9 +41,6 @@ pub struct Args {
     /// Seed of the draws
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub seed: u64,
-    /// Where to compute: auto, cpu or cuda:<index>
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: Device,
 }
 
 /// Runs the command.
@@ -87,13 +83,17 @@ fn prompt(typed: &str) -> Result<String, Failure> {
 }
 
 #[cfg(feature = "train")]
-fn sampling(args: &Args) -> pausedata::generate::sampling::Sampling {
-    use pausedata::generate::sampling::Sampling;
+fn sampling(args: &Args) -> pausedata::generate::Sampling {
+    use pausedata::generate::Sampling;
 
     if args.temperature == 0.0 {
         return Sampling::Greedy;
     }
-    Sampling::Random { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p }
+    Sampling::Random {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+    }
 }
 
 /// Runs the command.

@@ -44,7 +44,11 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let dataset = Dataset::open(&args.dataset)?;
     let tokenizer = dataset.tokenizer()?;
     let split = args.split.into();
-    let rows = args.from..args.from.saturating_add(args.rows.max(1)).min(dataset.rows(split));
+    let rows = args.from
+        ..args
+            .from
+            .saturating_add(args.rows.max(1))
+            .min(dataset.rows(split));
     if rows.is_empty() {
         inspect::row(&dataset, &tokenizer, split, args.from)?; // Says which rows there are.
     }
@@ -54,7 +58,10 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     for index in rows {
         let pieces = inspect::row(&dataset, &tokenizer, split, index)?;
         match ui.format() {
-            Format::Json => ui.print_json(&Row { row: index, pieces: &pieces })?,
+            Format::Json => ui.print_json(&Row {
+                row: index,
+                pieces: &pieces,
+            })?,
             Format::Text if args.ids => {
                 let sequence = dataset.row(split, index)?;
                 ui.print(&id_lines(index, &sequence, &tokenizer))?;
@@ -79,8 +86,14 @@ fn legend() -> String {
 
 fn text(index: u64, pieces: &[Piece]) -> String {
     let ids: usize = pieces.iter().map(|piece| piece.ids).sum();
-    let pauses = pieces.iter().filter(|piece| piece.kind == Kind::Pause).map(|piece| piece.ids);
-    let mut text = format!("\n{NAME}row {index}{NAME:#}  {ids} ids, {} pauses\n", pauses.sum::<usize>());
+    let pauses = pieces
+        .iter()
+        .filter(|piece| piece.kind == Kind::Pause)
+        .map(|piece| piece.ids);
+    let mut text = format!(
+        "\n{NAME}row {index}{NAME:#}  {ids} ids, {} pauses\n",
+        pauses.sum::<usize>()
+    );
     for piece in pieces {
         text += &match piece.kind {
             Kind::Pause => format!("{PAUSE}{}{PAUSE:#}", "⏸".repeat(piece.ids)),

@@ -49,18 +49,27 @@ pub struct Args {
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
     let only = args.only.map(Into::into);
-    let partition = args.partition.map_or(Partition::WHOLE, |part| Partition { index: part.index, of: part.count });
+    let partition = args.partition.map_or(Partition::WHOLE, |part| Partition {
+        index: part.index,
+        of: part.count,
+    });
     let scope = Scope { only, partition };
     if args.dry_run {
         return show(&datasets::survey(&plan, scope)?, ui);
     }
     if args.force {
-        for (stage, _) in plan.stages().filter(|(stage, _)| only.is_none_or(|only| only == *stage)) {
+        for (stage, _) in plan
+            .stages()
+            .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
+        {
             fs::remove_dir(&plan.data_dir(stage))?;
         }
     }
     let outcomes = datasets::prepare(&plan, scope, ui, &stop)?;
-    let prepared: Vec<Prepared> = outcomes.iter().map(|(stage, outcome)| Prepared::of(&plan, *stage, outcome)).collect();
+    let prepared: Vec<Prepared> = outcomes
+        .iter()
+        .map(|(stage, outcome)| Prepared::of(&plan, *stage, outcome))
+        .collect();
     match ui.format() {
         Format::Json => ui.print_json(&prepared)?,
         Format::Text => ui.print(&prepared.iter().map(Prepared::text).collect::<String>())?,
@@ -80,17 +89,32 @@ struct Prepared {
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 enum State {
-    Sealed { digest: Digest, made_now: bool, rows: u64, ids: u64, pauses: u64, dropped: u64 },
-    Partial { missing_units: Vec<usize> },
+    Sealed {
+        digest: Digest,
+        made_now: bool,
+        rows: u64,
+        ids: u64,
+        pauses: u64,
+        dropped: u64,
+    },
+    Partial {
+        missing_units: Vec<usize>,
+    },
 }
 
 impl Prepared {
     fn of(plan: &Plan, stage: Stage, outcome: &prepare::Outcome) -> Self {
         let state = match outcome {
-            prepare::Outcome::Partial { missing } => State::Partial { missing_units: missing.clone() },
+            prepare::Outcome::Partial { missing } => State::Partial {
+                missing_units: missing.clone(),
+            },
             prepare::Outcome::Sealed { dataset, freshness } => {
                 let mut totals = Totals::default();
-                dataset.manifest.splits.values().for_each(|split| totals += &split.totals);
+                dataset
+                    .manifest
+                    .splits
+                    .values()
+                    .for_each(|split| totals += &split.totals);
                 State::Sealed {
                     digest: dataset.digest,
                     made_now: *freshness == Freshness::Made,
@@ -101,7 +125,11 @@ impl Prepared {
                 }
             }
         };
-        Self { stage: prepare::stage_name(stage), folder: plan.data_dir(stage), state }
+        Self {
+            stage: prepare::stage_name(stage),
+            folder: plan.data_dir(stage),
+            state,
+        }
     }
 
     fn text(&self) -> String {
@@ -109,11 +137,24 @@ impl Prepared {
         match &self.state {
             State::Partial { missing_units } => format!(
                 "{NAME}{}{NAME:#}  {folder}: {} units are left to other partitions; run without --partition to seal\n",
-                self.stage, missing_units.len(),
+                self.stage,
+                missing_units.len(),
             ),
-            State::Sealed { digest, made_now, rows, ids, pauses, dropped } => format!(
+            State::Sealed {
+                digest,
+                made_now,
+                rows,
+                ids,
+                pauses,
+                dropped,
+            } => format!(
                 "{NAME}{}{NAME:#}  {folder}: {} rows, {} ids, {} pauses, {} documents dropped, dataset {}{}\n",
-                self.stage, grouped(*rows), grouped(*ids), grouped(*pauses), grouped(*dropped), digest.short(),
+                self.stage,
+                grouped(*rows),
+                grouped(*ids),
+                grouped(*pauses),
+                grouped(*dropped),
+                digest.short(),
                 if *made_now { "" } else { " (found)" },
             ),
         }
@@ -125,9 +166,15 @@ pub fn show(surveys: &[(Stage, Survey)], ui: &Ui) -> Result<Outcome, Failure> {
     for (stage, survey) in surveys {
         let stage = prepare::stage_name(*stage);
         match ui.format() {
-            Format::Json => ui.print_json(&serde_json::json!({ "stage": stage, "survey": survey }))?,
+            Format::Json => {
+                ui.print_json(&serde_json::json!({ "stage": stage, "survey": survey }))?
+            }
             Format::Text => {
-                ui.print(&format!("{NAME}{stage}{NAME:#}  {} files in {} units\n", survey.files.len(), survey.units))?;
+                ui.print(&format!(
+                    "{NAME}{stage}{NAME:#}  {} files in {} units\n",
+                    survey.files.len(),
+                    survey.units
+                ))?;
                 for (name, bytes) in &survey.files {
                     ui.print(&format!("  {:>14} bytes  {name}\n", grouped(*bytes)))?;
                 }

@@ -4,7 +4,6 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
-use super::values::Device;
 
 /// Prepare, verify, pretrain, finetune and evaluate: the whole recipe, resumable
 ///
@@ -22,7 +21,7 @@ pub struct Args {
     pub recipe: Recipe,
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: Device,
+    pub device: String,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -38,10 +37,13 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
 
     let plan = args.recipe.plan()?;
     if args.dry_run {
-        return super::prepare::show(&run::datasets::survey(&plan, run::datasets::Scope::WHOLE)?, ui);
+        return super::prepare::show(
+            &run::datasets::survey(&plan, run::datasets::Scope::WHOLE)?,
+            ui,
+        );
     }
     let stop = ui.stop_on_signal()?;
-    let device = model::device(args.device.as_str())?;
+    let device = model::device(&args.device)?;
     if args.force {
         for part in ["data", "train", "eval"] {
             fs::remove_dir(&plan.out.join(part))?;

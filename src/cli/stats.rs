@@ -41,7 +41,10 @@ fn text(stats: &Stats) -> String {
         prepare::stage_name(stats.stage),
         grouped(stats.vocab_size.into()),
     );
-    let reasons = ledger.dropped.iter().map(|(reason, n)| format!(", {} {reason}", grouped(*n)));
+    let reasons = ledger
+        .dropped
+        .iter()
+        .map(|(reason, n)| format!(", {} {reason}", grouped(*n)));
     let dropped: u64 = ledger.dropped.values().sum();
     text += &format!(
         "documents  {} read = {} kept + {} dropped{}\n",
@@ -50,7 +53,11 @@ fn text(stats: &Stats) -> String {
         grouped(dropped),
         reasons.collect::<String>(),
     );
-    for (split, stats) in stats.splits.iter().filter(|(_, stats)| 0 < stats.totals.rows) {
+    for (split, stats) in stats
+        .splits
+        .iter()
+        .filter(|(_, stats)| 0 < stats.totals.rows)
+    {
         text += &format!("\n{NAME}{}{NAME:#}\n", format!("{split:?}").to_lowercase());
         text += &split_text(stats);
     }
@@ -73,13 +80,23 @@ fn split_text(stats: &SplitStats) -> String {
         stats.bytes_per_token,
     );
     if 0 < totals.overflowed {
-        text += &format!("  overflow   {} ids of text were pushed out by pauses\n", grouped(totals.overflowed));
+        text += &format!(
+            "  overflow   {} ids of text were pushed out by pauses\n",
+            grouped(totals.overflowed)
+        );
     }
     let runs = totals.pause_runs.iter().enumerate();
-    let runs = runs.filter(|(_, n)| 0 < **n).map(|(i, n)| (format!("{}", i + 1), *n));
+    let runs = runs
+        .filter(|(_, n)| 0 < **n)
+        .map(|(i, n)| (format!("{}", i + 1), *n));
     text += &bars("runs of pauses, by length", runs.collect());
     let lengths = stats.lengths.iter();
-    text + &bars("rows, by length in ids", lengths.map(|bin| (format!("{}-{}", bin.from, bin.to), bin.rows)).collect())
+    text + &bars(
+        "rows, by length in ids",
+        lengths
+            .map(|bin| (format!("{}-{}", bin.from, bin.to), bin.rows))
+            .collect(),
+    )
 }
 
 /// A histogram drawn with blocks.

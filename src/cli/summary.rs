@@ -12,7 +12,10 @@ pub fn text(plan: &Plan, summary: &Summary) -> String {
     for (stage, _) in plan.stages() {
         text += &format!("  data      {}\n", plan.data_dir(stage).display());
     }
-    text += &format!("            {PASSED}proved{PASSED:#}: {} checks passed, 0 failed\n\n", summary.checks);
+    text += &format!(
+        "            {PASSED}proved{PASSED:#}: {} checks passed, 0 failed\n\n",
+        summary.checks
+    );
     text += &stages(&summary.stages);
     if let Some(sample) = &summary.sample {
         let continued = sample.text.trim_end().replace('\n', "\n            ");
@@ -93,7 +96,11 @@ fn next(plan: &Plan, summary: &Summary) -> String {
     }
     if let Some(last) = summary.stages.last() {
         let model = last.folder.display();
-        let pauses = plan.eval_pauses().into_iter().find(|pauses| 0 < *pauses).unwrap_or(0);
+        let pauses = plan
+            .eval_pauses()
+            .into_iter()
+            .find(|pauses| 0 < *pauses)
+            .unwrap_or(0);
         text += &format!("    pausedata generate {model} --prompt 'your text' --pauses {pauses}\n");
     }
     if summary.results.is_some() {
@@ -107,12 +114,23 @@ fn sparkline(values: &[f64]) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const WIDTH: usize = 24;
     let chunk = values.len().div_ceil(WIDTH).max(1);
-    let means: Vec<f64> =
-        values.chunks(chunk).map(|part| part.iter().sum::<f64>() / part.len() as f64).collect();
-    let (low, high) = means.iter().fold((f64::MAX, f64::MIN), |(low, high), mean| (low.min(*mean), high.max(*mean)));
+    let means: Vec<f64> = values
+        .chunks(chunk)
+        .map(|part| part.iter().sum::<f64>() / part.len() as f64)
+        .collect();
+    let (low, high) = means
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(low, high), mean| {
+            (low.min(*mean), high.max(*mean))
+        });
     let level = |mean: &f64| {
         let share = (mean - low) / (high - low).max(1e-12);
-        LEVELS.iter().rev().enumerate().find(|(i, _)| 1.0 - (*i as f64 + 1.0) / 8.0 <= share).map_or(' ', |(_, c)| *c)
+        LEVELS
+            .iter()
+            .rev()
+            .enumerate()
+            .find(|(i, _)| 1.0 - (*i as f64 + 1.0) / 8.0 <= share)
+            .map_or(' ', |(_, c)| *c)
     };
     means.iter().map(level).collect()
 }
@@ -123,8 +141,16 @@ mod tests {
 
     #[test]
     fn a_sparkline_falls_with_its_values() {
-        assert_eq!(sparkline(&[8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]), "█▇▆▅▄▃▂▁");
+        assert_eq!(
+            sparkline(&[8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]),
+            "█▇▆▅▄▃▂▁"
+        );
         assert_eq!(sparkline(&[1.0]), "▁");
-        assert_eq!(sparkline(&(0..240).map(f64::from).collect::<Vec<_>>()).chars().count(), 24);
+        assert_eq!(
+            sparkline(&(0..240).map(f64::from).collect::<Vec<_>>())
+                .chars()
+                .count(),
+            24
+        );
     }
 }

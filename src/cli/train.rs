@@ -4,7 +4,7 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
-use super::values::{Device, Stage};
+use super::values::Stage;
 
 /// Pretrain and finetune on the prepared datasets of a recipe
 ///
@@ -20,7 +20,7 @@ pub struct Args {
     pub recipe: Recipe,
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: Device,
+    pub device: String,
     /// Train one stage only
     #[arg(long, value_name = "STAGE")]
     pub only: Option<Stage>,
@@ -35,10 +35,13 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     use pausedata::{fs, model, run};
 
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    let device = model::device(args.device.as_str())?;
+    let device = model::device(&args.device)?;
     let only = args.only.map(Into::into);
     if args.force {
-        for (stage, _) in plan.stages().filter(|(stage, _)| only.is_none_or(|only| only == *stage)) {
+        for (stage, _) in plan
+            .stages()
+            .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
+        {
             fs::remove_dir(&plan.train_dir(stage))?;
         }
     }

@@ -68,35 +68,6 @@ impl FromStr for Partition {
     }
 }
 
-/// Where tensors live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The first GPU that this build can use, or else the processor.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// A GPU by its index.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected auto, cpu, cuda or cuda:<index>, found `{text}`");
-        match text.split_once(':') {
-            None => match text {
-                "auto" => Ok(Self::Auto),
-                "cpu" => Ok(Self::Cpu),
-                "cuda" => Ok(Self::Cuda(0)),
-                _ => Err(wrong()),
-            },
-            Some(("cuda", index)) => Ok(Self::Cuda(index.parse().map_err(|_| wrong())?)),
-            Some(_) => Err(wrong()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,14 +80,5 @@ mod tests {
         for wrong in ["0/4", "5/4", "1/0", "1", "a/b", "-1/2", "1/2/3"] {
             assert_eq!(partition(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn devices_have_an_index() {
-        assert_eq!("cuda:1".parse(), Ok(Device::Cuda(1)));
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        assert!("cuda:x".parse::<Device>().is_err());
-        assert!("cpu:1".parse::<Device>().is_err());
-        assert!("gpu".parse::<Device>().is_err());
     }
 }

@@ -43,7 +43,11 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         Format::Json => ui.print_json(&Printed::of(&report))?,
         Format::Text => ui.print(&text(&report))?,
     }
-    Ok(if report.failed() == 0 { Outcome::Done } else { Outcome::Refuted })
+    Ok(if report.failed() == 0 {
+        Outcome::Done
+    } else {
+        Outcome::Refuted
+    })
 }
 
 /// The report with its sums.
@@ -57,7 +61,11 @@ struct Printed<'a> {
 
 impl<'a> Printed<'a> {
     fn of(report: &'a Report) -> Self {
-        Self { report, passed: report.passed(), failed: report.failed() }
+        Self {
+            report,
+            passed: report.passed(),
+            failed: report.failed(),
+        }
     }
 }
 
@@ -67,19 +75,32 @@ fn text(report: &Report) -> String {
     for same in report.checks.chunk_by(|a, b| a.name == b.name) {
         let passed: Vec<_> = same.iter().filter_map(passed_detail).collect();
         if let Some(last) = passed.last() {
-            let files = if 1 < passed.len() { format!("{} files", passed.len()) } else { last.to_string() };
+            let files = if 1 < passed.len() {
+                format!("{} files", passed.len())
+            } else {
+                last.to_string()
+            };
             let name = same.first().map_or("", |check| &check.name);
             text += &format!("{PASSED}ok{PASSED:#}      {name}: {files}\n");
         }
         for check in same {
             if let verify::Outcome::Failed(detail) = &check.outcome {
                 let file = check.file.as_deref().unwrap_or("the dataset");
-                text += &format!("{FAILED}FAILED{FAILED:#}  {}: {NAME}{file}{NAME:#}: {detail}\n", check.name);
+                text += &format!(
+                    "{FAILED}FAILED{FAILED:#}  {}: {NAME}{file}{NAME:#}: {detail}\n",
+                    check.name
+                );
             }
         }
     }
-    let digest = report.digest.map_or_else(String::new, |digest| format!(", dataset {}", digest.short()));
-    text + &format!("{} passed, {} failed{digest}\n", report.passed(), report.failed())
+    let digest = report.digest.map_or_else(String::new, |digest| {
+        format!(", dataset {}", digest.short())
+    });
+    text + &format!(
+        "{} passed, {} failed{digest}\n",
+        report.passed(),
+        report.failed()
+    )
 }
 
 fn passed_detail(check: &Check) -> Option<&str> {

@@ -30,15 +30,12 @@ pub fn essence(metric: Metric, answer: &str) -> String {
 /// stands before it, so that the last number of `5-3` is 3.
 pub fn final_number(text: &str) -> Option<String> {
     let answer = text.rsplit_once("####").map_or(text, |(_, after)| after);
-    let plain: Vec<char> = answer
-        .chars()
-        .filter(|c| !matches!(c, ',' | '$'))
-        .collect();
+    let plain: Vec<char> = answer.chars().filter(|c| !matches!(c, ',' | '$')).collect();
     let end = plain.iter().rposition(char::is_ascii_digit)? + 1;
     let start = number_start(plain.get(..end)?);
     let before = plain.get(..start)?;
-    let negative = matches!(before, [.., '-'])
-        && !matches!(before, [.., c, '-'] if c.is_alphanumeric());
+    let negative =
+        matches!(before, [.., '-']) && !matches!(before, [.., c, '-'] if c.is_alphanumeric());
     let number: String = plain.get(start..end)?.iter().collect();
     Some(canonical(&number, negative))
 }
@@ -64,9 +61,8 @@ pub fn wilson(correct: u64, n: u64) -> [f64; 2] {
 /// Where the number begins that ends `text`: digits with at most one point,
 /// which follows a digit or no word (`.75`).
 fn number_start(text: &[char]) -> usize {
-    let digits = |text: &[char]| {
-        text.len() - text.iter().rev().take_while(|c| c.is_ascii_digit()).count()
-    };
+    let digits =
+        |text: &[char]| text.len() - text.iter().rev().take_while(|c| c.is_ascii_digit()).count();
     let start = digits(text);
     match text.get(..start) {
         Some([whole @ .., '.']) if digits(whole) < whole.len() => digits(whole),
@@ -80,7 +76,11 @@ fn canonical(number: &str, negative: bool) -> String {
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let (whole, part) = (whole.trim_start_matches('0'), part.trim_end_matches('0'));
     let whole = if whole.is_empty() { "0" } else { whole };
-    let sign = if negative && (whole, part) != ("0", "") { "-" } else { "" };
+    let sign = if negative && (whole, part) != ("0", "") {
+        "-"
+    } else {
+        ""
+    };
     let point = if part.is_empty() { "" } else { "." };
     format!("{sign}{whole}{point}{part}")
 }
@@ -132,7 +132,10 @@ mod tests {
             assert!(0.0 <= low && low <= share && share <= high && high <= 1.0);
             for p in [low, high] {
                 let distance = 1.959_963_984_540_054 * (p * (1.0 - p) / n as f64).sqrt();
-                assert!(((share - p).abs() - distance).abs() < 1e-9, "{correct}/{n}: {p}");
+                assert!(
+                    ((share - p).abs() - distance).abs() < 1e-9,
+                    "{correct}/{n}: {p}"
+                );
             }
         }
         assert_eq!(wilson(0, 0), [0.0, 1.0]);

@@ -329,7 +329,10 @@ mod tests {
         };
         let records = records(&task, &[0, 5], &answer).unwrap();
         let order: Vec<_> = records.iter().map(|r| (r.pauses, r.example.row)).collect();
-        assert_eq!(order, [0, 5].map(|m| [0, 1, 2, 3].map(|row| (m, row))).concat());
+        assert_eq!(
+            order,
+            [0, 5].map(|m| [0, 1, 2, 3].map(|row| (m, row))).concat()
+        );
         let result = summary(&task, &[0, 5], &records);
         let share = |text: &str, share| Share {
             text: text.into(),

@@ -153,12 +153,18 @@ mod tests {
             id: DocumentId { file: 1, row: 2 },
             text: Text::Plain("text".into()),
         };
-        let error = Task::new(declared("a", 1), [Ok::<_, crate::fs::Error>(plain)].into_iter());
+        let error = Task::new(
+            declared("a", 1),
+            [Ok::<_, crate::fs::Error>(plain)].into_iter(),
+        );
         assert_eq!(
             error.unwrap_err().to_string(),
             "task `a` needs a prefix and a target, found running text in file 1 row 2"
         );
         let task = new("a", 5, 5).unwrap();
-        assert!(matches!(check_names(&[task.clone(), task]), Err(Error::Twice { .. })));
+        assert!(matches!(
+            check_names(&[task.clone(), task]),
+            Err(Error::Twice { .. })
+        ));
     }
 }

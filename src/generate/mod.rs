@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::generate::sampling::Sampling;
 use crate::fs;
+pub use crate::generate::sampling::Sampling;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::kv_cache::{self, Cache};
 use crate::model::{Device, Model};
@@ -47,7 +47,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {prompt} tokens and {pauses} pauses, but the model reads {context} at most")]
+    #[error(
+        "the prompt has {prompt} tokens and {pauses} pauses, but the model reads {context} at most"
+    )]
     TooLong {
         /// Ids of the prompt.
         prompt: usize,
@@ -233,7 +235,11 @@ fn prompt_ids(
     reserved: Reserved,
     context: usize,
 ) -> Result<Vec<TokenId>, Error> {
-    let prompt = if prompt.is_empty() { &[reserved.end] } else { prompt };
+    let prompt = if prompt.is_empty() {
+        &[reserved.end]
+    } else {
+        prompt
+    };
     let insertion = Insertion {
         policy: Policy::Suffix {
             count: Count::Fixed(pauses),

@@ -43,9 +43,9 @@ impl Sampling {
                 Err(Error::Temperature(temperature))
             }
             Self::Random { top_k: Some(0), .. } => Err(Error::TopK),
-            Self::Random { top_p: Some(top_p), .. } if !(0.0 < top_p && top_p <= 1.0) => {
-                Err(Error::TopP(top_p))
-            }
+            Self::Random {
+                top_p: Some(top_p), ..
+            } if !(0.0 < top_p && top_p <= 1.0) => Err(Error::TopP(top_p)),
             _ => Ok(()),
         }
     }
@@ -53,7 +53,10 @@ impl Sampling {
     /// Chooses an id, which is an index of `logits`. Minus infinity marks an id
     /// that must not be chosen; `None` if there is no other, or a logit is NaN.
     pub fn choose(self, logits: &[f32], rng: &mut Rng) -> Option<TokenId> {
-        if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+        if logits
+            .iter()
+            .any(|logit| logit.is_nan() || *logit == f32::INFINITY)
+        {
             return None;
         }
         let mut candidates: Vec<(TokenId, f64)> = (0..)
@@ -64,7 +67,10 @@ impl Sampling {
         let by_likelihood =
             |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         match self {
-            Self::Greedy => candidates.into_iter().min_by(by_likelihood).map(|(id, _)| id),
+            Self::Greedy => candidates
+                .into_iter()
+                .min_by(by_likelihood)
+                .map(|(id, _)| id),
             Self::Random {
                 temperature,
                 top_k,
@@ -132,7 +138,10 @@ mod tests {
 
     /// Logits of the probabilities 0.1, 0.4, 0.3, 0.2 and a masked id.
     fn logits() -> Vec<f32> {
-        let mut logits: Vec<f32> = [0.1f32, 0.4, 0.3, 0.2].iter().map(|p| p.ln() + 5.0).collect();
+        let mut logits: Vec<f32> = [0.1f32, 0.4, 0.3, 0.2]
+            .iter()
+            .map(|p| p.ln() + 5.0)
+            .collect();
         logits.push(f32::NEG_INFINITY);
         logits
     }
@@ -144,7 +153,11 @@ mod tests {
             // Four standard deviations of a share of 20,000 are at most 0.0142.
             let exact = expected == 0.0;
             assert!(
-                if exact { *share == 0.0 } else { (share - expected).abs() < 0.0142 },
+                if exact {
+                    *share == 0.0
+                } else {
+                    (share - expected).abs() < 0.0142
+                },
                 "{shares:?}"
             );
         }
@@ -175,8 +188,14 @@ mod tests {
 
     #[test]
     fn top_k_and_top_p_cut_the_unlikely() {
-        check(random(1.0, Some(2), 1.0), [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]);
-        check(random(1.0, None, 0.65), [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]);
+        check(
+            random(1.0, Some(2), 1.0),
+            [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0],
+        );
+        check(
+            random(1.0, None, 0.65),
+            [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0],
+        );
         check(random(1.0, None, 1e-9), [0.0, 1.0, 0.0, 0.0, 0.0]);
         check(random(1.0, Some(1), 1.0), [0.0, 1.0, 0.0, 0.0, 0.0]);
     }
@@ -185,7 +204,10 @@ mod tests {
     fn settings_are_checked() {
         assert_eq!(random(1.0, Some(1), 1.0).validate(), Ok(()));
         assert_eq!(Sampling::Greedy.validate(), Ok(()));
-        assert_eq!(random(0.0, None, 1.0).validate(), Err(Error::Temperature(0.0)));
+        assert_eq!(
+            random(0.0, None, 1.0).validate(),
+            Err(Error::Temperature(0.0))
+        );
         assert!(random(f32::NAN, None, 1.0).validate().is_err());
         assert_eq!(random(1.0, Some(0), 1.0).validate(), Err(Error::TopK));
         assert_eq!(random(1.0, None, 0.0).validate(), Err(Error::TopP(0.0)));

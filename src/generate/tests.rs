@@ -40,7 +40,12 @@ impl Reader for Counter {
     }
 }
 
-fn run(prompt: &[u32], pauses: u32, max_tokens: usize, context: usize) -> (Vec<Vec<u32>>, Vec<u32>, Ended) {
+fn run(
+    prompt: &[u32],
+    pauses: u32,
+    max_tokens: usize,
+    context: usize,
+) -> (Vec<Vec<u32>>, Vec<u32>, Ended) {
     let mut counter = Counter {
         context,
         calls: Vec::new(),
@@ -148,20 +153,32 @@ fn model(vocab_size: usize) -> Model {
 }
 
 /// The obvious twin of greedy decoding: the whole row through the model for each token.
-fn naive(model: &Model, tokenizer: &Tokenizer, prompt: &str, pauses: usize, max_tokens: usize) -> Vec<TokenId> {
+fn naive(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    pauses: usize,
+    max_tokens: usize,
+) -> Vec<TokenId> {
     let reserved = tokenizer.reserved();
     let mut row = Vec::new();
     tokenizer.encode(prompt, &mut row).unwrap();
     row.extend(vec![reserved.pause; pauses]);
     let start = row.len();
     while row.len() < start + max_tokens && row.len() <= model.config.context {
-        let logits: Vec<f32> = model.logits(&row, 1, row.len()).into_data().iter().collect();
+        let logits: Vec<f32> = model
+            .logits(&row, 1, row.len())
+            .into_data()
+            .iter()
+            .collect();
         let last = &logits[(row.len() - 1) * model.config.vocab_size..];
         let allowed = |id: &usize| {
             let id = TokenId(u32::try_from(*id).unwrap());
             id != reserved.pause && id != reserved.pad && id.0 < tokenizer.vocab_size()
         };
-        let best = (0..last.len()).filter(allowed).max_by(|a, b| last[*a].total_cmp(&last[*b]));
+        let best = (0..last.len())
+            .filter(allowed)
+            .max_by(|a, b| last[*a].total_cmp(&last[*b]));
         let best = TokenId(u32::try_from(best.unwrap()).unwrap());
         if best == reserved.end {
             break;
@@ -190,7 +207,10 @@ fn greedy_answers_equal_those_of_the_naive_twin() {
             answers.insert(answer.ids);
         }
     }
-    assert!(3 < answers.len(), "the model hears neither prompts nor pauses");
+    assert!(
+        3 < answers.len(),
+        "the model hears neither prompts nor pauses"
+    );
 }
 
 #[test]
@@ -218,5 +238,9 @@ fn streamed_text_is_the_answer_and_the_key_decides_it() {
     assert_eq!(answer(3), answers[3]);
     assert_ne!(answers[0].1.ids, answers[1].1.ids);
     // Random bytes form characters of several bytes now and then, and broken ones.
-    assert!(answers.iter().any(|(pieces, answer)| pieces.len() < answer.ids.len()));
+    assert!(
+        answers
+            .iter()
+            .any(|(pieces, answer)| pieces.len() < answer.ids.len())
+    );
 }

@@ -264,8 +264,8 @@ mod tests {
                 assert!(worst < 1e-4, "shape {index}, position {position}: {worst}");
             };
             check(&model.prefill(&mut cache, &ids[..13]).unwrap(), 12);
-            for position in 13..40 {
-                check(&model.decode(&mut cache, ids[position]).unwrap(), position);
+            for (position, &id) in ids.iter().enumerate().take(40).skip(13) {
+                check(&model.decode(&mut cache, id).unwrap(), position);
             }
             let mut branch = cache.clone();
             check(&model.prefill(&mut branch, &ids[40..70]).unwrap(), 69);

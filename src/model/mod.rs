@@ -18,7 +18,9 @@ mod parameters;
 
 #[cfg(feature = "train")]
 pub use parameters::{Device, Error, Model, device};
-#[cfg(all(test, feature = "train"))]
+#[cfg(test)]
+#[cfg(feature = "train")]
 mod hub_tests;
-#[cfg(all(test, feature = "train"))]
+#[cfg(test)]
+#[cfg(feature = "train")]
 mod testing;

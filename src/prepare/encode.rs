@@ -46,14 +46,19 @@ pub fn encode(
     };
     let ids = match &document.text {
         Text::Plain(text) => ids(text).map(Ids::Plain),
-        Text::Example { prefix, target } => ids(prefix)
-            .and_then(|prefix| ids(target).map(|target| Ids::Example { prefix, target })),
+        Text::Example { prefix, target } => {
+            ids(prefix).and_then(|prefix| ids(target).map(|target| Ids::Example { prefix, target }))
+        }
     };
     let ids = ids.map_err(|source| refused(document.id, corpus, source))?;
     let checksum = text_checksum(&document.text);
     let text_bytes = document.text.bytes() as u64;
     Ok(Encoded {
-        record: DocumentRecord { id: document.id, text_bytes, checksum },
+        record: DocumentRecord {
+            id: document.id,
+            text_bytes,
+            checksum,
+        },
         split: split(checksum, validation),
         ids,
     })
@@ -72,12 +77,23 @@ pub fn text_checksum(text: &Text) -> u64 {
 /// stand on both sides.
 pub fn split(checksum: u64, validation: f64) -> Split {
     let share = (checksum & u64::from(u32::MAX)) as f64 / 2f64.powi(32);
-    if share < validation { Split::Validation } else { Split::Train }
+    if share < validation {
+        Split::Validation
+    } else {
+        Split::Train
+    }
 }
 
 fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
-    let file = corpus.files.get(id.file as usize).map_or_else(String::new, |file| file.name.clone());
-    Error::Document { file, row: id.row + 1, source }
+    let file = corpus
+        .files
+        .get(id.file as usize)
+        .map_or_else(String::new, |file| file.name.clone());
+    Error::Document {
+        file,
+        row: id.row + 1,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -88,8 +104,15 @@ mod tests {
     fn the_split_follows_the_text_and_the_share() {
         let texts: Vec<u64> = (0..20_000u32).map(|i| checksum(&i.to_le_bytes())).collect();
         assert!(texts.iter().all(|&sum| split(sum, 0.0) == Split::Train));
-        assert!(texts.iter().all(|&sum| split(sum, 1.0) == Split::Validation));
-        let held_out = texts.iter().filter(|&&sum| split(sum, 0.1) == Split::Validation).count();
+        assert!(
+            texts
+                .iter()
+                .all(|&sum| split(sum, 1.0) == Split::Validation)
+        );
+        let held_out = texts
+            .iter()
+            .filter(|&&sum| split(sum, 0.1) == Split::Validation)
+            .count();
         // Binomial with mean 2,000 and deviation 42.
         assert!((1_830..2_170).contains(&held_out), "{held_out}");
     }
@@ -97,7 +120,10 @@ mod tests {
     #[test]
     fn the_border_of_an_example_is_part_of_its_checksum() {
         let example = |prefix: &str, target: &str| {
-            text_checksum(&Text::Example { prefix: prefix.into(), target: target.into() })
+            text_checksum(&Text::Example {
+                prefix: prefix.into(),
+                target: target.into(),
+            })
         };
         assert_ne!(example("ab", "c"), example("a", "bc"));
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Error;
 use crate::digest::Digest;
 use crate::manifest::{Ledger, Manifest, Split, SplitRecord};
-use crate::{dataset, fs};
+use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.
 pub const UNITS: &str = "units";
@@ -38,18 +38,29 @@ impl UnitRecord {
             Err(error) if error.is_missing() => return Ok(None),
             other => other?,
         };
-        let record: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Record { path, reason: error.to_string() })?;
-        let shards = folder.join(dataset::SHARDS);
-        let standing = record.splits.values().flat_map(|split| &split.shards).all(|shard| {
-            ["bin", "idx"].iter().all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
-        });
+        let record: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Record {
+            path,
+            reason: error.to_string(),
+        })?;
+        let shards = folder.join(manifest::SHARDS);
+        let standing = record
+            .splits
+            .values()
+            .flat_map(|split| &split.shards)
+            .all(|shard| {
+                ["bin", "idx"]
+                    .iter()
+                    .all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
+            });
         Ok((record.plan == *plan && standing).then_some(record))
     }
 
     /// Makes the unit count as done; its shards are durable already.
     pub fn publish(&self, folder: &Path) -> Result<(), Error> {
-        Ok(fs::write(&record_path(folder, self.unit), &super::to_json(self))?)
+        Ok(fs::write(
+            &record_path(folder, self.unit),
+            &super::to_json(self),
+        )?)
     }
 }
 
@@ -77,7 +88,13 @@ pub fn merge(mut manifest: Manifest, records: &[UnitRecord]) -> Manifest {
 
 /// The first place where two JSON values differ, with both values in short.
 pub fn difference(at: &str, old: &Value, new: &Value) -> Option<(String, String, String)> {
-    let below = |key: &str| if at.is_empty() { key.to_string() } else { format!("{at}.{key}") };
+    let below = |key: &str| {
+        if at.is_empty() {
+            key.to_string()
+        } else {
+            format!("{at}.{key}")
+        }
+    };
     let absent = Value::String("absent".into());
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {
@@ -122,7 +139,10 @@ mod tests {
         assert_eq!(difference("", &old, &new), None);
         new["pause"]["fraction"] = json!(0.2);
         let (key, old_value, new_value) = difference("", &old, &new).unwrap();
-        assert_eq!((key.as_str(), old_value.as_str(), new_value.as_str()), ("pause.fraction", "0.1", "0.2"));
+        assert_eq!(
+            (key.as_str(), old_value.as_str(), new_value.as_str()),
+            ("pause.fraction", "0.1", "0.2")
+        );
         assert_eq!(difference("", &old, &json!({})).unwrap().0, "a");
         let mut longer = old.clone();
         longer["list"] = json!([1, 2, 3]);

@@ -75,7 +75,9 @@ pub enum Error {
         new: String,
     },
     /// The sources yield nothing to train on.
-    #[error("the sources of [{stage}] yield no rows: {read} documents read, {dropped} dropped ({reasons})")]
+    #[error(
+        "the sources of [{stage}] yield no rows: {read} documents read, {dropped} dropped ({reasons})"
+    )]
     Empty {
         /// `pretrain` or `finetune`.
         stage: &'static str,
@@ -181,7 +183,10 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let insertion = insertion(job)?;
     let draft = draft(job, &corpus);
     if let Some(dataset) = sealed(job, &draft)? {
-        return Ok(Outcome::Sealed { dataset, freshness: Freshness::Found });
+        return Ok(Outcome::Sealed {
+            dataset,
+            freshness: Freshness::Found,
+        });
     }
     fs::create_dir(job.folder)?;
     let plan = Digest::of(&to_json(&draft));
@@ -192,7 +197,13 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
             records.push(record);
         } else if job.partition.takes(index) {
-            let work = unit::Work { job, corpus: &corpus, insertion: &insertion, index, files };
+            let work = unit::Work {
+                job,
+                corpus: &corpus,
+                insertion: &insertion,
+                index,
+                files,
+            };
             let record = unit::prepare(&work, plan, progress, stop)?;
             record.publish(job.folder)?;
             records.push(record);
@@ -207,7 +218,10 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let manifest = ledger::merge(draft, &records);
     refuse_empty(job.stage, &manifest)?;
     let dataset = seal(job, &manifest)?;
-    Ok(Outcome::Sealed { dataset, freshness: Freshness::Made })
+    Ok(Outcome::Sealed {
+        dataset,
+        freshness: Freshness::Made,
+    })
 }
 
 /// What [`run`] would do: files, units and bytes, without reading any text.
@@ -215,7 +229,11 @@ pub fn survey(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<
     let corpus = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
     recipe.pause.validate(recipe.pack.seq_len)?;
     Ok(Survey {
-        files: corpus.files.iter().map(|file| (file.name.clone(), file.bytes)).collect(),
+        files: corpus
+            .files
+            .iter()
+            .map(|file| (file.name.clone(), file.bytes))
+            .collect(),
         units: corpus.units().len(),
     })
 }
@@ -249,7 +267,11 @@ fn insertion(job: &Job) -> Result<Insertion, Error> {
     let row_length = job.recipe.pack.seq_len;
     job.recipe.pause.validate(row_length)?;
     let policy = job.recipe.pause.clone();
-    Ok(Insertion { policy, pause: job.tokenizer.reserved().pause, row_length })
+    Ok(Insertion {
+        policy,
+        pause: job.tokenizer.reserved().pause,
+        row_length,
+    })
 }
 
 /// The manifest as far as it is known before any text is read.
@@ -282,48 +304,71 @@ fn draft(job: &Job, corpus: &Corpus) -> Manifest {
 /// The dataset that already stands in the folder, if it is the one asked for.
 fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
     let manifest = match Manifest::open(job.folder) {
-        Err(error) if error.is_unsealed() => return Ok(None),
+        Err(manifest::Error::NotSealed { .. }) => return Ok(None),
         other => other?.0,
     };
     let (mut old, mut new) = (manifest.clone(), draft.clone());
     for manifest in [&mut old, &mut new] {
         manifest.splits.clear();
         manifest.ledger = Default::default();
-        manifest.corpus.iter_mut().for_each(|file| file.documents = 0);
+        manifest
+            .corpus
+            .iter_mut()
+            .for_each(|file| file.documents = 0);
     }
     let value = |manifest: &Manifest| serde_json::to_value(manifest).unwrap_or_default();
     match ledger::difference("", &value(&old), &value(&new)) {
         None => Ok(Some(Dataset::open(job.folder)?)),
-        Some((key, old, new)) => {
-            Err(Error::OtherRecipe { folder: job.folder.to_path_buf(), key, old, new })
-        }
+        Some((key, old, new)) => Err(Error::OtherRecipe {
+            folder: job.folder.to_path_buf(),
+            key,
+            old,
+            new,
+        }),
     }
 }
 
 /// Writes what stands beside the shards, then the manifest, last.
 fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
-    let root = std::path::absolute(job.data_root)
-        .map_err(fs::Error::new("resolve", job.data_root))?;
-    fs::write(&job.folder.join(dataset::TOKENIZER), job.tokenizer.to_json())?;
-    fs::write(&job.folder.join(ORIGIN), &to_json(&Origin { data_root: root }))?;
+    let root =
+        std::path::absolute(job.data_root).map_err(fs::Error::new("resolve", job.data_root))?;
+    fs::write(
+        &job.folder.join(manifest::TOKENIZER_FILE),
+        job.tokenizer.to_json(),
+    )?;
+    fs::write(
+        &job.folder.join(ORIGIN),
+        &to_json(&Origin { data_root: root }),
+    )?;
     manifest.seal(job.folder)?;
     fs::remove_dir(&job.folder.join(ledger::UNITS))?;
-    fs::remove_temporaries(&job.folder.join(dataset::SHARDS))?;
+    fs::remove_temporaries(&job.folder.join(manifest::SHARDS))?;
     Ok(Dataset::open(job.folder)?)
 }
 
 fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {
-    let rows = manifest.splits.get(&manifest::Split::Train).map_or(0, |split| split.totals.rows);
+    let rows = manifest
+        .splits
+        .get(&manifest::Split::Train)
+        .map_or(0, |split| split.totals.rows);
     if 0 < rows {
         return Ok(());
     }
-    let reasons = manifest.ledger.dropped.iter().map(|(reason, n)| format!("{reason}: {n}"));
+    let reasons = manifest
+        .ledger
+        .dropped
+        .iter()
+        .map(|(reason, n)| format!("{reason}: {n}"));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     Err(Error::Empty {
         stage: stage_name(stage),
         read: manifest.ledger.read,
         dropped: manifest.ledger.dropped.values().sum(),
-        reasons: if reasons.is_empty() { "the sources are empty".into() } else { reasons },
+        reasons: if reasons.is_empty() {
+            "the sources are empty".into()
+        } else {
+            reasons
+        },
     })
 }
 

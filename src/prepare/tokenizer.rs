@@ -26,15 +26,28 @@ pub fn train(
     progress: &dyn Progress,
 ) -> Result<Tokenizer, Error> {
     let corpus = Corpus::resolve(&stage.1.sources, data_root, purpose(stage.0))?;
-    let files: Vec<_> = corpus.files.iter().map(|file| (&file.name, file.bytes)).collect();
+    let files: Vec<_> = corpus
+        .files
+        .iter()
+        .map(|file| (&file.name, file.bytes))
+        .collect();
     let origin = to_json(&json!({ "config": config, "sources": stage.1.sources, "files": files }));
-    let (path, origin_path) =
-        (folder.join("tokenizer.json"), folder.join("tokenizer-origin.json"));
+    let (path, origin_path) = (
+        folder.join("tokenizer.json"),
+        folder.join("tokenizer-origin.json"),
+    );
     if path.is_file() && fs::read(&origin_path).is_ok_and(|found| found == origin_line(&origin)) {
         return Ok(Tokenizer::from_file(&path, config)?);
     }
-    let sample = config.train.as_ref().map_or(0, |training| training.sample_bytes);
-    progress.start("tokenizer", Some(sample.min(total_bytes(&corpus, sample))), Unit::Bytes);
+    let sample = config
+        .train
+        .as_ref()
+        .map_or(0, |training| training.sample_bytes);
+    progress.start(
+        "tokenizer",
+        Some(sample.min(total_bytes(&corpus, sample))),
+        Unit::Bytes,
+    );
     let mut texts = texts(&corpus, sample, progress);
     let tokenizer = Tokenizer::train(&mut texts, config)?;
     progress.finish();
@@ -61,7 +74,9 @@ fn texts<'a>(
     documents
         .take_while(move |document| {
             let before = seen;
-            seen += document.as_ref().map_or(0, |document| document.text.bytes() as u64);
+            seen += document
+                .as_ref()
+                .map_or(0, |document| document.text.bytes() as u64);
             before < sample
         })
         .map(|document| {

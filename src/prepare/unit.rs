@@ -13,6 +13,7 @@ use super::{Error, Job};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::Document;
+use crate::manifest;
 use crate::manifest::{Ledger, Split, SplitRecord, Totals};
 use crate::pack::ConcatSplit;
 use crate::pause::{self, Insertion};
@@ -21,7 +22,6 @@ use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
-use crate::dataset;
 
 /// Text that one thread encodes at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -76,7 +76,10 @@ pub fn prepare(
 type Chunk = Result<Vec<Document>, corpus::Error>;
 
 /// Cuts the stream of documents into chunks and sends them until nobody listens.
-fn read(documents: impl Iterator<Item = Result<Document, corpus::Error>>, send: &SyncSender<Chunk>) {
+fn read(
+    documents: impl Iterator<Item = Result<Document, corpus::Error>>,
+    send: &SyncSender<Chunk>,
+) {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     for document in documents {
         match document {
@@ -104,7 +107,10 @@ fn read(documents: impl Iterator<Item = Result<Document, corpus::Error>>, send: 
 /// Waits for one chunk, then takes what else is there; empty at the end.
 fn take(receive: &Receiver<Chunk>, most: usize) -> Vec<Chunk> {
     let first = receive.recv().ok();
-    first.into_iter().chain(receive.try_iter().take(most.saturating_sub(1))).collect()
+    first
+        .into_iter()
+        .chain(receive.try_iter().take(most.saturating_sub(1)))
+        .collect()
 }
 
 fn encode_all(work: &Work, chunks: Vec<Chunk>) -> Result<Vec<Encoded>, Error> {
@@ -137,7 +143,8 @@ struct Build<'a> {
 
 impl<'a> Build<'a> {
     fn new(work: &'a Work) -> Self {
-        let splits = [Split::Train, Split::Validation].map(|split| (split, SplitBuild::new(work, split)));
+        let splits =
+            [Split::Train, Split::Validation].map(|split| (split, SplitBuild::new(work, split)));
         Self {
             work,
             splits: splits.into(),
@@ -165,7 +172,9 @@ impl<'a> Build<'a> {
     }
 
     fn write_rows(&mut self, flush: Flush) -> Result<(), Error> {
-        self.splits.values_mut().try_for_each(|split| split.write_rows(flush))
+        self.splits
+            .values_mut()
+            .try_for_each(|split| split.write_rows(flush))
     }
 
     fn take_text_bytes(&mut self) -> u64 {
@@ -202,7 +211,11 @@ fn fits(ids: &Ids, insertion: &Insertion) -> Fit {
         Ids::Plain(_) => Fit::Keep,
         Ids::Example { prefix, target } => {
             let length = prefix.len() + insertion.n_pauses() + target.len() + 1;
-            if length <= insertion.row_length { Fit::Keep } else { Fit::Drop("too-long") }
+            if length <= insertion.row_length {
+                Fit::Keep
+            } else {
+                Fit::Drop("too-long")
+            }
         }
     }
 }
@@ -241,10 +254,12 @@ impl<'a> SplitBuild<'a> {
         match encoded.ids {
             Ids::Plain(ids) => {
                 let real_per_row = self.work.insertion.real_per_row() as u64;
-                self.waiting.push_back((self.stream_length / real_per_row, encoded.record));
+                self.waiting
+                    .push_back((self.stream_length / real_per_row, encoded.record));
                 self.stream_length += ids.len() as u64 + 1;
                 let rows = &mut self.rows;
-                self.packer.push(&ids, end, &mut |ids| rows.push(Sequence::plain(ids)));
+                self.packer
+                    .push(&ids, end, &mut |ids| rows.push(Sequence::plain(ids)));
             }
             Ids::Example { prefix, mut target } => {
                 self.waiting.push_back((next_row, encoded.record));
@@ -281,7 +296,10 @@ impl<'a> SplitBuild<'a> {
             Some(writer) => writer,
             None => self.open_shard()?,
         };
-        while let Some((_, record)) = self.waiting.pop_front_if(|(at, _)| *at <= self.rows_written) {
+        while let Some((_, record)) = self
+            .waiting
+            .pop_front_if(|(at, _)| *at <= self.rows_written)
+        {
             self.record.totals.documents += 1;
             self.record.totals.text_bytes += record.text_bytes;
             writer.document(record);
@@ -311,7 +329,7 @@ impl<'a> SplitBuild<'a> {
             part: u32::try_from(part).unwrap_or(u32::MAX),
         };
         let name = format!("{split}-{unit:05}-{part:03}");
-        Ok(ShardWriter::create(&job.folder.join(dataset::SHARDS), &name, &spec)?)
+        Ok(ShardWriter::create(job.folder, &name, &spec)?)
     }
 
     fn close_shard(&mut self) -> Result<(), Error> {
@@ -329,7 +347,11 @@ impl<'a> SplitBuild<'a> {
 
 /// The key of a unit's rows: `.item(row)` gives that of one row in epoch 0.
 pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
-    Key::new(seed).stream(Stream::Pause).epoch(0).item(split as u64).item(unit)
+    Key::new(seed)
+        .stream(Stream::Pause)
+        .epoch(0)
+        .item(split as u64)
+        .item(unit)
 }
 
 /// Counts what a row holds.

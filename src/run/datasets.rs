@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::manifest::Stage;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
-use crate::recipe::{self, plan::Plan};
+use crate::recipe::{self, Plan};
 use crate::tokenize::{self, Tokenizer};
 use crate::{fs, verify};
 
@@ -63,7 +63,10 @@ pub struct Scope {
 
 impl Scope {
     /// Everything.
-    pub const WHOLE: Self = Self { only: None, partition: Partition::WHOLE };
+    pub const WHOLE: Self = Self {
+        only: None,
+        partition: Partition::WHOLE,
+    };
 
     fn includes(self, stage: Stage) -> bool {
         self.only.is_none_or(|only| only == stage)
@@ -93,7 +96,10 @@ pub fn prepare(
             partition: scope.partition,
         };
         let outcome = prepare::run(&job, progress, stop);
-        outcomes.push((stage, outcome.map_err(|source| Error::Prepare { stage, source })?));
+        outcomes.push((
+            stage,
+            outcome.map_err(|source| Error::Prepare { stage, source })?,
+        ));
     }
     Ok(outcomes)
 }
@@ -104,7 +110,10 @@ pub fn survey(plan: &Plan, scope: Scope) -> Result<Vec<(Stage, Survey)>, Error> 
     stages
         .map(|(stage, recipe)| {
             let survey = prepare::survey(stage, recipe, &plan.data_root);
-            Ok((stage, survey.map_err(|source| Error::Prepare { stage, source })?))
+            Ok((
+                stage,
+                survey.map_err(|source| Error::Prepare { stage, source })?,
+            ))
         })
         .collect()
 }
@@ -148,8 +157,14 @@ pub fn checkpoint_folder(path: &Path) -> Result<PathBuf, Error> {
     if path.join("model.safetensors").is_file() {
         return Ok(path.to_path_buf());
     }
-    let missing = || Error::NoCheckpoint { path: path.to_path_buf() };
+    let missing = || Error::NoCheckpoint {
+        path: path.to_path_buf(),
+    };
     let latest = fs::read_text(&path.join("latest")).map_err(|_| missing())?;
     let folder = path.join("checkpoints").join(latest.trim());
-    if folder.join("model.safetensors").is_file() { Ok(folder) } else { Err(missing()) }
+    if folder.join("model.safetensors").is_file() {
+        Ok(folder)
+    } else {
+        Err(missing())
+    }
 }

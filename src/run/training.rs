@@ -9,10 +9,9 @@ use super::datasets;
 use crate::corpus::{self, Corpus};
 use crate::dataset::{self, Dataset};
 use crate::eval::{self, tasks};
-use crate::generate::{self, Generator, Request};
-use crate::generate::sampling::Sampling;
+use crate::generate::{self, Generator, Request, Sampling};
 use crate::manifest::Stage;
-use crate::model::{self, Device, hub};
+use crate::model::{self, Device};
 use crate::progress::{Progress, Stop};
 use crate::recipe::Plan;
 use crate::rng::{Key, Stream};
@@ -33,9 +32,6 @@ pub enum Error {
     /// The checkpoint of `model.from` cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// The model's files cannot be read.
-    #[error(transparent)]
-    Hub(#[from] hub::Error),
     /// A stage could not be trained.
     #[error("cannot train [{stage}]")]
     Train {
@@ -141,7 +137,13 @@ pub fn run(
         }
         _ => None,
     };
-    Ok(Summary { out: plan.out.clone(), checks, stages, sample, results })
+    Ok(Summary {
+        out: plan.out.clone(),
+        checks,
+        stages,
+        sample,
+        results,
+    })
 }
 
 /// Trains the stages of a recipe, each from the one before.
@@ -157,7 +159,10 @@ pub fn train(
         let job = job(plan, stage, device)?;
         let name = crate::prepare::stage_name(stage);
         let outcome = train::run(&job, progress, stop);
-        match outcome.map_err(|source| Error::Train { stage: name, source })? {
+        match outcome.map_err(|source| Error::Train {
+            stage: name,
+            source,
+        })? {
             Outcome::Finished => progress.note(&format!("[{name}] is trained")),
             Outcome::Stopped { step } => return Err(Error::Stopped { stage: name, step }),
         }
@@ -168,7 +173,9 @@ pub fn train(
 
 /// The stages that are trained, in order.
 fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
-    plan.stages().filter(|(_, stage)| stage.train.is_some()).map(|(stage, _)| stage)
+    plan.stages()
+        .filter(|(_, stage)| stage.train.is_some())
+        .map(|(stage, _)| stage)
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
@@ -180,7 +187,7 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         (None, None) => Start::Fresh,
     };
     let config = match plan.model_from() {
-        Some(from) => hub::from_hub(&checkpoint::resolve(&from)?)?.0,
+        Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
@@ -197,7 +204,10 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
 
 /// The training folder of the recipe's last stage.
 pub fn last_model(plan: &Plan) -> Result<PathBuf, Error> {
-    trained(plan).last().map(|stage| plan.train_dir(stage)).ok_or(Error::Untrained)
+    trained(plan)
+        .last()
+        .map(|stage| plan.train_dir(stage))
+        .ok_or(Error::Untrained)
 }
 
 /// Measures a model on the recipe's tasks, at each number of pauses.
@@ -212,7 +222,8 @@ pub fn evaluate(
     let tasks = plan.recipe.eval.iter().flat_map(|eval| &eval.tasks);
     let tasks = tasks
         .map(|task| {
-            let corpus = Corpus::resolve(&task.sources, &plan.data_root, corpus::Purpose::Finetune)?;
+            let corpus =
+                Corpus::resolve(&task.sources, &plan.data_root, corpus::Purpose::Finetune)?;
             let documents = corpus.documents(0..corpus.files.len());
             Ok(tasks::Task::new(task.clone(), documents)?)
         })
@@ -229,7 +240,12 @@ pub fn evaluate(
 
 /// The recipe's prompt, continued by the pretrained model where there is one.
 fn sample(plan: &Plan, model: &Path) -> Result<Option<Sample>, Error> {
-    let Some(prompt) = plan.recipe.eval.as_ref().and_then(|eval| eval.sample.clone()) else {
+    let Some(prompt) = plan
+        .recipe
+        .eval
+        .as_ref()
+        .and_then(|eval| eval.sample.clone())
+    else {
         return Ok(None);
     };
     let pretrained = trained(plan).find(|stage| *stage == Stage::Pretrain);
@@ -241,7 +257,10 @@ fn sample(plan: &Plan, model: &Path) -> Result<Option<Sample>, Error> {
         key: Key::new(plan.recipe.seed).stream(Stream::Sampling),
     };
     let answer = Generator::open(&folder)?.answer(&prompt, &request)?;
-    Ok(Some(Sample { prompt, text: answer.text }))
+    Ok(Some(Sample {
+        prompt,
+        text: answer.text,
+    }))
 }
 
 fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {

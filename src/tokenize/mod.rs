@@ -389,6 +389,20 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, BoxError>) -> Result<T, BoxError>
     })
 }
 
+impl Default for Config {
+    /// No vocabulary yet, and the usual names of the reserved tokens.
+    fn default() -> Self {
+        Self {
+            file: None,
+            train: None,
+            pause: default_pause(),
+            end: default_end(),
+            pad: default_pad(),
+            parse_special: false,
+        }
+    }
+}
+
 fn default_pause() -> String {
     "<|pause|>".into()
 }

@@ -195,7 +195,10 @@ impl Store {
         // A folder of this name was made by a process killed before `latest` named it.
         fs::remove_dir(&folder)?;
         fs::publish(&temporary, &folder)?;
-        fs::write(&self.folder.join(LATEST_FILE), format!("{name}\n").as_bytes())?;
+        fs::write(
+            &self.folder.join(LATEST_FILE),
+            format!("{name}\n").as_bytes(),
+        )?;
         self.prune(state.step, keep)?;
         Ok(folder)
     }
@@ -365,7 +368,8 @@ fn unseal(path: &Path, bytes: &[u8]) -> Result<Sealed, Error> {
     };
     let sealed: Sealed =
         serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    let found = seal_of(&sealed.state, &sealed.files).map_err(|error| damaged(error.to_string()))?;
+    let found =
+        seal_of(&sealed.state, &sealed.files).map_err(|error| damaged(error.to_string()))?;
     if found != sealed.seal {
         return Err(damaged(format!(
             "expected seal {}, found {}",
@@ -403,7 +407,10 @@ mod tests {
 
     fn files(step: u64) -> [(&'static str, Vec<u8>); 2] {
         let weights = step.to_le_bytes().repeat(100);
-        [("model.safetensors", weights), ("config.json", b"{}".to_vec())]
+        [
+            ("model.safetensors", weights),
+            ("config.json", b"{}".to_vec()),
+        ]
     }
 
     fn save(store: &Store, step: u64, keep: usize) -> PathBuf {
@@ -476,7 +483,10 @@ mod tests {
             let path = third.join(name);
             flip(&path);
             let error = store.latest().unwrap_err();
-            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            assert!(
+                error.to_string().contains(&path.display().to_string()),
+                "{error}"
+            );
             assert!(error.hint().unwrap().contains(&first.display().to_string()));
             flip(&path);
             store.latest().unwrap();
@@ -485,9 +495,18 @@ mod tests {
         let error = store.latest().unwrap_err();
         assert!(error.to_string().ends_with("it is missing"), "{error}");
         fs::remove_dir(&third).unwrap();
-        assert!(matches!(store.latest().unwrap_err(), Error::Damaged { intact: Some(_), .. }));
+        assert!(matches!(
+            store.latest().unwrap_err(),
+            Error::Damaged {
+                intact: Some(_),
+                ..
+            }
+        ));
         flip(&first.join(STATE_FILE));
-        assert!(matches!(store.latest().unwrap_err(), Error::Damaged { intact: None, .. }));
+        assert!(matches!(
+            store.latest().unwrap_err(),
+            Error::Damaged { intact: None, .. }
+        ));
     }
 
     #[test]
@@ -500,7 +519,10 @@ mod tests {
         for (place, _) in text.char_indices().filter(|(_, c)| c.is_alphanumeric()) {
             let mut bytes = text.clone().into_bytes();
             bytes[place] ^= 1;
-            assert!(unseal(&path, &bytes).is_err(), "byte {place} may change unseen");
+            assert!(
+                unseal(&path, &bytes).is_err(),
+                "byte {place} may change unseen"
+            );
         }
     }
 
@@ -510,6 +532,9 @@ mod tests {
         let error = resolve(folder.path()).unwrap_err();
         assert!(matches!(error, Error::Missing { .. }));
         fs::write(&folder.path().join(LATEST_FILE), b"../../etc\n").unwrap();
-        assert!(matches!(resolve(folder.path()).unwrap_err(), Error::Damaged { .. }));
+        assert!(matches!(
+            resolve(folder.path()).unwrap_err(),
+            Error::Damaged { .. }
+        ));
     }
 }

@@ -78,7 +78,11 @@ mod tests {
         };
         let then = of(json!({"lr": 0.1, "betas": [0.9, 0.95], "schedule": "cosine", "old": 1}));
         let now = of(json!({"lr": 0.1, "betas": [0.9, 0.99], "schedule": "linear", "new": null}));
-        let told: Vec<String> = then.differences(&now).iter().map(ToString::to_string).collect();
+        let told: Vec<String> = then
+            .differences(&now)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
             told,
             [

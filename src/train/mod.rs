@@ -39,7 +39,12 @@ const PREFETCHED: usize = 4;
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, not what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it.
-const FREE: [&str; 4] = ["checkpoint_every", "keep", "validate_every", "validation_rows"];
+const FREE: [&str; 4] = [
+    "checkpoint_every",
+    "keep",
+    "validate_every",
+    "validation_rows",
+];
 
 /// What to train, on what, and where.
 pub struct Job {
@@ -177,9 +182,9 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::AnotherRun { .. } => Some(
-                "undo the change, or choose another `--out` to start a new run".into(),
-            ),
+            Self::AnotherRun { .. } => {
+                Some("undo the change, or choose another `--out` to start a new run".into())
+            }
             Self::NonFinite { checkpoint, .. } => Some(match checkpoint {
                 Some(last) => format!(
                     "`{}` is the last good checkpoint; a lower `lr` or `clip` needs a new run",
@@ -206,7 +211,12 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let mut saved = latest.map(|checkpoint| checkpoint.folder);
     let log = Log::open(&job.folder, learner.step)?;
     let loader = Arc::new(Loader::new(job.dataset.clone(), loading(job))?);
-    let Train { steps, checkpoint_every, validate_every, .. } = job.train;
+    let Train {
+        steps,
+        checkpoint_every,
+        validate_every,
+        ..
+    } = job.train;
     progress.start(stage(job), Some(steps), Unit::Steps);
     progress.advance(learner.step);
     let mut clock = Clock::start();
@@ -246,12 +256,27 @@ fn check_room(job: &Job) -> Result<(), Error> {
     let manifest = &job.dataset.manifest;
     let vocabulary = manifest.tokenizer.vocab_size as usize;
     let rooms = [
-        ("vocab_size", job.config.vocab_size, "vocabulary", vocabulary),
-        ("context", job.config.context, "longest row", manifest.row_length),
+        (
+            "vocab_size",
+            job.config.vocab_size,
+            "vocabulary",
+            vocabulary,
+        ),
+        (
+            "context",
+            job.config.context,
+            "longest row",
+            manifest.row_length,
+        ),
     ];
     for (what, model, needs, dataset) in rooms {
         if model < dataset {
-            return Err(Error::TooSmall { what, model, needs, dataset });
+            return Err(Error::TooSmall {
+                what,
+                model,
+                needs,
+                dataset,
+            });
         }
     }
     Ok(())
@@ -304,9 +329,7 @@ fn resumed(job: &Job, checkpoint: &Checkpoint, now: &Fingerprint) -> Result<Lear
 /// A learner before its first step.
 fn started(job: &Job) -> Result<Learner, Error> {
     let model = match &job.start {
-        Start::Fresh => {
-            Model::new(&job.config, Key::new(job.seed), &job.device)
-        }
+        Start::Fresh => Model::new(&job.config, Key::new(job.seed), &job.device),
         Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
     };
     Ok(Learner {
@@ -323,7 +346,11 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
     let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
     if found != expected {
         let start = folder.to_path_buf();
-        return Err(Error::AnotherTokenizer { start, found, expected });
+        return Err(Error::AnotherTokenizer {
+            start,
+            found,
+            expected,
+        });
     }
     let (config, values) = checkpoint::read_model(folder)?;
     let of = |config: &Config| {
@@ -347,7 +374,12 @@ fn save(
     learner: &Learner,
     fingerprint: &Fingerprint,
 ) -> Result<PathBuf, Error> {
-    let Learner { model, optimizer, step, totals } = learner;
+    let Learner {
+        model,
+        optimizer,
+        step,
+        totals,
+    } = learner;
     let state = State {
         format: checkpoint::FORMAT,
         step: *step,
@@ -360,27 +392,31 @@ fn save(
     }
     let (config, weights) = hub::to_hub(&model.values(), &model.config)?;
     let files = [
-        (checkpoint::CONFIG_FILE, format!("{config:#}\n").into_bytes()),
+        (
+            checkpoint::CONFIG_FILE,
+            format!("{config:#}\n").into_bytes(),
+        ),
         (checkpoint::WEIGHTS_FILE, weights),
-        (TOKENIZER_FILE, fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?),
+        (
+            TOKENIZER_FILE,
+            fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?,
+        ),
         (optimizer::FILE, optimizer.to_bytes(model)?),
     ];
     Ok(store.save(&state, &files, job.train.keep)?)
 }
 
 /// Measures the loss on rows held out, where there are any.
-fn validate(
-    job: &Job,
-    learner: &Learner,
-    log: &Log,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
+fn validate(job: &Job, learner: &Learner, log: &Log, progress: &dyn Progress) -> Result<(), Error> {
     let sample = validation::Sample {
         rows: job.train.validation_rows,
         rows_per_batch: loading(job).rows_per_micro_batch,
     };
     if let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? {
-        progress.note(&format!("step {}: validation loss {:.4}", learner.step, loss.mean));
+        progress.note(&format!(
+            "step {}: validation loss {:.4}",
+            learner.step, loss.mean
+        ));
         log.append(&Line::Validation(record::Validation {
             step: learner.step,
             loss: loss.mean,
@@ -450,7 +486,9 @@ fn non_finite(
 ) -> Error {
     let rows = loader.rows_of(learner.step);
     let named = rows.iter().take(16);
-    let named: Vec<String> = named.map(|(epoch, row)| format!("{row} of epoch {epoch}")).collect();
+    let named: Vec<String> = named
+        .map(|(epoch, row)| format!("{row} of epoch {epoch}"))
+        .collect();
     Error::NonFinite {
         step: learner.step + 1,
         batch: learner.step,

@@ -64,7 +64,12 @@ impl Optimizer {
         }
         let views = named
             .iter()
-            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)))
+            .map(|(name, bytes)| {
+                Ok((
+                    name,
+                    TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?,
+                ))
+            })
             .collect::<Result<Vec<_>, Error>>()?;
         Ok(safetensors::serialize(views, None)?)
     }
@@ -77,9 +82,16 @@ impl Optimizer {
             let values = values(file.tensor(&name)?.data());
             if values.len() != expected {
                 let found = values.len();
-                return Err(Error::Length { name, expected, found });
+                return Err(Error::Length {
+                    name,
+                    expected,
+                    found,
+                });
             }
-            Ok(Tensor::from_data(TensorData::new(values, [expected]), device))
+            Ok(Tensor::from_data(
+                TensorData::new(values, [expected]),
+                device,
+            ))
         };
         let state = |group: &Group| {
             Ok(AdamState {
@@ -87,7 +99,11 @@ impl Optimizer {
                 second: moment(&group.name, "second", group.len)?,
             })
         };
-        let states = model.groups.iter().map(state).collect::<Result<_, Error>>()?;
+        let states = model
+            .groups
+            .iter()
+            .map(state)
+            .collect::<Result<_, Error>>()?;
         Ok(Self { states })
     }
 }
@@ -106,7 +122,10 @@ fn bytes(tensor: &Tensor<1>) -> Vec<u8> {
 
 fn values(bytes: &[u8]) -> Vec<f32> {
     let (values, _) = bytes.as_chunks::<4>();
-    values.iter().map(|value| f32::from_le_bytes(*value)).collect()
+    values
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
+        .collect()
 }
 
 fn name(group: &str, which: &str) -> String {

@@ -268,6 +268,9 @@ mod tests {
         let path = folder.path().join(FILE);
         fs::write(&path, b"nonsense\n").unwrap();
         let error = Log::open(folder.path(), 1).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot read line 1 of `{}`", path.display()));
+        assert_eq!(
+            error.to_string(),
+            format!("cannot read line 1 of `{}`", path.display())
+        );
     }
 }

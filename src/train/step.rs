@@ -70,7 +70,11 @@ impl Learner {
         self.optimizer.update(&mut self.model, gradients, &update);
         self.step += 1;
         self.totals.add(batch.counts);
-        Ok(Report { loss, lr, grad_norm })
+        Ok(Report {
+            loss,
+            lr,
+            grad_norm,
+        })
     }
 
     /// Whether every weight is a number: an update may overflow though its
@@ -91,7 +95,11 @@ pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
         loss += loss_sum * scale;
         sums = match sums.is_empty() {
             true => gradients,
-            false => sums.into_iter().zip(gradients).map(|(a, b)| a + b).collect(),
+            false => sums
+                .into_iter()
+                .zip(gradients)
+                .map(|(a, b)| a + b)
+                .collect(),
         };
     }
     (loss, sums)

@@ -225,7 +225,10 @@ fn law_8_a_run_killed_between_checkpoints_ends_as_if_it_never_was() {
     for step in [3, 9, 11] {
         let killer = at(step, || panic!("killed"));
         catch_unwind(AssertUnwindSafe(|| run(&job, &killer, &Stop::default()))).unwrap_err();
-        assert_eq!(record::read(killed.path()).unwrap().last().unwrap().step(), step);
+        assert_eq!(
+            record::read(killed.path()).unwrap().last().unwrap().step(),
+            step
+        );
     }
     finish(&job);
     assert!(traces(killed.path()) == traces(whole.path()));
@@ -275,10 +278,15 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
                 split: Split::Train,
                 order: Order::Shuffled,
             };
-            Loader::new(dataset.clone(), config).unwrap().batch(0).unwrap()
+            Loader::new(dataset.clone(), config)
+                .unwrap()
+                .batch(0)
+                .unwrap()
         };
         let flat = |gradients: Vec<burn::tensor::Tensor<1>>| -> Vec<f32> {
-            let values = gradients.into_iter().map(|g| g.into_data().iter::<f32>().collect());
+            let values = gradients
+                .into_iter()
+                .map(|g| g.into_data().iter::<f32>().collect());
             values.collect::<Vec<Vec<f32>>>().concat()
         };
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
@@ -287,11 +295,17 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
         for rows in [1, 2, 3, 5] {
             let cut = batch(rows);
             let scored: Vec<u64> = cut.micro_batches.iter().map(|b| b.counts.scored).collect();
-            assert!(scored.iter().any(|n| *n != scored[0]), "equal counts prove nothing");
+            assert!(
+                scored.iter().any(|n| *n != scored[0]),
+                "equal counts prove nothing"
+            );
             let (other_loss, other) = step::gradients(&model, &cut);
             assert!((loss - other_loss).abs() < 1e-6, "{loss} {other_loss}");
-            let difference: Vec<f32> =
-                flat(other).iter().zip(&gradients).map(|(a, b)| a - b).collect();
+            let difference: Vec<f32> = flat(other)
+                .iter()
+                .zip(&gradients)
+                .map(|(a, b)| a - b)
+                .collect();
             let distance = norm(&difference) / norm(&gradients);
             assert!(distance < 1e-6, "{rows} rows at a time: {distance}");
         }
@@ -305,16 +319,31 @@ fn numbers_that_are_none_stop_the_run_and_leave_what_was_saved() {
     job.train.lr = 1e25;
     job.train.checkpoint_every = 1;
     let error = run(&job, &Silent, &Stop::default()).unwrap_err();
-    let Error::NonFinite { step, batch, rows, checkpoint, .. } = &error else {
+    let Error::NonFinite {
+        step,
+        batch,
+        rows,
+        checkpoint,
+        ..
+    } = &error
+    else {
         panic!("{error}")
     };
     assert_eq!(*batch, *step - 1);
     assert_eq!(rows.matches(" of epoch ").count(), 6, "{rows}");
     let latest = checkpoint::resolve(folder.path()).unwrap();
     assert_eq!(checkpoint.as_ref(), Some(&latest));
-    assert!(error.hint().unwrap().contains(&latest.display().to_string()));
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains(&latest.display().to_string())
+    );
     assert_eq!(Checkpoint::open(&latest).unwrap().state.step, *batch);
-    assert_eq!(record::read(folder.path()).unwrap().last().unwrap().step(), *batch);
+    assert_eq!(
+        record::read(folder.path()).unwrap().last().unwrap().step(),
+        *batch
+    );
 }
 
 #[test]
@@ -353,8 +382,13 @@ fn a_stage_starts_from_the_weights_of_another() {
         ..job(data.path(), second.path())
     };
     job.config.n_layers = 3;
-    let error = run(&job, &Silent, &Stop::default()).unwrap_err().to_string();
-    assert!(error.ends_with("has another shape: `model.n_layers` was 2 and is 3"), "{error}");
+    let error = run(&job, &Silent, &Stop::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("has another shape: `model.n_layers` was 2 and is 3"),
+        "{error}"
+    );
     job.config.n_layers = 2;
     job.train.lr = 0.0;
     job.train.steps = 1;
@@ -363,7 +397,10 @@ fn a_stage_starts_from_the_weights_of_another() {
         let latest = checkpoint::resolve(folder).unwrap();
         checkpoint::read_model(&latest).unwrap().1
     };
-    assert!(values(second.path()) == values(first.path()), "a rate of 0 moves nothing");
+    assert!(
+        values(second.path()) == values(first.path()),
+        "a rate of 0 moves nothing"
+    );
 
     let [data, third] = folders();
     let other = Job {
@@ -380,9 +417,19 @@ fn a_model_that_cannot_hold_the_dataset_is_refused() {
     let [data, folder] = folders();
     let mut job = job(data.path(), folder.path());
     job.config.context = ROW_LENGTH - 8;
-    let error = run(&job, &Silent, &Stop::default()).unwrap_err().to_string();
-    assert_eq!(error, "the model's context is 16, but the dataset's longest row is 24");
+    let error = run(&job, &Silent, &Stop::default())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "the model's context is 16, but the dataset's longest row is 24"
+    );
     job.config.vocab_size = 10;
-    let error = run(&job, &Silent, &Stop::default()).unwrap_err().to_string();
-    assert_eq!(error, "the model's vocab_size is 10, but the dataset's vocabulary is 259");
+    let error = run(&job, &Silent, &Stop::default())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "the model's vocab_size is 10, but the dataset's vocabulary is 259"
+    );
 }

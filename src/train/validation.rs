@@ -38,7 +38,11 @@ pub fn loss(
     let read = |&index: &u64| {
         dataset
             .row(split, index)
-            .map_err(|source| loader::Error::Row { split, index, source })
+            .map_err(|source| loader::Error::Row {
+                split,
+                index,
+                source,
+            })
     };
     let (mut sum, mut counts) = (0.0, Counts::default());
     let all: Vec<u64> = (0..rows).collect();

@@ -7,9 +7,9 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::{Report, chain, shard_path, shard_records};
-use crate::dataset;
 use crate::digest::Digest;
 use crate::fs;
+use crate::manifest;
 use crate::manifest::{Manifest, Totals};
 use crate::progress::{Progress, Unit};
 
@@ -19,7 +19,11 @@ pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
     match Manifest::open(folder) {
         Ok((manifest, digest)) => {
             report.digest = Some(digest);
-            report.check(name, Some("manifest.json"), Ok(format!("dataset {}", digest.short())));
+            report.check(
+                name,
+                Some("manifest.json"),
+                Ok(format!("dataset {}", digest.short())),
+            );
             Some(manifest)
         }
         Err(error) => {
@@ -31,34 +35,47 @@ pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
 
 /// The tokenizer is the one the rows were made with.
 pub fn tokenizer(folder: &Path, manifest: &Manifest, report: &mut Report) {
-    let result = digest_of(&folder.join(dataset::TOKENIZER)).map_err(|error| chain(&error));
+    let result = digest_of(&folder.join(manifest::TOKENIZER_FILE)).map_err(|error| chain(&error));
     let result = result.and_then(|found| same(found, manifest.tokenizer.digest));
-    report.check("the tokenizer is the dataset's", Some(dataset::TOKENIZER), result);
+    report.check(
+        "the tokenizer is the dataset's",
+        Some(manifest::TOKENIZER_FILE),
+        result,
+    );
 }
 
 /// Every shard file has the digest that the manifest names; there are no others.
 pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, report: &mut Report) {
     let files: Vec<(String, Digest)> = shard_records(manifest)
         .flat_map(|shard| {
-            [(format!("{}.bin", shard.name), shard.bin), (format!("{}.idx", shard.name), shard.idx)]
+            [
+                (format!("{}.bin", shard.name), shard.bin),
+                (format!("{}.idx", shard.name), shard.idx),
+            ]
         })
         .collect();
     progress.start("verify files", Some(files.len() as u64), Unit::Documents);
     let results: Vec<Result<String, String>> = files
         .par_iter()
         .map(|(name, expected)| {
-            let found = digest_of(&folder.join(dataset::SHARDS).join(name));
+            let found = digest_of(&folder.join(manifest::SHARDS).join(name));
             progress.advance(1);
-            found.map_err(|error| chain(&error)).and_then(|found| same(found, *expected))
+            found
+                .map_err(|error| chain(&error))
+                .and_then(|found| same(found, *expected))
         })
         .collect();
     progress.finish();
     for ((name, _), result) in files.iter().zip(results) {
-        let file = format!("{}/{name}", dataset::SHARDS);
-        report.check("the shard's bytes are those that were sealed", Some(&file), result);
+        let file = format!("{}/{name}", manifest::SHARDS);
+        report.check(
+            "the shard's bytes are those that were sealed",
+            Some(&file),
+            result,
+        );
     }
     let known: BTreeSet<_> = files.iter().map(|(name, _)| name.as_str()).collect();
-    let strangers = fs::list(&folder.join(dataset::SHARDS)).unwrap_or_default();
+    let strangers = fs::list(&folder.join(manifest::SHARDS)).unwrap_or_default();
     let strangers: Vec<String> = strangers
         .iter()
         .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
@@ -68,16 +85,18 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
         [] => Ok(format!("{} files", known.len())),
         names => Err(format!("the manifest does not name {}", names.join(", "))),
     };
-    report.check("no shard is too many", Some(dataset::SHARDS), result);
+    report.check("no shard is too many", Some(manifest::SHARDS), result);
     open_each(folder, manifest, report);
 }
 
 /// The headers and indexes parse and agree with the manifest.
 fn open_each(folder: &Path, manifest: &Manifest, report: &mut Report) {
     for shard in shard_records(manifest) {
-        let opened = crate::shard::Shard::open(&folder.join(dataset::SHARDS), shard, manifest);
+        let opened = crate::shard::Shard::open(folder, shard, manifest);
         if let Err(error) = opened {
-            let file = shard_path(Path::new(""), &shard.name, "bin").display().to_string();
+            let file = shard_path(Path::new(""), &shard.name, "bin")
+                .display()
+                .to_string();
             report.check("the shard opens", Some(&file), Err(chain(&error)));
         }
     }
@@ -88,27 +107,52 @@ pub fn ledger(manifest: &Manifest, report: &mut Report) {
     let ledger = &manifest.ledger;
     let dropped: u64 = ledger.dropped.values().sum();
     let result = if ledger.read == ledger.kept + dropped {
-        Ok(format!("{} read = {} kept + {dropped} dropped", ledger.read, ledger.kept))
+        Ok(format!(
+            "{} read = {} kept + {dropped} dropped",
+            ledger.read, ledger.kept
+        ))
     } else {
-        Err(format!("{} read, but {} kept + {dropped} dropped", ledger.read, ledger.kept))
+        Err(format!(
+            "{} read, but {} kept + {dropped} dropped",
+            ledger.read, ledger.kept
+        ))
     };
-    report.check("every document read is accounted for", Some("manifest.json"), result);
+    report.check(
+        "every document read is accounted for",
+        Some("manifest.json"),
+        result,
+    );
     let documents = |totals: &Totals| totals.documents;
-    let in_splits: u64 = manifest.splits.values().map(|split| documents(&split.totals)).sum();
+    let in_splits: u64 = manifest
+        .splits
+        .values()
+        .map(|split| documents(&split.totals))
+        .sum();
     let in_files: u64 = manifest.corpus.iter().map(|file| file.documents).sum();
     let result = match (in_splits == ledger.kept, in_files == ledger.read) {
         (true, true) => Ok(format!("{in_splits} documents in the splits")),
-        (false, _) => Err(format!("{} kept, but {in_splits} in the splits", ledger.kept)),
+        (false, _) => Err(format!(
+            "{} kept, but {in_splits} in the splits",
+            ledger.kept
+        )),
         (_, false) => Err(format!("{} read, but {in_files} in the files", ledger.read)),
     };
-    report.check("splits and files hold those documents", Some("manifest.json"), result);
+    report.check(
+        "splits and files hold those documents",
+        Some("manifest.json"),
+        result,
+    );
 }
 
 fn same(found: Digest, expected: Digest) -> Result<String, String> {
     if found == expected {
         Ok(format!("BLAKE3 {}", found.short()))
     } else {
-        Err(format!("expected BLAKE3 {}, found {}", expected.short(), found.short()))
+        Err(format!(
+            "expected BLAKE3 {}, found {}",
+            expected.short(),
+            found.short()
+        ))
     }
 }
 
@@ -117,7 +161,9 @@ fn digest_of(path: &Path) -> Result<Digest, fs::Error> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        let read = file.read(&mut buffer).map_err(fs::Error::new("read", path))?;
+        let read = file
+            .read(&mut buffer)
+            .map_err(fs::Error::new("read", path))?;
         match buffer.get(..read) {
             Some([]) | None => return Ok(Digest(*hasher.finalize().as_bytes())),
             Some(bytes) => hasher.update(bytes),

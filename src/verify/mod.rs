@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::dataset::{self, Dataset};
-use crate::manifest::Manifest;
+use crate::dataset::Dataset;
+use crate::manifest::{self, Manifest};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::{fs, prepare};
@@ -60,7 +60,10 @@ impl Report {
 
     /// How many do not.
     pub fn failed(&self) -> usize {
-        self.checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed(_))).count()
+        self.checks
+            .iter()
+            .filter(|check| matches!(check.outcome, Outcome::Failed(_)))
+            .count()
     }
 
     fn check(&mut self, name: &str, file: Option<&str>, result: Result<String, String>) {
@@ -68,7 +71,11 @@ impl Report {
             Ok(detail) => Outcome::Passed(detail),
             Err(detail) => Outcome::Failed(detail),
         };
-        self.checks.push(Check { name: name.into(), file: file.map(String::from), outcome });
+        self.checks.push(Check {
+            name: name.into(),
+            file: file.map(String::from),
+            outcome,
+        });
     }
 }
 
@@ -91,12 +98,18 @@ pub fn run(
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<Report, Error> {
-    let mut report = Report { dataset: folder.to_path_buf(), digest: None, checks: Vec::new() };
+    let mut report = Report {
+        dataset: folder.to_path_buf(),
+        digest: None,
+        checks: Vec::new(),
+    };
     if !folder.is_dir() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
         return Err(fs::Error::new("open dataset", folder)(missing).into());
     }
-    let Some(manifest) = files::manifest(folder, &mut report) else { return Ok(report) };
+    let Some(manifest) = files::manifest(folder, &mut report) else {
+        return Ok(report);
+    };
     files::tokenizer(folder, &manifest, &mut report);
     files::shards(folder, &manifest, progress, &mut report);
     files::ledger(&manifest, &mut report);
@@ -141,14 +154,18 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Where the sources were when the dataset was prepared.
 fn origin(folder: &Path) -> Option<PathBuf> {
     let bytes = fs::read(&folder.join(prepare::ORIGIN)).ok()?;
-    serde_json::from_slice::<Origin>(&bytes).ok().map(|origin| origin.data_root)
+    serde_json::from_slice::<Origin>(&bytes)
+        .ok()
+        .map(|origin| origin.data_root)
 }
 
 fn shard_path(folder: &Path, name: &str, ending: &str) -> PathBuf {
-    folder.join(dataset::SHARDS).join(format!("{name}.{ending}"))
+    folder
+        .join(manifest::SHARDS)
+        .join(format!("{name}.{ending}"))
 }
 
 /// Every shard record of a manifest.
-fn shard_records(manifest: &Manifest) -> impl Iterator<Item = &crate::manifest::ShardRecord> {
+fn shard_records(manifest: &Manifest) -> impl Iterator<Item = &manifest::ShardRecord> {
     manifest.splits.values().flat_map(|split| &split.shards)
 }

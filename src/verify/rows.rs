@@ -24,7 +24,11 @@ pub fn check(
     report: &mut Report,
 ) -> Result<(), Error> {
     let manifest = &dataset.manifest;
-    let rows = manifest.splits.values().map(|split| split.totals.rows).sum();
+    let rows = manifest
+        .splits
+        .values()
+        .map(|split| split.totals.rows)
+        .sum();
     progress.start("verify rows", Some(rows), Unit::Rows);
     for (split, record) in &manifest.splits {
         let mut counted = Totals::default();
@@ -42,15 +46,22 @@ pub fn check(
                 counted += &totals;
                 detail
             });
-            report.check("ids, pauses and masks follow the policy", Some(&file), result);
+            report.check(
+                "ids, pauses and masks follow the policy",
+                Some(&file),
+                result,
+            );
         }
         counted.documents = record.totals.documents;
         counted.text_bytes = record.totals.text_bytes;
         if overflow(manifest) == Overflow::Drop {
             counted.overflowed = record.totals.overflowed; // What was cut cannot be counted again.
         }
-        report.check(&format!("the counts of {split:?} are the manifest's").to_lowercase(),
-            Some("manifest.json"), compare(&counted, &record.totals));
+        report.check(
+            &format!("the counts of {split:?} are the manifest's").to_lowercase(),
+            Some("manifest.json"),
+            compare(&counted, &record.totals),
+        );
     }
     progress.finish();
     Ok(())
@@ -66,7 +77,12 @@ struct UnitRows {
 impl UnitRows {
     /// The shard's first row inside its unit; its name is `<split>-<unit>-<part>`.
     fn first_row_of(&mut self, record: &ShardRecord) -> u64 {
-        let unit = record.name.split('-').nth(1).and_then(|unit| unit.parse().ok()).unwrap_or(0);
+        let unit = record
+            .name
+            .split('-')
+            .nth(1)
+            .and_then(|unit| unit.parse().ok())
+            .unwrap_or(0);
         if unit != self.unit {
             *self = Self { unit, rows: 0 };
         }
@@ -99,7 +115,14 @@ fn check_shard(
             let wrong = |reason: String| format!("row {index}: {reason}");
             check_row(manifest, &row, key.item(first + index)).map_err(wrong)?;
             let pause = manifest.tokenizer.reserved.pause;
-            observe(&mut totals, &Placed { sequence: row, overflowed: 0 }, pause);
+            observe(
+                &mut totals,
+                &Placed {
+                    sequence: row,
+                    overflowed: 0,
+                },
+                pause,
+            );
         }
         progress.advance(count);
         Ok(totals)
@@ -113,7 +136,11 @@ fn check_shard(
 fn check_row(manifest: &Manifest, row: &Sequence, key: Key) -> Result<(), String> {
     let reserved = manifest.tokenizer.reserved;
     if manifest.row_length < row.len() || row.is_empty() {
-        return Err(format!("holds {} ids, expected 1 to {}", row.len(), manifest.row_length));
+        return Err(format!(
+            "holds {} ids, expected 1 to {}",
+            row.len(),
+            manifest.row_length
+        ));
     }
     if (manifest.stage == Stage::Finetune) != row.prefix.is_some() {
         return Err("a finetuning row has a prefix, a pretraining row none".into());
@@ -125,7 +152,10 @@ fn check_row(manifest: &Manifest, row: &Sequence, key: Key) -> Result<(), String
     }
     masks_follow_the_paper(row, reserved.pause)?;
     if overflow(manifest) == Overflow::Carry {
-        let text = Sequence { ids: pause::strip(&row.ids, reserved.pause), prefix: row.prefix };
+        let text = Sequence {
+            ids: pause::strip(&row.ids, reserved.pause),
+            prefix: row.prefix,
+        };
         let insertion = Insertion {
             policy: manifest.pause.clone(),
             pause: reserved.pause,
@@ -150,7 +180,9 @@ fn masks_follow_the_paper(row: &Sequence, pause: TokenId) -> Result<(), String> 
         let target = row.ids.get(position + 1);
         let scored = target.is_some_and(|id| *id != pause) && prefix <= position + 1;
         if scored != (*weight == 1.0) || !scored != (*weight == 0.0) {
-            return Err(format!("position {position} weighs {weight}, expected scored = {scored}"));
+            return Err(format!(
+                "position {position} weighs {weight}, expected scored = {scored}"
+            ));
         }
     }
     Ok(())
@@ -159,10 +191,12 @@ fn masks_follow_the_paper(row: &Sequence, pause: TokenId) -> Result<(), String> 
 fn compare(counted: &Totals, sealed: &Totals) -> Result<String, String> {
     let value = |totals: &Totals| serde_json::to_value(totals).unwrap_or_default();
     match crate::prepare::ledger::difference("", &value(sealed), &value(counted)) {
-        None => Ok(format!("{} rows, {} scored targets", counted.rows, counted.scored)),
-        Some((key, sealed, counted)) => {
-            Err(format!("{key}: the manifest says {sealed}, the rows hold {counted}"))
-        }
+        None => Ok(format!(
+            "{} rows, {} scored targets",
+            counted.rows, counted.scored
+        )),
+        Some((key, sealed, counted)) => Err(format!(
+            "{key}: the manifest says {sealed}, the rows hold {counted}"
+        )),
     }
 }
-

@@ -34,24 +34,40 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
     };
     let manifest = &dataset.manifest;
     let listed = serde_json::from_value(manifest.recipe["sources"].clone());
-    let found = listed.map_err(|error| error.to_string()).and_then(|listed: Vec<corpus::Source>| {
-        Corpus::resolve(&listed, &data_root, purpose(manifest.stage)).map_err(|error| chain(&error))
-    });
+    let found =
+        listed
+            .map_err(|error| error.to_string())
+            .and_then(|listed: Vec<corpus::Source>| {
+                Corpus::resolve(&listed, &data_root, purpose(manifest.stage))
+                    .map_err(|error| chain(&error))
+            });
     let corpus = found.and_then(|corpus| {
         let now = corpus.files.iter().map(|file| (&file.name, file.bytes));
         let then = manifest.corpus.iter().map(|file| (&file.name, file.bytes));
-        match now.clone().zip(then.clone()).find(|(now, then)| now != then) {
-            _ if now.len() != then.len() => {
-                Err(format!("{} files, but the dataset was made from {}", now.len(), then.len()))
-            }
-            Some(((name, bytes), (_, was))) => {
-                Err(format!("`{name}` has {bytes} bytes, but had {was} when it was prepared"))
-            }
+        match now
+            .clone()
+            .zip(then.clone())
+            .find(|(now, then)| now != then)
+        {
+            _ if now.len() != then.len() => Err(format!(
+                "{} files, but the dataset was made from {}",
+                now.len(),
+                then.len()
+            )),
+            Some(((name, bytes), (_, was))) => Err(format!(
+                "`{name}` has {bytes} bytes, but had {was} when it was prepared"
+            )),
             None => Ok(corpus),
         }
     });
     let hint = "; pass --data-root, or --no-sources to prove the text by checksums alone";
-    let detail = |corpus: &Corpus| format!("{} files under `{}`", corpus.files.len(), data_root.display());
+    let detail = |corpus: &Corpus| {
+        format!(
+            "{} files under `{}`",
+            corpus.files.len(),
+            data_root.display()
+        )
+    };
     report.check(name, None, found_or(&corpus, detail, hint));
     corpus.ok()
 }
@@ -84,13 +100,18 @@ pub fn check(
         }
     };
     if drops_text(dataset) {
-        let why = "text was dropped by `overflow = \"drop\"`: rows are proved, documents are not whole";
+        let why =
+            "text was dropped by `overflow = \"drop\"`: rows are proved, documents are not whole";
         report.check(name, None, Ok(why.into()));
         return Ok(());
     }
     let total = dataset.manifest.ledger.kept;
     progress.start("verify text", Some(total), Unit::Documents);
-    let mut proof = Proof { tokenizer: &tokenizer, stage: dataset.manifest.stage, tally: Tally::default() };
+    let mut proof = Proof {
+        tokenizer: &tokenizer,
+        stage: dataset.manifest.stage,
+        tally: Tally::default(),
+    };
     let mut originals = corpus.map(|corpus| Originals::new(corpus, dataset));
     let result = proof.run(dataset, originals.as_mut(), progress, stop);
     progress.finish();
@@ -104,7 +125,13 @@ pub fn check(
 }
 
 fn drops_text(dataset: &Dataset) -> bool {
-    matches!(dataset.manifest.pause, Policy::Random { overflow: Overflow::Drop, .. })
+    matches!(
+        dataset.manifest.pause,
+        Policy::Random {
+            overflow: Overflow::Drop,
+            ..
+        }
+    )
 }
 
 enum Wrong {
@@ -167,12 +194,16 @@ impl Proof<'_> {
             if let Some(originals) = originals.as_deref_mut() {
                 originals.start(split);
             }
-            let mut held = held_documents(dataset, split, self.stage, self.tokenizer.reserved().end);
+            let mut held =
+                held_documents(dataset, split, self.stage, self.tokenizer.reserved().end);
             loop {
                 if stop.requested() {
                     return Err(Wrong::Stopped);
                 }
-                let chunk = held.by_ref().take(CHUNK).collect::<Result<Vec<_>, String>>()?;
+                let chunk = held
+                    .by_ref()
+                    .take(CHUNK)
+                    .collect::<Result<Vec<_>, String>>()?;
                 if chunk.is_empty() {
                     break;
                 }
@@ -213,40 +244,59 @@ enum Proved {
     EncodedAgain,
 }
 
-fn prove_one(held: &Held, original: Option<&Text>, tokenizer: &Tokenizer) -> Result<Proved, String> {
+fn prove_one(
+    held: &Held,
+    original: Option<&Text>,
+    tokenizer: &Tokenizer,
+) -> Result<Proved, String> {
     let id = held.record.id;
     let at = format!("document {} of file {}", id.row + 1, id.file);
     let decode = |ids: &[TokenId]| tokenizer.decode(ids).map_err(|error| chain(&error));
     let decoded = match &held.ids {
         Ids::Plain(ids) => Text::Plain(decode(ids)?),
-        Ids::Example { prefix, target } => {
-            Text::Example { prefix: decode(prefix)?, target: decode(target)? }
-        }
+        Ids::Example { prefix, target } => Text::Example {
+            prefix: decode(prefix)?,
+            target: decode(target)?,
+        },
     };
     if let Some(original) = original
         && encode::text_checksum(original) != held.record.checksum
     {
-        return Err(format!("{at}: the source no longer holds the text that was prepared"));
+        return Err(format!(
+            "{at}: the source no longer holds the text that was prepared"
+        ));
     }
     match original {
         Some(original) if *original == decoded => Ok(Proved::Original),
         Some(original) => {
             let again = encode_again(original, tokenizer)?;
-            if again == held.ids { Ok(Proved::EncodedAgain) } else { Err(differs(&at, original, &decoded)) }
+            if again == held.ids {
+                Ok(Proved::EncodedAgain)
+            } else {
+                Err(differs(&at, original, &decoded))
+            }
         }
         None if encode::text_checksum(&decoded) == held.record.checksum => Ok(Proved::Checksum),
-        None => Err(format!("{at}: the decoded text does not have the stored checksum")),
+        None => Err(format!(
+            "{at}: the decoded text does not have the stored checksum"
+        )),
     }
 }
 
 fn encode_again(text: &Text, tokenizer: &Tokenizer) -> Result<Ids, String> {
     let ids = |text: &str| {
         let mut ids = Vec::new();
-        tokenizer.encode(text, &mut ids).map(|()| ids).map_err(|error| chain(&error))
+        tokenizer
+            .encode(text, &mut ids)
+            .map(|()| ids)
+            .map_err(|error| chain(&error))
     };
     Ok(match text {
         Text::Plain(text) => Ids::Plain(ids(text)?),
-        Text::Example { prefix, target } => Ids::Example { prefix: ids(prefix)?, target: ids(target)? },
+        Text::Example { prefix, target } => Ids::Example {
+            prefix: ids(prefix)?,
+            target: ids(target)?,
+        },
     })
 }
 
@@ -256,10 +306,22 @@ fn differs(at: &str, original: &Text, decoded: &Text) -> String {
         Text::Example { prefix, target } => format!("{prefix}{target}"),
     };
     let (original, decoded) = (flat(original), flat(decoded));
-    let same = original.bytes().zip(decoded.bytes()).take_while(|(a, b)| a == b).count();
-    let near = |text: &str| String::from_utf8_lossy(text.as_bytes().get(same..).unwrap_or_default())
-        .chars().take(24).collect::<String>();
-    format!("{at}: differs from its source at byte {same}: {:?} became {:?}", near(&original), near(&decoded))
+    let same = original
+        .bytes()
+        .zip(decoded.bytes())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let near = |text: &str| {
+        String::from_utf8_lossy(text.as_bytes().get(same..).unwrap_or_default())
+            .chars()
+            .take(24)
+            .collect::<String>()
+    };
+    format!(
+        "{at}: differs from its source at byte {same}: {:?} became {:?}",
+        near(&original),
+        near(&decoded)
+    )
 }
 
 /// The documents of one split, cut out of its rows again.
@@ -273,14 +335,21 @@ fn held_documents(
     let rows = dataset.shards(split).iter().flat_map(move |shard| {
         (0..shard.rows()).map(move |index| shard.row(index).map_err(|error| chain(&error)))
     });
-    let records = dataset.shards(split).iter().flat_map(|shard| match shard.documents() {
-        Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(chain(&error))],
-    });
+    let records = dataset
+        .shards(split)
+        .iter()
+        .flat_map(|shard| match shard.documents() {
+            Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(chain(&error))],
+        });
     let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match stage {
         Stage::Pretrain => {
             let rows = rows.map(move |row| row.map(|row| pause::strip(&row.ids, pause)));
-            Box::new(Cut { rows: Box::new(rows), end, row: Vec::new().into_iter() })
+            Box::new(Cut {
+                rows: Box::new(rows),
+                end,
+                row: Vec::new().into_iter(),
+            })
         }
         Stage::Finetune => Box::new(rows.map(move |row| {
             let row = row?;
@@ -290,10 +359,16 @@ fn held_documents(
             }
             let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
             let target = ids.split_off(prefix.min(ids.len()));
-            Ok(Ids::Example { prefix: ids, target })
+            Ok(Ids::Example {
+                prefix: ids,
+                target,
+            })
         })),
     };
-    Box::new(Paired { records: Box::new(records), ids })
+    Box::new(Paired {
+        records: Box::new(records),
+        ids,
+    })
 }
 
 /// Cuts a stream of rows at the end-of-document ids.
@@ -339,8 +414,12 @@ impl Iterator for Paired<'_> {
             (None, None) => None,
             (Some(Ok(record)), Some(Ok(ids))) => Some(Ok(Held { record, ids })),
             (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error)),
-            (Some(_), None) => Some(Err("the index lists more documents than the rows hold".into())),
-            (None, Some(_)) => Some(Err("the rows hold more documents than the index lists".into())),
+            (Some(_), None) => Some(Err(
+                "the index lists more documents than the rows hold".into()
+            )),
+            (None, Some(_)) => Some(Err(
+                "the rows hold more documents than the index lists".into()
+            )),
         }
     }
 }
@@ -355,9 +434,16 @@ struct Originals<'a> {
 
 impl<'a> Originals<'a> {
     fn new(corpus: &'a Corpus, dataset: &Dataset) -> Self {
-        let validation = dataset.manifest.recipe["validation"].as_f64().unwrap_or(0.0);
+        let validation = dataset.manifest.recipe["validation"]
+            .as_f64()
+            .unwrap_or(0.0);
         let documents = Box::new(std::iter::empty());
-        Self { corpus, validation, split: Split::Train, documents }
+        Self {
+            corpus,
+            validation,
+            split: Split::Train,
+            documents,
+        }
     }
 
     fn start(&mut self, split: Split) {
@@ -372,7 +458,11 @@ impl<'a> Originals<'a> {
             if document.id == id {
                 let checksum = encode::text_checksum(&document.text);
                 if encode::split(checksum, self.validation) != self.split {
-                    return Err(format!("document {} of file {} is in the wrong split", id.row + 1, id.file));
+                    return Err(format!(
+                        "document {} of file {} is in the wrong split",
+                        id.row + 1,
+                        id.file
+                    ));
                 }
                 return Ok(document.text);
             }
@@ -380,6 +470,10 @@ impl<'a> Originals<'a> {
                 break;
             }
         }
-        Err(format!("document {} of file {} is not in the sources", id.row + 1, id.file))
+        Err(format!(
+            "document {} of file {} is not in the sources",
+            id.row + 1,
+            id.file
+        ))
     }
 }

@@ -37,15 +37,26 @@ fn prepare_killed_at_any_moment_gives_the_same_dataset() {
     let mut killed = 0;
     for (i, delay) in delays(whole, 30).enumerate() {
         let out = format!("out{i}");
-        killed += u32::from(kill(sandbox.spawn(&format!("prepare recipe.toml --out {out}")), delay));
+        killed += u32::from(kill(
+            sandbox.spawn(&format!("prepare recipe.toml --out {out}")),
+            delay,
+        ));
         sandbox.ok(&format!("prepare recipe.toml --out {out}"));
         assert_eq!(digests(&out), expected, "killed after {delay:?}");
         let leftovers = super::sandbox::files(&sandbox.path(&out).join("data"))
             .into_iter()
-            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".tmp-"));
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with(".tmp-")
+            });
         assert_eq!(leftovers.count(), 0, "temporary files stay after {delay:?}");
     }
-    assert!(10 <= killed, "only {killed} of 30 runs were killed: the test proves little");
+    assert!(
+        10 <= killed,
+        "only {killed} of 30 runs were killed: the test proves little"
+    );
 }
 
 #[cfg(feature = "train")]
@@ -64,7 +75,13 @@ fn training_killed_at_any_moment_gives_the_same_curve_and_weights() {
         killed += u32::from(kill(sandbox.spawn("train recipe.toml --out other"), delay));
         sandbox.ok("train recipe.toml --out other");
         let outcome = super::training::outcome(&sandbox, "other");
-        assert!(outcome == expected, "killed after {delay:?}: another curve or other weights");
+        assert!(
+            outcome == expected,
+            "killed after {delay:?}: another curve or other weights"
+        );
     }
-    assert!(3 <= killed, "only {killed} of 8 runs were killed: the test proves little");
+    assert!(
+        3 <= killed,
+        "only {killed} of 8 runs were killed: the test proves little"
+    );
 }

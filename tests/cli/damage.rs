@@ -54,12 +54,20 @@ fn a_missing_a_swapped_and_a_strange_shard_are_found() {
 
     std::fs::rename(first, &aside).unwrap();
     let said = verify(&sandbox, dataset);
-    assert!(said.code == Some(1) && said.out.contains(&shown(first)), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains(&shown(first)),
+        "{}",
+        said.out
+    );
 
     std::fs::rename(second, first).unwrap();
     std::fs::rename(&aside, second).unwrap();
     let said = verify(&sandbox, dataset);
-    assert!(said.code == Some(1) && said.out.contains(&shown(first)), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains(&shown(first)),
+        "{}",
+        said.out
+    );
     assert!(said.out.contains(&shown(second)), "{}", said.out);
 
     std::fs::rename(first, &aside).unwrap();
@@ -70,7 +78,11 @@ fn a_missing_a_swapped_and_a_strange_shard_are_found() {
     let stranger = second.with_file_name("train-99999-000.bin");
     std::fs::copy(second, &stranger).unwrap();
     let said = verify(&sandbox, dataset);
-    assert!(said.code == Some(1) && said.out.contains("train-99999-000.bin"), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains("train-99999-000.bin"),
+        "{}",
+        said.out
+    );
 }
 
 #[test]
@@ -83,9 +95,17 @@ fn an_edited_manifest_is_found() {
     assert_ne!(manifest, edited);
     sandbox.write(name, &edited);
     let said = verify(&sandbox, "out/data/pretrain");
-    assert!(said.code == Some(1) && said.out.contains("manifest.json"), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains("manifest.json"),
+        "{}",
+        said.out
+    );
     let said = sandbox.run("stats out/data/pretrain");
-    assert!(said.code == Some(3) && said.err.contains("manifest.json"), "{}", said.err);
+    assert!(
+        said.code == Some(3) && said.err.contains("manifest.json"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -94,9 +114,17 @@ fn another_tokenizer_is_found() {
     sandbox.ok("prepare recipe.toml --out out");
     sandbox.ok("prepare recipe.toml --out other --set tokenizer.train.vocab_size=300");
     let name = "data/pretrain/tokenizer.json";
-    std::fs::copy(sandbox.path("other").join(name), sandbox.path("out").join(name)).unwrap();
+    std::fs::copy(
+        sandbox.path("other").join(name),
+        sandbox.path("out").join(name),
+    )
+    .unwrap();
     let said = verify(&sandbox, "out/data/pretrain");
-    assert!(said.code == Some(1) && said.out.contains("tokenizer.json"), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains("tokenizer.json"),
+        "{}",
+        said.out
+    );
 }
 
 #[test]
@@ -105,9 +133,17 @@ fn an_unsealed_dataset_is_refused() {
     sandbox.ok("prepare recipe.toml --out out");
     std::fs::remove_file(sandbox.path("out/data/pretrain/manifest.json")).unwrap();
     let said = verify(&sandbox, "out/data/pretrain");
-    assert!(said.code == Some(1) && said.out.contains("manifest.json"), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains("manifest.json"),
+        "{}",
+        said.out
+    );
     let said = sandbox.run("inspect out/data/pretrain");
-    assert!(said.code == Some(3) && said.err.contains("hint:"), "{}", said.err);
+    assert!(
+        said.code == Some(3) && said.err.contains("hint:"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -117,7 +153,11 @@ fn changed_sources_are_found() {
     let text = sandbox.read("text/3.jsonl");
     sandbox.write("text/3.jsonl", &text.replacen("stones", "storks", 1));
     let said = verify(&sandbox, "out/data/pretrain");
-    assert!(said.code == Some(1) && said.out.contains("no longer holds the text"), "{}", said.out);
+    assert!(
+        said.code == Some(1) && said.out.contains("no longer holds the text"),
+        "{}",
+        said.out
+    );
     let said = sandbox.run("verify out/data/pretrain --no-sources");
     assert_eq!(said.code, Some(0), "{}", said.out);
 }

@@ -11,7 +11,10 @@ fn refused(sandbox: &Sandbox, said: &Said, code: i32, words: &[&str]) {
     for word in words {
         assert!(said.err.contains(word), "`{word}` is not said. {context}");
     }
-    assert!(!sandbox.path("out/data/pretrain/manifest.json").exists(), "{context}");
+    assert!(
+        !sandbox.path("out/data/pretrain/manifest.json").exists(),
+        "{context}"
+    );
 }
 
 #[test]
@@ -46,8 +49,14 @@ fn an_empty_corpus_is_refused() {
     sandbox.write("empty.jsonl", "");
     let set = "--set pretrain.sources.0.path=empty.jsonl --set tokenizer={file=\"t.json\"}";
     sandbox.ok("prepare recipe.toml --out first --only pretrain");
-    std::fs::copy(sandbox.path("first/data/pretrain/tokenizer.json"), sandbox.path("t.json")).unwrap();
-    let said = sandbox.run(&format!("prepare recipe.toml --out out --only pretrain {set}"));
+    std::fs::copy(
+        sandbox.path("first/data/pretrain/tokenizer.json"),
+        sandbox.path("t.json"),
+    )
+    .unwrap();
+    let said = sandbox.run(&format!(
+        "prepare recipe.toml --out out --only pretrain {set}"
+    ));
     refused(&sandbox, &said, 1, &["pretrain", "no rows"]);
 }
 
@@ -57,7 +66,12 @@ fn an_unknown_key_names_line_and_nearest_key() {
     let recipe = super::sandbox::RECIPE.replace("seq_len = 64, shard", "seq_length = 64, shard");
     sandbox.write("recipe.toml", &recipe);
     let said = sandbox.run("prepare recipe.toml --out out");
-    refused(&sandbox, &said, 2, &["recipe.toml", "seq_length", "seq_len", "10"]);
+    refused(
+        &sandbox,
+        &said,
+        2,
+        &["recipe.toml", "seq_length", "seq_len", "10"],
+    );
 }
 
 #[test]
@@ -70,7 +84,8 @@ fn an_unknown_override_is_refused() {
 #[test]
 fn a_missing_source_names_the_pattern() {
     let sandbox = Sandbox::new();
-    let said = sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.path=none/*.jsonl");
+    let said =
+        sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.path=none/*.jsonl");
     refused(&sandbox, &said, 1, &["none/*.jsonl", "hint:"]);
 }
 
@@ -97,7 +112,11 @@ fn an_unwritable_folder_is_named() {
     sandbox.write("out", "a file stands where the folder should be");
     let said = sandbox.run("prepare recipe.toml --out out");
     assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.starts_with("error: ") && said.err.contains("`out"), "{}", said.err);
+    assert!(
+        said.err.starts_with("error: ") && said.err.contains("`out"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -120,13 +139,20 @@ fn a_full_disk_leaves_nothing_half_written() {
         return;
     };
     let err = String::from_utf8_lossy(&output.stderr);
-    if err.contains("unshare failed") || err.contains("Operation not permitted") || err.contains("mount:") {
+    if err.contains("unshare failed")
+        || err.contains("Operation not permitted")
+        || err.contains("mount:")
+    {
         println!("skipped a_full_disk: no mount namespaces here");
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("No space left"), "{err}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "something half-written stays");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "",
+        "something half-written stays"
+    );
 }
 
 #[test]
@@ -136,7 +162,11 @@ fn another_recipe_in_the_same_folder_is_refused() {
     let said = sandbox.run("prepare recipe.toml --out out --set pretrain.pause.fraction=0.2");
     assert_eq!(said.code, Some(1), "{}", said.err);
     for word in ["fraction", "0.1", "0.2", "hint:"] {
-        assert!(said.err.contains(word), "`{word}` is not said: {}", said.err);
+        assert!(
+            said.err.contains(word),
+            "`{word}` is not said: {}",
+            said.err
+        );
     }
     sandbox.ok("prepare recipe.toml --out out --set pretrain.pause.fraction=0.2 --force");
     sandbox.ok("verify out/data/pretrain");
@@ -148,5 +178,8 @@ fn json_errors_are_json() {
     let said = sandbox.run("stats nowhere --json");
     assert_eq!(said.out, "");
     let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
-    assert!(error["error"].as_str().unwrap().contains("nowhere"), "{error}");
+    assert!(
+        error["error"].as_str().unwrap().contains("nowhere"),
+        "{error}"
+    );
 }

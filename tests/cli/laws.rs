@@ -8,7 +8,9 @@ const FINETUNE: &str = "out/data/finetune";
 /// Every byte of a run's datasets, by file, apart from where the sources lay.
 fn bytes(sandbox: &Sandbox, out: &str) -> Vec<(String, Vec<u8>)> {
     let folder = sandbox.path(out).join("data");
-    let files = files(&folder).into_iter().filter(|path| !path.ends_with("origin.json"));
+    let files = files(&folder)
+        .into_iter()
+        .filter(|path| !path.ends_with("origin.json"));
     files
         .map(|path| {
             let name = path.strip_prefix(&folder).unwrap().display().to_string();
@@ -40,21 +42,26 @@ fn law_3_shards_decode_to_the_text_they_came_from() {
 fn law_4_one_thread_equals_eight_and_one_partition_equals_seven() {
     let sandbox = Sandbox::new();
     // Large files make several units; these are small, so each file becomes its own source.
-    let sources: Vec<String> =
-        (0..5).map(|i| format!("{{ path = \"text/{i}.jsonl\" }}")).collect();
-    let recipe = super::sandbox::RECIPE
-        .replace("{ path = \"text/*.jsonl\" }", &sources.join(", "));
+    let sources: Vec<String> = (0..5)
+        .map(|i| format!("{{ path = \"text/{i}.jsonl\" }}"))
+        .collect();
+    let recipe = super::sandbox::RECIPE.replace("{ path = \"text/*.jsonl\" }", &sources.join(", "));
     sandbox.write("recipe.toml", &recipe);
     sandbox.ok("prepare recipe.toml --out one --threads 1");
     sandbox.ok("prepare recipe.toml --out eight --threads 8");
     for partition in [4, 7, 1, 6, 2, 5, 3] {
-        sandbox.ok(&format!("prepare recipe.toml --out seven --partition {partition}/7"));
+        sandbox.ok(&format!(
+            "prepare recipe.toml --out seven --partition {partition}/7"
+        ));
     }
     sandbox.ok("prepare recipe.toml --out seven");
     let one = bytes(&sandbox, "one");
     assert!(10 < one.len(), "{} files prove little", one.len());
     assert!(one == bytes(&sandbox, "eight"), "threads change the bytes");
-    assert!(one == bytes(&sandbox, "seven"), "partitions change the bytes");
+    assert!(
+        one == bytes(&sandbox, "seven"),
+        "partitions change the bytes"
+    );
 }
 
 #[test]
@@ -62,9 +69,12 @@ fn law_1_a_pause_dataset_without_pauses_is_the_standard_dataset() {
     let sandbox = Sandbox::new();
     sandbox.ok("prepare recipe.toml --out pause --only pretrain");
     let none = "--set pretrain.pause={policy=\"none\"}";
-    sandbox.ok(&format!("prepare recipe.toml --out standard --only pretrain {none}"));
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out standard --only pretrain {none}"
+    ));
     let stream = |out: &str| {
-        let dataset = pausedata::dataset::Dataset::open(&sandbox.path(out).join("data/pretrain")).unwrap();
+        let dataset =
+            pausedata::dataset::Dataset::open(&sandbox.path(out).join("data/pretrain")).unwrap();
         let split = pausedata::manifest::Split::Train;
         let pause = dataset.manifest.tokenizer.reserved.pause;
         let rows = (0..dataset.rows(split)).map(|row| dataset.row(split, row).unwrap());
@@ -73,28 +83,41 @@ fn law_1_a_pause_dataset_without_pauses_is_the_standard_dataset() {
         (pausedata::pause::strip(&ids, pause), pauses)
     };
     let (pause, standard) = (stream("pause"), stream("standard"));
-    assert!(0 < pause.1 && standard.1 == 0, "{} and {} pauses", pause.1, standard.1);
+    assert!(
+        0 < pause.1 && standard.1 == 0,
+        "{} and {} pauses",
+        pause.1,
+        standard.1
+    );
     assert!(pause.0 == standard.0, "the streams differ");
 }
 
 #[test]
 fn law_2_and_5_every_row_is_what_apply_makes_of_its_text() {
     let sandbox = Sandbox::new();
-    for (out, law) in [("a", "uniform-interleaving"), ("b", "distinct-gaps"), ("c", "iid-gaps")] {
+    for (out, law) in [
+        ("a", "uniform-interleaving"),
+        ("b", "distinct-gaps"),
+        ("c", "iid-gaps"),
+    ] {
         let set = format!("--set pretrain.pause.law={law}");
         sandbox.ok(&format!("prepare recipe.toml --out {out} {set}"));
         // `verify` applies the policy again to the stripped rows and judges every mask.
         sandbox.ok(&format!("verify {out}/data/pretrain"));
     }
     let drop = "--set pretrain.pause.overflow=drop";
-    sandbox.ok(&format!("prepare recipe.toml --out d {drop} --set finetune.pause.count=[0,3,9]"));
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out d {drop} --set finetune.pause.count=[0,3,9]"
+    ));
     sandbox.ok("verify d/data/pretrain");
     sandbox.ok("verify d/data/finetune");
 }
 
 #[test]
 fn real_novels_round_trip() {
-    let Some(data) = real_data("real_novels_round_trip") else { return };
+    let Some(data) = real_data("real_novels_round_trip") else {
+        return;
+    };
     let sandbox = Sandbox::new();
     let root = data.join("pretrain");
     sandbox.write(
@@ -111,7 +134,10 @@ pause = { policy = "random", fraction = 0.1 }
 pack = { seq_len = 1024 }
 "#,
     );
-    sandbox.ok(&format!("prepare real.toml --out out --data-root {}", root.display()));
+    sandbox.ok(&format!(
+        "prepare real.toml --out out --data-root {}",
+        root.display()
+    ));
     let said = sandbox.ok(&format!("verify {PRETRAIN}"));
     assert!(said.out.contains("0 failed"), "{}", said.out);
 }

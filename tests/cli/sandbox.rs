@@ -46,16 +46,25 @@ sample = "The river"
 impl Sandbox {
     /// A folder with `recipe.toml`, five files of text and one of questions.
     pub fn new() -> Self {
-        let sandbox = Self { folder: tempfile::tempdir().unwrap() };
+        let sandbox = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
         sandbox.write("recipe.toml", RECIPE);
         for file in 0..5 {
             let lines: Vec<String> = (0..40).map(|line| story(file * 40 + line)).collect();
             sandbox.write(&format!("text/{file}.jsonl"), &lines.join(""));
         }
         let question = |i: u32| {
-            format!("{{\"question\": \"{i} plus {}?\", \"answer\": {}}}\n", i % 7, i + i % 7)
+            format!(
+                "{{\"question\": \"{i} plus {}?\", \"answer\": {}}}\n",
+                i % 7,
+                i + i % 7
+            )
         };
-        sandbox.write("questions.jsonl", &(0..60).map(question).collect::<String>());
+        sandbox.write(
+            "questions.jsonl",
+            &(0..60).map(question).collect::<String>(),
+        );
         sandbox
     }
 
@@ -86,13 +95,23 @@ impl Sandbox {
     /// As [`Sandbox::run`], and the program must succeed.
     pub fn ok(&self, arguments: &str) -> Said {
         let said = self.run(arguments);
-        assert_eq!(said.code, Some(0), "`pausedata {arguments}` failed:\n{}\n{}", said.out, said.err);
+        assert_eq!(
+            said.code,
+            Some(0),
+            "`pausedata {arguments}` failed:\n{}\n{}",
+            said.out,
+            said.err
+        );
         said
     }
 
     /// Starts the program and leaves it running.
     pub fn spawn(&self, arguments: &str) -> Child {
-        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        self.command(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     fn command(&self, arguments: &str) -> Command {
@@ -145,7 +164,10 @@ fn story(i: usize) -> String {
     let place = places[i / 3 % places.len()];
     let mut text = String::new();
     for day in 0..(i % 5 + 1) {
-        text += &format!("On day {day} the {animal} went to the {place} and counted {} stones. ", i * 7 % 31);
+        text += &format!(
+            "On day {day} the {animal} went to the {place} and counted {} stones. ",
+            i * 7 % 31
+        );
     }
     format!("{{\"text\": \"{text}It was “enough” – said nobody.\\n\"}}\n")
 }

@@ -8,7 +8,10 @@ pub fn outcome(sandbox: &Sandbox, out: &str) -> Vec<(Vec<(u64, String)>, Vec<u8>
         .map(|stage| {
             let folder = format!("{out}/train/{stage}");
             let latest = sandbox.read(&format!("{folder}/latest"));
-            let weights = sandbox.path(&format!("{folder}/checkpoints/{}/model.safetensors", latest.trim()));
+            let weights = sandbox.path(&format!(
+                "{folder}/checkpoints/{}/model.safetensors",
+                latest.trim()
+            ));
             (curve(sandbox, &folder), std::fs::read(weights).unwrap())
         })
         .into()
@@ -30,18 +33,40 @@ fn curve(sandbox: &Sandbox, folder: &str) -> Vec<(u64, String)> {
 fn the_whole_recipe_runs_and_says_what_happened() {
     let sandbox = Sandbox::new();
     let said = sandbox.ok("run recipe.toml --out out");
-    for word in ["pretrain", "finetune", "loss", "sums", "The river", "out/train/finetune", "next"] {
-        assert!(said.out.contains(word), "`{word}` is not said:\n{}", said.out);
+    for word in [
+        "pretrain",
+        "finetune",
+        "loss",
+        "sums",
+        "The river",
+        "out/train/finetune",
+        "next",
+    ] {
+        assert!(
+            said.out.contains(word),
+            "`{word}` is not said:\n{}",
+            said.out
+        );
     }
     for pauses in ["0", "5", "10"] {
-        assert!(said.out.lines().any(|line| line.split_whitespace().any(|word| word == pauses)));
+        assert!(
+            said.out
+                .lines()
+                .any(|line| line.split_whitespace().any(|word| word == pauses))
+        );
     }
     let curve = curve(&sandbox, "out/train/pretrain");
-    assert_eq!(curve.iter().map(|(step, _)| *step).collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
+    assert_eq!(
+        curve.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        (1..=12).collect::<Vec<_>>()
+    );
     let first = outcome(&sandbox, "out");
 
     let again = sandbox.ok("run recipe.toml --out out");
-    assert!(outcome(&sandbox, "out") == first, "a second run changed something");
+    assert!(
+        outcome(&sandbox, "out") == first,
+        "a second run changed something"
+    );
     assert!(again.out.contains("sums"), "{}", again.out);
 }
 
@@ -56,7 +81,10 @@ fn law_8_a_signal_saves_and_the_rerun_goes_on() {
         let child = sandbox.spawn("train recipe.toml --out stopped");
         std::thread::sleep(std::time::Duration::from_millis(120));
         let id = child.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        std::process::Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap();
         let code = child.wait_with_output().unwrap().status.code();
         match code {
             Some(75) => stops += 1,
@@ -68,7 +96,10 @@ fn law_8_a_signal_saves_and_the_rerun_goes_on() {
     }
     sandbox.ok("train recipe.toml --out stopped");
     assert!(1 <= stops, "no run was stopped: the test proves nothing");
-    assert!(outcome(&sandbox, "stopped") == outcome(&sandbox, "whole"), "another curve or weights");
+    assert!(
+        outcome(&sandbox, "stopped") == outcome(&sandbox, "whole"),
+        "another curve or weights"
+    );
 }
 
 #[test]
@@ -78,7 +109,11 @@ fn a_resumed_run_names_what_differs() {
     sandbox.ok("train recipe.toml --out out");
     let said = sandbox.run("train recipe.toml --out out --set pretrain.train.lr=0.002");
     assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.contains("lr") && said.err.contains("hint:"), "{}", said.err);
+    assert!(
+        said.err.contains("lr") && said.err.contains("hint:"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -86,10 +121,17 @@ fn generation_is_seeded_and_takes_any_number_of_pauses() {
     let sandbox = Sandbox::new();
     sandbox.ok("run recipe.toml --out out");
     let generate = |extra: &str| {
-        sandbox.ok(&format!("generate out/train/finetune --prompt The --max-tokens 8 {extra}")).out
+        sandbox
+            .ok(&format!(
+                "generate out/train/finetune --prompt The --max-tokens 8 {extra}"
+            ))
+            .out
     };
     assert_eq!(generate("--pauses 5"), generate("--pauses 5"));
-    assert_eq!(generate("--temperature 1 --seed 3"), generate("--temperature 1 --seed 3"));
+    assert_eq!(
+        generate("--temperature 1 --seed 3"),
+        generate("--temperature 1 --seed 3")
+    );
     generate("--pauses 0");
     let said = sandbox.run("generate out/train/finetune --prompt The --pauses 5000");
     assert_eq!(said.code, Some(1), "{}", said.err);
@@ -98,16 +140,22 @@ fn generation_is_seeded_and_takes_any_number_of_pauses() {
 
 #[test]
 fn real_text_trains_end_to_end() {
-    let Some(data) = real_data("real_text_trains_end_to_end") else { return };
+    let Some(data) = real_data("real_text_trains_end_to_end") else {
+        return;
+    };
     let sandbox = Sandbox::new();
     let pipelines = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
     let few = "--set pretrain.train.steps=3 --set pretrain.train.warmup=1 --set pretrain.train.validate_every=0 \
                --set pretrain.train.batch_tokens=512 --set eval.sample=It";
     let source = "--set pretrain.sources=[{path=\"pretrain/eltec-eng/*.parquet\"}]";
     let root = data.display();
-    sandbox.ok(&format!("run {pipelines}/novels.toml --data-root {root} --out novels {few} {source}"));
+    sandbox.ok(&format!(
+        "run {pipelines}/novels.toml --data-root {root} --out novels {few} {source}"
+    ));
     let few = "--set finetune.train.steps=3 --set finetune.train.warmup=1 --set finetune.train.batch_tokens=512 \
                --set eval.tasks.0.limit=2 --set eval.tasks.0.max_tokens=4";
-    let said = sandbox.ok(&format!("run {pipelines}/gsm8k.toml --data-root {root} --out gsm8k {few}"));
+    let said = sandbox.ok(&format!(
+        "run {pipelines}/gsm8k.toml --data-root {root} --out gsm8k {few}"
+    ));
     assert!(said.out.contains("gsm8k"), "{}", said.out);
 }

@@ -19,9 +19,9 @@ pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     let x = table.select(0, ids);
     match shape.embedding.position.clone() {
         Some(range) => {
-            let start = range.start;
+            let used = range.start..range.start + length * shape.d;
             let positions = params
-                .slice([start..start + length * shape.d])
+                .slice([used])
                 .reshape([1, length, shape.d])
                 .repeat_dim(0, rows);
             x + positions.reshape([rows * length, shape.d])

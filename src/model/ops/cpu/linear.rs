@@ -12,7 +12,7 @@ use super::simd::{add, add_bias, vectorised};
 use crate::model::layout::LinearLayout;
 
 /// Rows of a weight's gradient that one task computes.
-const WEIGHT_ROWS: usize = 48;
+const WEIGHT_ROWS: usize = 96;
 
 /// A linear layer with its parameters.
 #[derive(Clone, Copy)]

@@ -22,7 +22,7 @@ use crate::model::ops::{Shape, Targets};
 /// At most this many logits (32 MiB) exist at once, or one chunk of tokens'.
 const LOGITS: usize = 8 << 20;
 /// Rows of the head's gradient that one task computes.
-const VOCABULARY_ROWS: usize = 96;
+const VOCABULARY_ROWS: usize = 192;
 
 /// The parameters that the loss reads.
 #[derive(Clone, Copy)]

@@ -32,9 +32,9 @@ use crate::model::layout::Part;
 
 /// Tokens a chunk: enough rows for the matrix product to run at full speed, few
 /// enough that a chunk's activations stay in the second-level cache.
-const TOKENS: usize = 128;
+const TOKENS: usize = 256;
 /// Tokens whose activations wait for the sums over tokens: bounds the memory.
-const SPAN: usize = 1024;
+const SPAN: usize = 2048;
 
 /// Operations that take part in the gradient.
 #[backend_extension(Flex, Autodiff)]
