@@ -422,7 +422,7 @@ fn a_model_that_cannot_hold_the_dataset_is_refused() {
         .to_string();
     assert_eq!(
         error,
-        "the model's context is 16, but the dataset's longest row is 24"
+        "the model's context is 16, but the dataset's longest row in a batch is 24"
     );
     job.config.vocab_size = 10;
     let error = run(&job, &Silent, &Stop::default())
