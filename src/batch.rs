@@ -2,6 +2,10 @@
 
 use crate::token::TokenId;
 
+/// Rows of a batch are padded to a multiple of this many positions, so that
+/// kernels meet few shapes; a model's context must hold them.
+pub const LENGTH_STEP: usize = 8;
+
 /// A micro-batch: `rows x length` ids in row-major order.
 ///
 /// `targets[k]` is the id that position `k` must predict and `weights[k]` how

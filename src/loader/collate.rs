@@ -1,12 +1,9 @@
 //! Rows to a batch.
 
-use crate::batch::{Batch, Counts};
+use crate::batch::{Batch, Counts, LENGTH_STEP};
 use crate::pause::target;
 use crate::sequence::Sequence;
 use crate::token::Reserved;
-
-/// Lengths are rounded up to a multiple of this, so that kernels meet few shapes.
-const LENGTH_STEP: usize = 8;
 
 /// The batch of `rows`, padded to the longest.
 pub fn collate(rows: &[Sequence], reserved: Reserved) -> Batch {

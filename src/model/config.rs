@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::batch::LENGTH_STEP;
+
 /// A decoder-only transformer's shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -197,6 +199,8 @@ impl Spec {
     /// Meaningless for a spec with `from`: its shape lies in the checkpoint.
     pub fn resolve(&self, vocab_size: usize, longest_row: usize) -> Result<Config, Error> {
         let base = self.preset.unwrap_or_default().config();
+        // As long as a batch pads it.
+        let longest_row = longest_row.next_multiple_of(LENGTH_STEP);
         let config = Config {
             vocab_size,
             context: self.context.unwrap_or(longest_row),
@@ -216,7 +220,7 @@ impl Spec {
         config.check()?;
         if config.context < longest_row {
             let problem = format!(
-                "is {}, shorter than the longest row, {longest_row}",
+                "is {}, shorter than the longest row of a batch, {longest_row}",
                 config.context
             );
             return Err(error("context", problem));
@@ -346,6 +350,7 @@ mod tests {
             (config.tied, config.n_layers, config.context),
             (false, 4, 64)
         );
+        assert_eq!(spec.resolve(1000, 57).unwrap().context, 64);
     }
 
     #[test]

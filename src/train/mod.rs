@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::batch::LENGTH_STEP;
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::fs;
@@ -265,8 +266,8 @@ fn check_room(job: &Job) -> Result<(), Error> {
         (
             "context",
             job.config.context,
-            "longest row",
-            manifest.row_length,
+            "longest row in a batch",
+            manifest.row_length.next_multiple_of(LENGTH_STEP),
         ),
     ];
     for (what, model, needs, dataset) in rooms {
@@ -527,3 +528,6 @@ impl Clock {
         (lap.as_secs_f64() * 1e6).round() / 1e3
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! Decoding by a scripted reader, and by a real model against its twin.
+
+use super::*;
+use crate::model::config::{Activation, Config, Norm, Positions};
+use crate::rng::Stream;
+use crate::tokenize::Training;
+
+const RESERVED: Reserved = Reserved {
+    pause: TokenId(10),
+    end: TokenId(11),
+    pad: TokenId(12),
+};
+
+/// Says the successor of the last id it read, and remembers its calls. It
+/// likes pauses, padding and an id without a token better.
+struct Counter {
+    context: usize,
+    calls: Vec<Vec<u32>>,
+}
+
+impl Reader for Counter {
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
+        self.calls.push(ids.iter().map(|id| id.0).collect());
+        let last = ids.last().unwrap();
+        let mut logits = vec![0.0; 14];
+        for better in [10, 12, 13] {
+            logits[better] = 9.0;
+        }
+        // After a pause it counts on from 5, and after 9 it ends.
+        logits[match last.0 {
+            10 => 5,
+            9 => 11,
+            id => id as usize + 1,
+        }] = 5.0;
+        Ok(logits)
+    }
+}
+
+fn run(
+    prompt: &[u32],
+    pauses: u32,
+    max_tokens: usize,
+    context: usize,
+) -> (Vec<Vec<u32>>, Vec<u32>, Ended) {
+    let mut counter = Counter {
+        context,
+        calls: Vec::new(),
+    };
+    let vocabulary = Vocabulary {
+        reserved: RESERVED,
+        size: 13,
+    };
+    let request = Request {
+        pauses,
+        max_tokens,
+        sampling: Sampling::Greedy,
+        key: Key::new(1),
+    };
+    let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
+    let read = prompt_ids(&prompt, pauses, RESERVED, context).unwrap();
+    let mut seen = Vec::new();
+    let mut on_ids = |ids: &[TokenId]| {
+        seen = ids.to_vec();
+        Ok(())
+    };
+    let (ids, ended) = decode(&mut counter, vocabulary, &read, &request, &mut on_ids).unwrap();
+    assert_eq!(seen, ids);
+    (counter.calls, ids.iter().map(|id| id.0).collect(), ended)
+}
+
+#[test]
+fn pauses_are_read_in_one_go_and_only_the_last_output_counts() {
+    let (calls, ids, ended) = run(&[1, 2], 3, 3, 100);
+    assert_eq!(calls, [vec![1, 2, 10, 10, 10], vec![5], vec![6]]);
+    assert_eq!((ids, ended), (vec![5, 6, 7], Ended::MaxTokens));
+}
+
+#[test]
+fn without_pauses_the_prompt_is_continued() {
+    let (calls, ids, ended) = run(&[1, 7], 0, 100, 100);
+    assert_eq!(calls, [vec![1, 7], vec![8], vec![9]]);
+    assert_eq!((ids, ended), (vec![8, 9], Ended::End));
+}
+
+#[test]
+fn the_context_is_filled_to_the_last_position_and_never_passed() {
+    let (calls, ids, ended) = run(&[1], 1, 100, 4);
+    assert_eq!(calls.concat().len(), 4);
+    assert_eq!((ids, ended), (vec![5, 6, 7], Ended::Context));
+    let (calls, ids, ended) = run(&[1], 3, 100, 4);
+    assert_eq!(calls.concat().len(), 4);
+    assert_eq!((ids, ended), (vec![5], Ended::Context));
+    let error = prompt_ids(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
+    );
+}
+
+#[test]
+fn an_empty_prompt_starts_a_document() {
+    assert_eq!(run(&[], 2, 1, 100).0, [vec![11, 10, 10]]);
+}
+
+#[test]
+fn nothing_may_be_asked_for() {
+    assert_eq!(run(&[1], 1, 0, 100), (vec![], vec![], Ended::MaxTokens));
+}
+
+fn tokenizer() -> Tokenizer {
+    let training = Training {
+        vocab_size: 256,
+        sample_bytes: 1000,
+    };
+    let config = tokenize::Config {
+        file: None,
+        train: Some(training),
+        pause: "⏸".into(),
+        end: "■".into(),
+        pad: "□".into(),
+        parse_special: false,
+    };
+    Tokenizer::train(&mut [Ok("abc".to_owned())].into_iter(), &config).unwrap()
+}
+
+/// A model of random weights, large enough that answers are not all alike; its
+/// table has rows for which there are no tokens.
+fn model(vocab_size: usize) -> Model {
+    let config = Config {
+        vocab_size,
+        context: 40,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 2,
+        d_model: 16,
+        d_ff: 32,
+        positions: Positions::Learned,
+        rope_theta: 10_000.0,
+        norm: Norm::LayerNorm,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        bias: true,
+        tied: false,
+    };
+    let model = Model::new(&config, Key::new(2), &Device::flex());
+    let larger = |values: Vec<f32>| values.into_iter().map(|x| x * 12.0).collect();
+    let values = model.values().into_iter().map(larger).collect();
+    Model::from_values(&config, values, &Device::flex())
+}
+
+/// The obvious twin of greedy decoding: the whole row through the model for each token.
+fn naive(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    pauses: usize,
+    max_tokens: usize,
+) -> Vec<TokenId> {
+    let reserved = tokenizer.reserved();
+    let mut row = Vec::new();
+    tokenizer.encode(prompt, &mut row).unwrap();
+    row.extend(vec![reserved.pause; pauses]);
+    let start = row.len();
+    while row.len() < start + max_tokens && row.len() <= model.config.context {
+        let logits: Vec<f32> = model
+            .logits(&row, 1, row.len())
+            .into_data()
+            .iter()
+            .collect();
+        let last = &logits[(row.len() - 1) * model.config.vocab_size..];
+        let allowed = |id: &usize| {
+            let id = TokenId(u32::try_from(*id).unwrap());
+            id != reserved.pause && id != reserved.pad && id.0 < tokenizer.vocab_size()
+        };
+        let best = (0..last.len())
+            .filter(allowed)
+            .max_by(|a, b| last[*a].total_cmp(&last[*b]));
+        let best = TokenId(u32::try_from(best.unwrap()).unwrap());
+        if best == reserved.end {
+            break;
+        }
+        row.push(best);
+    }
+    row.split_off(start)
+}
+
+#[test]
+fn greedy_answers_equal_those_of_the_naive_twin() {
+    let (model, tokenizer) = (model(270), tokenizer());
+    let mut answers = std::collections::BTreeSet::new();
+    for prompt in ["abc", "Q: what?", "é"] {
+        for pauses in [0, 1, 7] {
+            let expected = naive(&model, &tokenizer, prompt, pauses, 50);
+            let generator = Generator::new(&model, self::tokenizer());
+            let request = Request {
+                pauses: u32::try_from(pauses).unwrap(),
+                max_tokens: 50,
+                sampling: Sampling::Greedy,
+                key: Key::new(1),
+            };
+            let answer = generator.answer(prompt, &request).unwrap();
+            assert_eq!(answer.ids, expected, "{prompt} with {pauses} pauses");
+            answers.insert(answer.ids);
+        }
+    }
+    assert!(
+        3 < answers.len(),
+        "the model hears neither prompts nor pauses"
+    );
+}
+
+#[test]
+fn streamed_text_is_the_answer_and_the_key_decides_it() {
+    let generator = Generator::new(&model(259), tokenizer());
+    let answer = |key| {
+        let request = Request {
+            pauses: 2,
+            max_tokens: 30,
+            sampling: Sampling::Random {
+                temperature: 1.5,
+                top_k: None,
+                top_p: None,
+            },
+            key: Key::new(key).stream(Stream::Sampling),
+        };
+        let mut pieces = Vec::new();
+        let mut on_text = |text: &str| pieces.push(text.to_owned());
+        let streamed = generator.stream("abc", &request, &mut on_text).unwrap();
+        assert_eq!(pieces.concat(), streamed.text);
+        assert_eq!(generator.answer("abc", &request).unwrap(), streamed);
+        (pieces, streamed)
+    };
+    let answers: Vec<_> = (0..8).map(answer).collect();
+    assert_eq!(answer(3), answers[3]);
+    assert_ne!(answers[0].1.ids, answers[1].1.ids);
+    // Random bytes form characters of several bytes now and then, and broken ones.
+    assert!(
+        answers
+            .iter()
+            .any(|(pieces, answer)| pieces.len() < answer.ids.len())
+    );
+}
