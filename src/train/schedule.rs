@@ -20,7 +20,11 @@ pub fn learning_rate(train: &Train, step: u64) -> f64 {
         Schedule::Wsd => {
             let decay = decay_steps(train);
             let flat = train.steps.saturating_sub(decay);
-            1.0 - fraction(step.saturating_sub(flat), decay)
+            if step <= flat {
+                1.0
+            } else {
+                1.0 - fraction(step - flat, decay)
+            }
         }
     };
     train.lr * (train.min_lr + (1.0 - train.min_lr) * height)
