@@ -4,25 +4,10 @@ use tokenizers::Tokenizer as Engine;
 
 use crate::token::TokenId;
 
-/// The character that stands for `byte` in a byte-level vocabulary.
+/// The byte that `character` stands for in a byte-level vocabulary.
 ///
 /// Printable bytes of Latin-1 stand for themselves; the others follow from
 /// U+0100 on, in order (the convention of GPT-2).
-pub fn character(byte: u8) -> char {
-    match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-        _ => {
-            let before = match byte {
-                0..=0x20 => u32::from(byte),
-                0x7f..=0xa0 => 33 + u32::from(byte) - 0x7f,
-                _ => 67,
-            };
-            char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
-        }
-    }
-}
-
-/// The byte that `character` stands for.
 pub fn byte(character: char) -> Option<u8> {
     let code = u32::from(character);
     match code {
@@ -75,16 +60,31 @@ mod tests {
     use std::collections::BTreeSet;
 
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
     use super::*;
 
     #[test]
     fn bytes_and_characters_are_the_librarys() {
-        let ours: BTreeSet<char> = (0..=255).map(character).collect();
-        let library: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
-        assert_eq!(ours, library);
-        for value in 0..=255 {
-            assert_eq!(byte(character(value)), Some(value));
+        let bytes: BTreeSet<u8> = ByteLevel::alphabet().into_iter().filter_map(byte).collect();
+        assert_eq!(bytes.len(), 256);
+        let split = |text: &str| {
+            let mut split = PreTokenizedString::from(text);
+            ByteLevel::new(false, true, false)
+                .pre_tokenize(&mut split)
+                .unwrap();
+            let splits = split.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            splits.iter().map(|(text, _, _)| *text).collect::<String>()
+        };
+        // These hold every byte that UTF-8 has.
+        for text in (0..=0x10ffff)
+            .step_by(61)
+            .chain(0..0x800)
+            .filter_map(char::from_u32)
+        {
+            let text = String::from(text);
+            let found: Option<Vec<u8>> = split(&text).chars().map(byte).collect();
+            assert_eq!(found, Some(text.into_bytes()));
         }
         for other in [' ', '\n', '\u{ad}', '\u{144}', '€', '⏸'] {
             assert_eq!(byte(other), None);

@@ -1,9 +1,8 @@
 //! Text to ids and back, by the Hugging Face `tokenizers` library.
 //!
 //! The library decides every id. What stands here is around it: reserved
-//! tokens that text never yields, training whose result is a function of the
-//! text alone, byte-exact decoding for byte-level vocabularies, and errors in
-//! place of panics for a damaged `tokenizer.json`.
+//! tokens that text never yields, byte-exact decoding for byte-level
+//! vocabularies, and errors in place of panics for a damaged `tokenizer.json`.
 
 mod bytes;
 mod reserve;
@@ -58,7 +57,7 @@ pub struct Config {
 pub struct Training {
     /// Size of the vocabulary before the reserved tokens are added; at least 256.
     pub vocab_size: u32,
-    /// How much text of the sources is looked at, from their start.
+    /// How much text of the sources is looked at, from their start; kept in memory.
     #[serde(default = "default_sample_bytes")]
     pub sample_bytes: u64,
 }
@@ -183,6 +182,14 @@ pub enum Error {
         min: u32,
         /// What was asked for.
         found: u32,
+    },
+    /// The library cannot count so much text.
+    #[error("expected sample_bytes of at most {max}, found {found}")]
+    SampleSize {
+        /// The most.
+        max: u64,
+        /// What was asked for.
+        found: u64,
     },
     /// There was no text to train on.
     #[error("there is no text to train a tokenizer on")]

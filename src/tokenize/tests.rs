@@ -135,6 +135,17 @@ fn training_needs_room_for_every_byte_and_text() {
         train(256, ""),
         expect!["there is no text to train a tokenizer on"],
     );
+    let config = Config {
+        train: Some(Training {
+            vocab_size: 256,
+            sample_bytes: 1 << 31,
+        }),
+        ..defaults()
+    };
+    refused(
+        Tokenizer::train(&mut [Ok("text".to_owned())].into_iter(), &config),
+        expect!["expected sample_bytes of at most 2147483647, found 2147483648"],
+    );
     let failing = || Err::<String, BoxError>("row 3 is no text".into());
     let config = Config {
         train: Some(Training {
@@ -492,4 +503,26 @@ fn known_ids_of_gpt2_and_stories260k() {
     // The reference puts its beginning-of-text token, id 1, before the text.
     let with_start: Vec<Value> = [1].into_iter().chain(found).map(Value::from).collect();
     assert_eq!(Value::from(with_start), expected["prompt_ids"]);
+}
+
+#[test]
+fn training_on_real_text_twice_gives_the_same_bytes() {
+    let Some(data) = shared_data() else { return };
+    let text = fs::read_text(&data.join("pretrain/tinyshakespeare/input.txt")).unwrap();
+    let config = Config {
+        train: Some(Training {
+            vocab_size: 2048,
+            sample_bytes: 400_000,
+        }),
+        ..defaults()
+    };
+    let train = || {
+        let mut paragraphs = text.split_inclusive("\n\n").map(|text| Ok(text.to_owned()));
+        Tokenizer::train(&mut paragraphs, &config).unwrap()
+    };
+    let tokenizer = train();
+    assert!(tokenizer.to_json() == train().to_json());
+    assert_eq!(tokenizer.vocab_size(), 2051);
+    let found: Vec<TokenId> = ids(&tokenizer, &text).into_iter().map(TokenId).collect();
+    assert!(tokenizer.decode(&found).unwrap() == text);
 }
