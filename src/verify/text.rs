@@ -12,7 +12,7 @@ use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
-use crate::manifest::{Split, Stage};
+use crate::manifest::{Manifest, Split, Stage};
 use crate::pause::{self, Overflow, Policy};
 use crate::prepare::encode::{self, Ids};
 use crate::prepare::purpose;
@@ -107,13 +107,13 @@ pub fn check(
     }
     let total = dataset.manifest.ledger.kept;
     progress.start("verify text", Some(total), Unit::Documents);
+    let manifest = &dataset.manifest;
     let mut proof = Proof {
         tokenizer: &tokenizer,
-        stage: dataset.manifest.stage,
+        manifest,
         tally: Tally::default(),
     };
-    let mut originals = corpus.map(|corpus| Originals::new(corpus, dataset));
-    let result = proof.run(dataset, originals.as_mut(), progress, stop);
+    let result = proof.run(dataset, corpus, progress, stop);
     progress.finish();
     let result = match result {
         Err(Wrong::Stopped) => return Err(Error::Stopped),
@@ -170,15 +170,26 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// A document as the shards hold it.
+/// A document as the shards hold it, beside what the sources say.
 struct Held {
     record: DocumentRecord,
     ids: Ids,
+    original: Original,
+}
+
+/// What the sources say of a document.
+enum Original {
+    /// The sources are not read.
+    Unread,
+    /// The sources do not have it.
+    Missing,
+    /// Its text.
+    Text(Text),
 }
 
 struct Proof<'a> {
     tokenizer: &'a Tokenizer,
-    stage: Stage,
+    manifest: &'a Manifest,
     tally: Tally,
 }
 
@@ -186,49 +197,42 @@ impl Proof<'_> {
     fn run(
         &mut self,
         dataset: &Dataset,
-        mut originals: Option<&mut Originals>,
+        corpus: Option<&Corpus>,
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<(), Wrong> {
         for split in [Split::Train, Split::Validation] {
-            if let Some(originals) = originals.as_deref_mut() {
-                originals.start(split);
-            }
-            let mut held =
-                held_documents(dataset, split, self.stage, self.tokenizer.reserved().end);
+            let mut originals = corpus.map(Originals::new);
+            let mut documents = held_documents(dataset, split, self.tokenizer.reserved().end);
             loop {
                 if stop.requested() {
                     return Err(Wrong::Stopped);
                 }
-                let chunk = held
-                    .by_ref()
-                    .take(CHUNK)
-                    .collect::<Result<Vec<_>, String>>()?;
+                let chunk = documents.by_ref().take(CHUNK);
+                let mut chunk = chunk.collect::<Result<Vec<_>, String>>()?;
                 if chunk.is_empty() {
                     break;
                 }
-                let texts = match originals.as_deref_mut() {
-                    None => chunk.iter().map(|_| Ok(None)).collect(),
-                    Some(originals) => chunk
-                        .iter()
-                        .map(|held| originals.find(held.record.id).map(Some))
-                        .collect::<Result<Vec<_>, String>>(),
-                }?;
-                self.prove(&chunk, &texts)?;
+                if let Some(originals) = &mut originals {
+                    for held in &mut chunk {
+                        held.original = originals.find(held.record.id)?;
+                    }
+                }
+                self.prove(&chunk, split)?;
                 progress.advance(chunk.len() as u64);
             }
         }
         Ok(())
     }
 
-    fn prove(&mut self, chunk: &[Held], texts: &[Option<Text>]) -> Result<(), String> {
-        let results: Vec<Result<Proved, String>> = chunk
-            .par_iter()
-            .zip(texts)
-            .map(|(held, text)| prove_one(held, text.as_ref(), self.tokenizer))
-            .collect();
-        for result in results {
-            match result? {
+    fn prove(&mut self, chunk: &[Held], split: Split) -> Result<(), String> {
+        let prove = |held: &Held| {
+            self.prove_one(held, split)
+                .map_err(|reason| format!("{}: {reason}", self.place(held.record.id)))
+        };
+        let proved: Vec<Proved> = chunk.par_iter().map(prove).collect::<Result<_, String>>()?;
+        for proved in proved {
+            match proved {
                 Proved::Original => self.tally.originals += 1,
                 Proved::Checksum => self.tally.checksums += 1,
                 Proved::EncodedAgain => self.tally.encoded_again += 1,
@@ -236,51 +240,54 @@ impl Proof<'_> {
         }
         Ok(())
     }
+
+    fn prove_one(&self, held: &Held, split: Split) -> Result<Proved, String> {
+        let checksum = held.record.checksum;
+        let validation = self.manifest.recipe["validation"].as_f64().unwrap_or(0.0);
+        if encode::split(checksum, validation) != split {
+            return Err("it is in the wrong split".into());
+        }
+        let decoded = self.decode(&held.ids)?;
+        match &held.original {
+            Original::Missing => Err("the sources no longer hold it".into()),
+            Original::Text(text) if encode::text_checksum(text) != checksum => {
+                Err("the source no longer holds the text that was prepared".into())
+            }
+            Original::Text(text) if *text == decoded => Ok(Proved::Original),
+            Original::Text(text) if encode_again(text, self.tokenizer)? == held.ids => {
+                Ok(Proved::EncodedAgain)
+            }
+            Original::Text(text) => Err(differs(text, &decoded)),
+            Original::Unread if encode::text_checksum(&decoded) == checksum => Ok(Proved::Checksum),
+            Original::Unread => Err("its text does not have the stored checksum".into()),
+        }
+    }
+
+    fn decode(&self, ids: &Ids) -> Result<Text, String> {
+        let decode = |ids: &[TokenId]| self.tokenizer.decode(ids).map_err(|error| chain(&error));
+        Ok(match ids {
+            Ids::Plain(ids) => Text::Plain(decode(ids)?),
+            Ids::Example { prefix, target } => Text::Example {
+                prefix: decode(prefix)?,
+                target: decode(target)?,
+            },
+        })
+    }
+
+    fn place(&self, id: DocumentId) -> String {
+        let file = self.manifest.corpus.get(id.file as usize);
+        format!(
+            "document {} of `{}`",
+            id.row + 1,
+            file.map_or("?", |file| &file.name)
+        )
+    }
 }
 
 enum Proved {
     Original,
     Checksum,
     EncodedAgain,
-}
-
-fn prove_one(
-    held: &Held,
-    original: Option<&Text>,
-    tokenizer: &Tokenizer,
-) -> Result<Proved, String> {
-    let id = held.record.id;
-    let at = format!("document {} of file {}", id.row + 1, id.file);
-    let decode = |ids: &[TokenId]| tokenizer.decode(ids).map_err(|error| chain(&error));
-    let decoded = match &held.ids {
-        Ids::Plain(ids) => Text::Plain(decode(ids)?),
-        Ids::Example { prefix, target } => Text::Example {
-            prefix: decode(prefix)?,
-            target: decode(target)?,
-        },
-    };
-    if let Some(original) = original
-        && encode::text_checksum(original) != held.record.checksum
-    {
-        return Err(format!(
-            "{at}: the source no longer holds the text that was prepared"
-        ));
-    }
-    match original {
-        Some(original) if *original == decoded => Ok(Proved::Original),
-        Some(original) => {
-            let again = encode_again(original, tokenizer)?;
-            if again == held.ids {
-                Ok(Proved::EncodedAgain)
-            } else {
-                Err(differs(&at, original, &decoded))
-            }
-        }
-        None if encode::text_checksum(&decoded) == held.record.checksum => Ok(Proved::Checksum),
-        None => Err(format!(
-            "{at}: the decoded text does not have the stored checksum"
-        )),
-    }
 }
 
 fn encode_again(text: &Text, tokenizer: &Tokenizer) -> Result<Ids, String> {
@@ -300,7 +307,7 @@ fn encode_again(text: &Text, tokenizer: &Tokenizer) -> Result<Ids, String> {
     })
 }
 
-fn differs(at: &str, original: &Text, decoded: &Text) -> String {
+fn differs(original: &Text, decoded: &Text) -> String {
     let flat = |text: &Text| match text {
         Text::Plain(text) => text.clone(),
         Text::Example { prefix, target } => format!("{prefix}{target}"),
@@ -318,7 +325,7 @@ fn differs(at: &str, original: &Text, decoded: &Text) -> String {
             .collect::<String>()
     };
     format!(
-        "{at}: differs from its source at byte {same}: {:?} became {:?}",
+        "it differs from its source at byte {same}: {:?} became {:?}",
         near(&original),
         near(&decoded)
     )
@@ -328,7 +335,6 @@ fn differs(at: &str, original: &Text, decoded: &Text) -> String {
 fn held_documents(
     dataset: &Dataset,
     split: Split,
-    stage: Stage,
     end: TokenId,
 ) -> Box<dyn Iterator<Item = Result<Held, String>> + '_> {
     let pause = dataset.manifest.tokenizer.reserved.pause;
@@ -342,7 +348,7 @@ fn held_documents(
             Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(chain(&error))],
         });
-    let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match stage {
+    let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match dataset.manifest.stage {
         Stage::Pretrain => {
             let rows = rows.map(move |row| row.map(|row| pause::strip(&row.ids, pause)));
             Box::new(Cut {
@@ -412,7 +418,11 @@ impl Iterator for Paired<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         match (self.records.next(), self.ids.next()) {
             (None, None) => None,
-            (Some(Ok(record)), Some(Ok(ids))) => Some(Ok(Held { record, ids })),
+            (Some(Ok(record)), Some(Ok(ids))) => Some(Ok(Held {
+                record,
+                ids,
+                original: Original::Unread,
+            })),
             (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error)),
             (Some(_), None) => Some(Err(
                 "the index lists more documents than the rows hold".into()
@@ -426,54 +436,27 @@ impl Iterator for Paired<'_> {
 
 /// The sources, read once a split in step with the shards.
 struct Originals<'a> {
-    corpus: &'a Corpus,
-    validation: f64,
-    split: Split,
     documents: Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>,
 }
 
 impl<'a> Originals<'a> {
-    fn new(corpus: &'a Corpus, dataset: &Dataset) -> Self {
-        let validation = dataset.manifest.recipe["validation"]
-            .as_f64()
-            .unwrap_or(0.0);
-        let documents = Box::new(std::iter::empty());
+    fn new(corpus: &'a Corpus) -> Self {
         Self {
-            corpus,
-            validation,
-            split: Split::Train,
-            documents,
+            documents: Box::new(corpus.documents(0..corpus.files.len())),
         }
     }
 
-    fn start(&mut self, split: Split) {
-        self.split = split;
-        self.documents = Box::new(self.corpus.documents(0..self.corpus.files.len()));
-    }
-
     /// The text of a document; those passed over must have been dropped or held out.
-    fn find(&mut self, id: DocumentId) -> Result<Text, String> {
+    fn find(&mut self, id: DocumentId) -> Result<Original, String> {
         for document in self.documents.by_ref() {
             let document = document.map_err(|error| chain(&error))?;
             if document.id == id {
-                let checksum = encode::text_checksum(&document.text);
-                if encode::split(checksum, self.validation) != self.split {
-                    return Err(format!(
-                        "document {} of file {} is in the wrong split",
-                        id.row + 1,
-                        id.file
-                    ));
-                }
-                return Ok(document.text);
+                return Ok(Original::Text(document.text));
             }
             if id < document.id {
                 break;
             }
         }
-        Err(format!(
-            "document {} of file {} is not in the sources",
-            id.row + 1,
-            id.file
-        ))
+        Ok(Original::Missing)
     }
 }
