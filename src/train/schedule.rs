@@ -20,7 +20,10 @@ pub fn learning_rate(train: &Train, step: u64) -> f64 {
         Schedule::Wsd => {
             let decay = decay_steps(train);
             let flat = train.steps.saturating_sub(decay);
-            1.0 - fraction(step.saturating_sub(flat), decay)
+            match step.checked_sub(flat) {
+                None | Some(0) => 1.0,
+                Some(fallen) => 1.0 - fraction(fallen, decay),
+            }
         }
     };
     train.lr * (train.min_lr + (1.0 - train.min_lr) * height)
