@@ -38,7 +38,7 @@ pub enum Error {
         id: DocumentId,
         /// Why.
         #[source]
-        source: generate::Error,
+        source: Box<generate::Error>,
     },
     /// Results could not be written as JSON.
     #[error("cannot write the results as JSON")]
@@ -156,11 +156,10 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress, stop: &Stop) -> Result<Result
         progress.start(&task.declared.name, Some(total), Unit::Answers);
         let answer = |example: &Example, pauses| {
             if stop.requested() {
-                return Ok(None);
+                return Ok(Reply::Stopped);
             }
-            let answer = greedy(job.generator, task, example, pauses);
             progress.advance(1);
-            answer.map(Some)
+            greedy(job.generator, task, example, pauses)
         };
         let records = records(task, &pauses, &answer)?;
         progress.finish();
@@ -177,13 +176,22 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress, stop: &Stop) -> Result<Result
     Ok(results)
 }
 
-/// The greedy answer; `None` where prefix and pauses do not fit.
+/// What came of a question.
+enum Reply {
+    Answered(Answer),
+    /// Prefix and pauses do not fit into the context.
+    TooLong,
+    /// Somebody asked to stop.
+    Stopped,
+}
+
+/// The greedy answer.
 fn greedy(
     generator: &Generator,
     task: &Task,
     example: &Example,
     pauses: u32,
-) -> Result<Option<Answer>, Error> {
+) -> Result<Reply, Error> {
     let request = Request {
         pauses,
         max_tokens: task.declared.max_tokens,
@@ -191,23 +199,22 @@ fn greedy(
         key: Key::new(0).stream(Stream::Sampling),
     };
     match generator.answer(&example.prefix, &request) {
-        Ok(answer) => Ok(Some(answer)),
-        Err(generate::Error::TooLong { .. }) => Ok(None),
+        Ok(answer) => Ok(Reply::Answered(answer)),
+        Err(generate::Error::TooLong { .. }) => Ok(Reply::TooLong),
         Err(source) => Err(Error::Answer {
             task: task.declared.name.clone(),
             id: example.id,
-            source,
+            source: Box::new(source),
         }),
     }
 }
 
 /// Answers every example at every number of pauses on all threads; the order
-/// is by pauses, then by example. Examples that `answer` declines (`None`,
-/// when asked to stop) are left out.
+/// is by pauses, then by example. Those that were not asked are left out.
 fn records(
     task: &Task,
     pauses: &[u32],
-    answer: &(dyn Fn(&Example, u32) -> Result<Option<Option<Answer>>, Error> + Sync),
+    answer: &(dyn Fn(&Example, u32) -> Result<Reply, Error> + Sync),
 ) -> Result<Vec<Record>, Error> {
     let questions: Vec<(u32, &Example)> = pauses
         .iter()
@@ -216,7 +223,9 @@ fn records(
     let record = |&(pauses, example): &(u32, &Example)| {
         let answer = match answer(example, pauses) {
             Err(error) => return Some(Err(error)),
-            Ok(answer) => answer?,
+            Ok(Reply::Stopped) => return None,
+            Ok(Reply::TooLong) => None,
+            Ok(Reply::Answered(answer)) => Some(answer),
         };
         let ended = answer.as_ref().map(|answer| answer.ended);
         let answer = answer.map(|answer| answer.text);
@@ -308,13 +317,13 @@ mod tests {
         }
     }
 
-    fn says(text: &str, ended: Ended) -> Option<Option<Answer>> {
-        Some(Some(Answer {
+    fn says(text: &str, ended: Ended) -> Reply {
+        Reply::Answered(Answer {
             text: text.into(),
             ids: Vec::new(),
             read: 1,
             ended,
-        }))
+        })
     }
 
     #[test]
@@ -323,7 +332,7 @@ mod tests {
         let answer = |example: &Example, pauses: u32| {
             Ok(match (pauses, example.id.row) {
                 (0, _) => says("red", Ended::MaxTokens),
-                (_, 3) => Some(None),
+                (_, 3) => Reply::TooLong,
                 (_, _) => says(&format!(" {}", example.target), Ended::End),
             })
         };

@@ -20,10 +20,9 @@ pub fn learning_rate(train: &Train, step: u64) -> f64 {
         Schedule::Wsd => {
             let decay = decay_steps(train);
             let flat = train.steps.saturating_sub(decay);
-            if step <= flat {
-                1.0
-            } else {
-                1.0 - fraction(step - flat, decay)
+            match step.checked_sub(flat) {
+                None | Some(0) => 1.0,
+                Some(fallen) => 1.0 - fraction(fallen, decay),
             }
         }
     };

@@ -88,10 +88,15 @@ impl Learner {
 /// The loss of a global batch and its gradients, summed over the micro-batches.
 pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
     let scale = 1.0 / scored(batch.counts);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "gradients are single precision"
+    )]
+    let gradient_scale = scale as f32;
     let mut loss = 0.0;
     let mut sums: Vec<Tensor<1>> = Vec::new();
     for micro_batch in &batch.micro_batches {
-        let (loss_sum, gradients) = model.gradients(micro_batch, scale as f32);
+        let (loss_sum, gradients) = model.gradients(micro_batch, gradient_scale);
         loss += loss_sum * scale;
         sums = match sums.is_empty() {
             true => gradients,
