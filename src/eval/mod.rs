@@ -373,4 +373,44 @@ mod tests {
         assert_eq!(result.scores[0].most_common.share, 1.0);
         assert_eq!(result.scores[0].correct, 2);
     }
+
+    #[test]
+    fn results_are_written_and_depend_on_nothing_else() {
+        use crate::generate::tests::{model, tokenizer};
+        use crate::progress::Silent;
+
+        let generator = Generator::new(&model(259), tokenizer());
+        let run = |pauses: &[u32], stop: &Stop| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut tasks = vec![task("exact-match", &["red"; 9])];
+            // The context is 40 positions.
+            tasks[0].examples[8].prefix = "long ".repeat(7);
+            let job = Job {
+                generator: &generator,
+                checkpoint: "step-000001".into(),
+                tasks,
+                pauses: pauses.to_vec(),
+                folder: folder.path().to_path_buf(),
+            };
+            let results = super::run(&job, &Silent, stop);
+            let read = |name: &str| fs::read_text(&folder.path().join(name));
+            (results, read("colours.jsonl"), read(RESULTS_FILE))
+        };
+        let (results, records, file) = run(&[20, 3, 20], &Stop::default());
+        let (results, records, file) = (results.unwrap(), records.unwrap(), file.unwrap());
+        let scores = &results.tasks[0].scores;
+        let pauses: Vec<_> = scores.iter().map(|s| (s.pauses, s.n, s.too_long)).collect();
+        assert_eq!(pauses, [(0, 9, 0), (3, 9, 0), (20, 9, 1)]);
+        assert_eq!(records.lines().count(), 27);
+        let written: Results = serde_json::from_str(&file).unwrap();
+        assert_eq!(written, results);
+        let (_, again, file_again) = run(&[0, 3, 20], &Stop::default());
+        assert_eq!((again.unwrap(), file_again.unwrap()), (records, file));
+
+        let stop = Stop::default();
+        stop.request();
+        let (stopped, records, file) = run(&[3], &stop);
+        assert!(matches!(stopped, Err(Error::Stopped { .. })));
+        assert!(records.is_err() && file.is_err());
+    }
 }

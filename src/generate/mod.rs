@@ -307,4 +307,4 @@ fn mask(logits: &mut [f32], vocabulary: Vocabulary) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -111,7 +111,8 @@ fn nothing_may_be_asked_for() {
     assert_eq!(run(&[1], 1, 0, 100), (vec![], vec![], Ended::MaxTokens));
 }
 
-fn tokenizer() -> Tokenizer {
+/// Bytes, and the three reserved tokens.
+pub fn tokenizer() -> Tokenizer {
     let training = Training {
         vocab_size: 256,
         sample_bytes: 1000,
@@ -129,7 +130,7 @@ fn tokenizer() -> Tokenizer {
 
 /// A model of random weights, large enough that answers are not all alike; its
 /// table has rows for which there are no tokens.
-fn model(vocab_size: usize) -> Model {
+pub fn model(vocab_size: usize) -> Model {
     let config = Config {
         vocab_size,
         context: 40,
