@@ -101,6 +101,11 @@ pub fn prepare(
             outcome.map_err(|source| Error::Prepare { stage, source })?,
         ));
     }
+    if scope.partition == Partition::WHOLE {
+        // Nobody else writes here now; what a killed run left half-written goes.
+        fs::remove_temporaries(&plan.out)?;
+        fs::remove_temporaries(&plan.out.join("data"))?;
+    }
     Ok(outcomes)
 }
 
