@@ -380,7 +380,7 @@ mod tests {
         use crate::progress::Silent;
 
         let generator = Generator::new(&model(259), tokenizer());
-        let run = |pauses: &[u32], stop: &Stop| {
+        let evaluate = |pauses: &[u32], stop: &Stop| {
             let folder = tempfile::tempdir().unwrap();
             let mut tasks = vec![task("exact-match", &["red"; 9])];
             // The context is 40 positions.
@@ -392,11 +392,11 @@ mod tests {
                 pauses: pauses.to_vec(),
                 folder: folder.path().to_path_buf(),
             };
-            let results = super::run(&job, &Silent, stop);
+            let results = run(&job, &Silent, stop);
             let read = |name: &str| fs::read_text(&folder.path().join(name));
             (results, read("colours.jsonl"), read(RESULTS_FILE))
         };
-        let (results, records, file) = run(&[20, 3, 20], &Stop::default());
+        let (results, records, file) = evaluate(&[20, 3, 20], &Stop::default());
         let (results, records, file) = (results.unwrap(), records.unwrap(), file.unwrap());
         let scores = &results.tasks[0].scores;
         let pauses: Vec<_> = scores.iter().map(|s| (s.pauses, s.n, s.too_long)).collect();
@@ -404,12 +404,12 @@ mod tests {
         assert_eq!(records.lines().count(), 27);
         let written: Results = serde_json::from_str(&file).unwrap();
         assert_eq!(written, results);
-        let (_, again, file_again) = run(&[0, 3, 20], &Stop::default());
+        let (_, again, file_again) = evaluate(&[0, 3, 20], &Stop::default());
         assert_eq!((again.unwrap(), file_again.unwrap()), (records, file));
 
         let stop = Stop::default();
         stop.request();
-        let (stopped, records, file) = run(&[3], &stop);
+        let (stopped, records, file) = evaluate(&[3], &stop);
         assert!(matches!(stopped, Err(Error::Stopped { .. })));
         assert!(records.is_err() && file.is_err());
     }
