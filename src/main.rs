@@ -5,10 +5,6 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::failure::report_panics();
-    match std::panic::catch_unwind(cli::main) {
-        Ok(code) => code,
-        // The hook has told the user.
-        Err(_) => ExitCode::FAILURE,
-    }
+    cli::failure::remember_panics();
+    std::panic::catch_unwind(cli::main).unwrap_or_else(|_| cli::failure::print_mistake())
 }

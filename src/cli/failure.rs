@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anstyle::{AnsiColor, Style};
 use pausedata::fs;
@@ -55,8 +57,6 @@ pub struct Failure {
     kind: Kind,
     /// The error and its causes, the outermost first.
     chain: Vec<String>,
-    /// Lines below the message, such as two values that differ.
-    details: Vec<String>,
     /// What to do about it, with the command to run.
     hints: Vec<String>,
     /// Boxed: a result is as large as its failure.
@@ -69,7 +69,6 @@ impl Failure {
         Self {
             kind,
             chain: vec![message.into()],
-            details: Vec::new(),
             hints: Vec::new(),
             place: None,
         }
@@ -96,16 +95,11 @@ impl Failure {
     }
 
     /// This build cannot do what `command` does.
+    #[cfg(not(feature = "train"))]
     pub fn without_training(command: &str) -> Self {
         let message = format!("this build of pausedata cannot {command}: it lacks training");
         Self::new(Kind::Failed, message)
             .hint("install one that can: `cargo install --path .`, with its default features")
-    }
-
-    /// Adds a line below the message.
-    pub fn detail(mut self, line: impl Into<String>) -> Self {
-        self.details.push(line.into());
-        self
     }
 
     /// Adds a hint.
@@ -130,8 +124,7 @@ impl Failure {
     fn text(&self) -> String {
         let red = AnsiColor::Red.on_default().bold();
         let mut text = format!("{red}error:{red:#} {}\n", self.chain.join(": "));
-        let excerpt = self.place.iter().flat_map(|place| place.excerpt());
-        for line in excerpt.chain(self.details.iter().cloned()) {
+        for line in self.place.iter().flat_map(|place| place.excerpt()) {
             text += &format!("  {line}\n");
         }
         if !self.hints.is_empty() {
@@ -154,7 +147,6 @@ impl Failure {
             "kind": self.kind.name(),
             "exit_code": self.kind.code(),
             "place": place,
-            "details": self.details,
             "hints": self.hints,
         })
     }
@@ -204,7 +196,6 @@ impl From<recipe::Error> for Failure {
             recipe::Error::Invalid(diagnosis) => Self {
                 kind: Kind::BadInput,
                 chain: vec![diagnosis.message],
-                details: Vec::new(),
                 hints: diagnosis.hints,
                 place: diagnosis.place.map(Box::new),
             },
@@ -232,23 +223,35 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-/// Makes a panic a message: it is our mistake, never the user's.
-pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let payload = panic.payload();
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(|text| text.to_string())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
-        let mut message = message.unwrap_or_else(|| "no message".into());
-        if let Some(place) = panic.location() {
-            message += &format!(" ({}:{})", place.file(), place.line());
-        }
-        let failure = Failure::new(Kind::Failed, format!("a mistake in pausedata: {message}"))
-            .hint("please report it, with this message and the command that you ran");
-        let json = std::env::args_os().any(|argument| argument == "--json");
-        failure.print(if json { Format::Json } else { Format::Text });
-    }));
+/// What the last panic said, until it is known whether anybody caught it.
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps panics off the terminal. The library turns some into errors, those of other
+/// libraries on hostile files; what is left comes to [`mistake`].
+pub fn remember_panics() {
+    std::panic::set_hook(Box::new(remember));
+}
+
+fn remember(panic: &PanicHookInfo<'_>) {
+    let mut message = panic.payload_as_str().unwrap_or("no message").to_string();
+    if let Some(place) = panic.location() {
+        message += &format!(" ({}:{})", place.file(), place.line());
+    }
+    *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+}
+
+/// The panic that ended the work: it is our mistake, never the user's.
+fn mistake() -> Failure {
+    let mut last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+    let message = last.take().unwrap_or_else(|| "no message".into());
+    Failure::new(Kind::Failed, format!("a mistake in pausedata: {message}"))
+        .hint("please report it, with this message and the command that you ran")
+}
+
+/// Tells the user of the panic that ended the work, and returns the exit code.
+pub fn print_mistake() -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    mistake().print(if json { Format::Json } else { Format::Text })
 }
 
 #[cfg(test)]
@@ -264,19 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_a_chain_details_and_hints() {
+    fn a_failure_is_a_chain_and_hints() {
         let error = fs::read(Path::new("/nonexistent/file")).unwrap_err();
-        let failure = Failure::from(error)
-            .detail("checkpoint: 3")
-            .hint("run `pausedata doctor`");
+        let failure = Failure::from(error).hint("run `pausedata doctor`");
         expect![[r#"
             error: cannot open `/nonexistent/file`: No such file or directory (os error 2)
-              checkpoint: 3
 
             hint: run `pausedata doctor`
         "#]]
         .assert_eq(&plain(&failure));
-        expect![[r#"{"error":"cannot open `/nonexistent/file`: No such file or directory (os error 2)","kind":"failed","exit_code":1,"place":null,"details":["checkpoint: 3"],"hints":["run `pausedata doctor`"]}"#]]
+        expect![[r#"{"error":"cannot open `/nonexistent/file`: No such file or directory (os error 2)","kind":"failed","exit_code":1,"place":null,"hints":["run `pausedata doctor`"]}"#]]
         .assert_eq(&failure.json().to_string());
     }
 
@@ -299,5 +299,19 @@ mod tests {
     fn a_closed_output_is_quiet() {
         let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((failure.kind, failure.kind.code()), (Kind::OutputClosed, 0));
+    }
+
+    #[test]
+    fn a_panic_that_nobody_caught_is_a_mistake_with_its_place() {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(remember));
+        let caught = std::panic::catch_unwind(|| panic!("two is not three"));
+        std::panic::set_hook(usual);
+        caught.unwrap_err();
+        let text = plain(&mistake());
+        let (before, after) = text.split_once(file!()).unwrap();
+        assert_eq!(before, "error: a mistake in pausedata: two is not three (");
+        let hint = "\n\nhint: please report it, with this message and the command that you ran\n";
+        assert!(after.ends_with(&format!("){hint}")), "{text}");
     }
 }

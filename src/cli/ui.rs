@@ -216,45 +216,8 @@ fn template(total: Option<u64>, unit: Unit) -> String {
     }
 }
 
-/// Rows below one another, the first column to the left, numbers to the right.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
-    let cells = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
-    let width = |column: usize| {
-        let all = std::iter::once(&header).chain(rows);
-        all.map(|row| cells(row, column).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let numeric = |column: usize| {
-        let number = |cell: &String| {
-            cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-')
-        };
-        0 < column && rows.iter().all(|row| number(&cells(row, column)))
-    };
-    let columns: Vec<_> = (0..header.len())
-        .map(|i| (i, width(i), numeric(i)))
-        .collect();
-    let mut text = String::new();
-    for row in std::iter::once(&header).chain(rows) {
-        let mut line = String::new();
-        for (column, width, numeric) in &columns {
-            let cell = cells(row, *column);
-            line += &match numeric {
-                true => format!("{cell:>width$}  "),
-                false => format!("{cell:<width$}  "),
-            };
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use expect_test::expect;
-
     use super::*;
 
     #[test]
@@ -271,17 +234,5 @@ mod tests {
                 ProgressStyle::with_template(&template(total, unit)).unwrap();
             }
         }
-    }
-
-    #[test]
-    fn tables_line_up() {
-        let rows = [["é", "1,000", "x"], ["bcd", "7", "yz"]];
-        let rows = rows.map(|row| row.map(String::from).to_vec());
-        expect![[r#"
-            name      n  kind
-            é     1,000  x
-            bcd       7  yz
-        "#]]
-        .assert_eq(&table(&["name", "n", "kind"], &rows));
     }
 }

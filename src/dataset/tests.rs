@@ -131,31 +131,11 @@ impl Golden {
             let mut record = SplitRecord::default();
             for (unit, rows) in (0..).zip(shards) {
                 let name = format!("{split}-{unit:05}-000");
-                let mut writer = ShardWriter::create(
-                    folder,
-                    &name,
-                    &ShardSpec {
-                        id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
-                        vocab_size: tokenizer.vocab_size(),
-                        reserved: tokenizer.reserved(),
-                        row_length: 48,
-                        stage: self.stage,
-                        tokenizer: tokenizer.digest(),
-                        unit,
-                        part: 0,
-                    },
-                )
-                .unwrap();
+                let spec = self.shard(&tokenizer, unit);
+                let mut writer = ShardWriter::create(folder, &name, &spec).unwrap();
                 for drawing in *rows {
                     writer.push(&self.row(&tokenizer, drawing)).unwrap();
-                    writer.document(DocumentRecord {
-                        id: DocumentId {
-                            file: 0,
-                            row: ledger.read,
-                        },
-                        text_bytes: drawing.len() as u64,
-                        checksum: checksum(drawing.as_bytes()),
-                    });
+                    writer.document(document(ledger.read, drawing));
                     ledger.keep();
                 }
                 record.totals += &Totals {
@@ -167,7 +147,30 @@ impl Golden {
             }
             splits.insert(split, record);
         }
-        let manifest = Manifest {
+        let manifest = self.manifest(&tokenizer, splits, ledger);
+        manifest.seal(folder).unwrap()
+    }
+
+    fn shard(&self, tokenizer: &Tokenizer, unit: u32) -> ShardSpec {
+        ShardSpec {
+            id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
+            vocab_size: tokenizer.vocab_size(),
+            reserved: tokenizer.reserved(),
+            row_length: 48,
+            stage: self.stage,
+            tokenizer: tokenizer.digest(),
+            unit,
+            part: 0,
+        }
+    }
+
+    fn manifest(
+        &self,
+        tokenizer: &Tokenizer,
+        splits: BTreeMap<Split, SplitRecord>,
+        ledger: Ledger,
+    ) -> Manifest {
+        Manifest {
             format: FORMAT,
             stage: self.stage,
             seed: 1,
@@ -193,8 +196,16 @@ impl Golden {
             }],
             splits,
             ledger,
-        };
-        manifest.seal(folder).unwrap()
+        }
+    }
+}
+
+/// The document that a drawing stands for.
+fn document(row: u64, drawing: &str) -> DocumentRecord {
+    DocumentRecord {
+        id: DocumentId { file: 0, row },
+        text_bytes: drawing.len() as u64,
+        checksum: checksum(drawing.as_bytes()),
     }
 }
 

@@ -141,10 +141,10 @@ impl Partition {
 
 /// What [`run`] found or made.
 pub enum Outcome {
-    /// The dataset is sealed; `fresh` tells whether this call made it.
+    /// The dataset is sealed.
     Sealed {
         /// The opened dataset.
-        dataset: Dataset,
+        dataset: Box<Dataset>,
         /// Whether it was made now.
         freshness: Freshness,
     },
@@ -184,7 +184,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let draft = draft(job, &corpus);
     if let Some(dataset) = sealed(job, &draft)? {
         return Ok(Outcome::Sealed {
-            dataset,
+            dataset: Box::new(dataset),
             freshness: Freshness::Found,
         });
     }
@@ -219,7 +219,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     refuse_empty(job.stage, &manifest)?;
     let dataset = seal(job, &manifest)?;
     Ok(Outcome::Sealed {
-        dataset,
+        dataset: Box::new(dataset),
         freshness: Freshness::Made,
     })
 }

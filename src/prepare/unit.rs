@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rayon::prelude::*;
@@ -53,11 +54,12 @@ pub fn prepare(
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(in_flight);
         let documents = work.corpus.documents(work.files.clone());
-        scope.spawn(move || read(documents, &send));
+        let reader = scope.spawn(move || read(documents, &send));
         loop {
             let chunks = take(&receive, in_flight);
             if chunks.is_empty() {
-                return Ok(());
+                // A panic of the reader goes on as it is, with its own message.
+                return reader.join().or_else(|panic| resume_unwind(panic));
             }
             if stop.requested() {
                 return Err(Error::Stopped);

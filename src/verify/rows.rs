@@ -179,7 +179,7 @@ fn masks_follow_the_paper(row: &Sequence, pause: TokenId) -> Result<(), String> 
     for (position, weight) in weights.iter().enumerate() {
         let target = row.ids.get(position + 1);
         let scored = target.is_some_and(|id| *id != pause) && prefix <= position + 1;
-        if scored != (*weight == 1.0) || !scored != (*weight == 0.0) {
+        if *weight != if scored { 1.0 } else { 0.0 } {
             return Err(format!(
                 "position {position} weighs {weight}, expected scored = {scored}"
             ));

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use serde_json::Value;
 
 use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
@@ -33,7 +34,8 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
         Sources::At(None) => origin(&dataset.folder).unwrap_or_else(|| PathBuf::from(".")),
     };
     let manifest = &dataset.manifest;
-    let listed = serde_json::from_value(manifest.recipe["sources"].clone());
+    let listed =
+        serde_json::from_value(manifest.recipe.get("sources").cloned().unwrap_or_default());
     let found =
         listed
             .map_err(|error| error.to_string())
@@ -243,7 +245,12 @@ impl Proof<'_> {
 
     fn prove_one(&self, held: &Held, split: Split) -> Result<Proved, String> {
         let checksum = held.record.checksum;
-        let validation = self.manifest.recipe["validation"].as_f64().unwrap_or(0.0);
+        let validation = self
+            .manifest
+            .recipe
+            .get("validation")
+            .and_then(Value::as_f64)
+            .unwrap_or(0.0);
         if encode::split(checksum, validation) != split {
             return Err("it is in the wrong split".into());
         }

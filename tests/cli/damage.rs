@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use pausedata::fs;
+
 use super::sandbox::{Said, Sandbox, files};
 
 fn verify(sandbox: &Sandbox, dataset: &str) -> Said {
@@ -22,17 +24,17 @@ fn a_flipped_byte_in_any_file_is_found_and_named() {
             if path.ends_with("origin.json") {
                 continue; // Only where the sources lay; no part of the dataset.
             }
-            let intact = std::fs::read(&path).unwrap();
+            let intact = fs::read(&path).unwrap();
             for at in [0, intact.len() / 3, intact.len() - 1] {
                 let mut damaged = intact.clone();
                 damaged[at] ^= 0x10;
-                std::fs::write(&path, &damaged).unwrap();
+                sandbox.write(&path, &damaged);
                 let said = verify(&sandbox, dataset);
                 let context = format!("byte {at} of {}:\n{}{}", path.display(), said.out, said.err);
                 assert_eq!(said.code, Some(1), "{context}");
                 assert!(said.out.contains(&shown(&path)), "not named: {context}");
             }
-            std::fs::write(&path, &intact).unwrap();
+            sandbox.write(&path, &intact);
         }
         assert_eq!(verify(&sandbox, dataset).code, Some(0));
     }
@@ -93,7 +95,7 @@ fn an_edited_manifest_is_found() {
     let manifest = sandbox.read(name);
     let edited = manifest.replacen("\"seed\": 7", "\"seed\": 8", 1);
     assert_ne!(manifest, edited);
-    sandbox.write(name, &edited);
+    sandbox.write(name, edited);
     let said = verify(&sandbox, "out/data/pretrain");
     assert!(
         said.code == Some(1) && said.out.contains("manifest.json"),
@@ -151,7 +153,7 @@ fn changed_sources_are_found() {
     let sandbox = Sandbox::new();
     sandbox.ok("prepare recipe.toml --out out");
     let text = sandbox.read("text/3.jsonl");
-    sandbox.write("text/3.jsonl", &text.replacen("stones", "storks", 1));
+    sandbox.write("text/3.jsonl", text.replacen("stones", "storks", 1));
     let said = verify(&sandbox, "out/data/pretrain");
     assert!(
         said.code == Some(1) && said.out.contains("no longer holds the text"),

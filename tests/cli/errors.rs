@@ -21,7 +21,7 @@ fn refused(sandbox: &Sandbox, said: &Said, code: i32, words: &[&str]) {
 fn bad_json_names_file_and_line() {
     let sandbox = Sandbox::new();
     let text = sandbox.read("text/2.jsonl");
-    sandbox.write("text/2.jsonl", &(text + "{\"text\": \"no end}\n"));
+    sandbox.write("text/2.jsonl", text + "{\"text\": \"no end}\n");
     let said = sandbox.run("prepare recipe.toml --out out");
     refused(&sandbox, &said, 1, &["text/2.jsonl", "41"]);
 }
@@ -36,9 +36,9 @@ fn a_missing_field_names_the_fields_there_are() {
 #[test]
 fn invalid_utf8_names_file_and_place() {
     let sandbox = Sandbox::new();
-    let mut bytes = std::fs::read(sandbox.path("text/1.jsonl")).unwrap();
+    let mut bytes = sandbox.read("text/1.jsonl").into_bytes();
     bytes[20] = 0xff;
-    std::fs::write(sandbox.path("text/1.jsonl"), bytes).unwrap();
+    sandbox.write("text/1.jsonl", bytes);
     let said = sandbox.run("prepare recipe.toml --out out");
     refused(&sandbox, &said, 1, &["text/1.jsonl", "UTF-8"]);
 }
@@ -64,7 +64,7 @@ fn an_empty_corpus_is_refused() {
 fn an_unknown_key_names_line_and_nearest_key() {
     let sandbox = Sandbox::new();
     let recipe = super::sandbox::RECIPE.replace("seq_len = 64, shard", "seq_length = 64, shard");
-    sandbox.write("recipe.toml", &recipe);
+    sandbox.write("recipe.toml", recipe);
     let said = sandbox.run("prepare recipe.toml --out out");
     refused(
         &sandbox,
@@ -104,6 +104,21 @@ fn a_broken_tokenizer_is_named() {
         let said = sandbox.run("prepare recipe.toml --out out --set tokenizer={file=\"t.json\"}");
         refused(&sandbox, &said, 1, &["t.json"]);
     }
+}
+
+#[test]
+fn a_tokenizer_on_which_the_library_panics_is_one_quiet_error() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out whole --only pretrain");
+    let text = sandbox.read("whole/data/pretrain/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // The library subtracts this prefix's length from that of shorter tokens.
+    json["model"]["continuing_subword_prefix"] = "############".into();
+    sandbox.write("t.json", json.to_string());
+    let said = sandbox.run("prepare recipe.toml --out out --set tokenizer={file=\"t.json\"}");
+    refused(&sandbox, &said, 1, &["t.json", "it stopped with"]);
+    assert_eq!(said.err.matches("error: ").count(), 1, "{}", said.err);
+    assert!(!said.err.contains("a mistake in pausedata"), "{}", said.err);
 }
 
 #[test]

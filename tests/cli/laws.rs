@@ -1,5 +1,7 @@
 //! The laws of the data, shown on the built program.
 
+use pausedata::fs;
+
 use super::sandbox::{Sandbox, files, real_data};
 
 const PRETRAIN: &str = "out/data/pretrain";
@@ -14,7 +16,7 @@ fn bytes(sandbox: &Sandbox, out: &str) -> Vec<(String, Vec<u8>)> {
     files
         .map(|path| {
             let name = path.strip_prefix(&folder).unwrap().display().to_string();
-            (name, std::fs::read(&path).unwrap())
+            (name, fs::read(&path).unwrap())
         })
         .collect()
 }
@@ -46,7 +48,7 @@ fn law_4_one_thread_equals_eight_and_one_partition_equals_seven() {
         .map(|i| format!("{{ path = \"text/{i}.jsonl\" }}"))
         .collect();
     let recipe = super::sandbox::RECIPE.replace("{ path = \"text/*.jsonl\" }", &sources.join(", "));
-    sandbox.write("recipe.toml", &recipe);
+    sandbox.write("recipe.toml", recipe);
     sandbox.ok("prepare recipe.toml --out one --threads 1");
     sandbox.ok("prepare recipe.toml --out eight --threads 8");
     for partition in [4, 7, 1, 6, 2, 5, 3] {

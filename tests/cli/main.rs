@@ -1,5 +1,9 @@
 //! The program, driven as its users drive it.
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is a failure")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "in a test, a panic is a failure"
+)]
 
 mod crash;
 mod damage;

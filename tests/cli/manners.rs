@@ -70,7 +70,7 @@ fn a_mistake_in_an_override_is_shown_with_its_place() {
         &["prepare", recipe, "--json", "--set", "seed=x"],
         expect![[r#"
             exit code 2
-            {"error":"expected a whole number of 0 or more in `seed`, found the string \"x\"","kind":"bad-input","exit_code":2,"place":{"file":null,"line":1,"column":6,"text":"seed=x"},"details":[],"hints":[]}
+            {"error":"expected a whole number of 0 or more in `seed`, found the string \"x\"","kind":"bad-input","exit_code":2,"place":{"file":null,"line":1,"column":6,"text":"seed=x"},"hints":[]}
         "#]],
     );
 }
@@ -90,7 +90,7 @@ fn what_is_missing_is_named() {
         &["prepare", "--json"],
         expect![[r#"
         exit code 2
-        {"error":"the following required arguments were not provided:\n  <RECIPE>","kind":"bad-input","exit_code":2,"place":null,"details":[],"hints":["`pausedata --help` shows the commands and their arguments"]}
+        {"error":"the following required arguments were not provided:\n  <RECIPE>","kind":"bad-input","exit_code":2,"place":null,"hints":["`pausedata --help` shows the commands and their arguments"]}
     "#]],
     );
     check(

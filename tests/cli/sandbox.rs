@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use pausedata::fs;
+
 /// A temporary folder with the recipe of a small experiment in it.
 pub struct Sandbox {
     folder: tempfile::TempDir,
@@ -52,7 +54,7 @@ impl Sandbox {
         sandbox.write("recipe.toml", RECIPE);
         for file in 0..5 {
             let lines: Vec<String> = (0..40).map(|line| story(file * 40 + line)).collect();
-            sandbox.write(&format!("text/{file}.jsonl"), &lines.join(""));
+            sandbox.write(format!("text/{file}.jsonl"), lines.concat());
         }
         let question = |i: u32| {
             format!(
@@ -61,25 +63,26 @@ impl Sandbox {
                 i + i % 7
             )
         };
-        sandbox.write(
-            "questions.jsonl",
-            &(0..60).map(question).collect::<String>(),
-        );
+        sandbox.write("questions.jsonl", (0..60).map(question).collect::<String>());
         sandbox
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "files are changed in place, as other programs and bad disks do"
+    )]
+    pub fn write(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        std::fs::write(path, bytes).unwrap();
     }
 
     pub fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+        fs::read_text(&self.path(name)).unwrap()
     }
 
     /// Runs the program in the folder, on one thread unless told otherwise.
@@ -149,6 +152,10 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The folder of real data, or `None` after saying that the test is skipped.
+#[expect(
+    clippy::print_stdout,
+    reason = "who reads the tests' output learns what was skipped"
+)]
 pub fn real_data(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("PAUSEDATA_SHARED_DATA").map(PathBuf::from);
     if folder.is_none() {

@@ -1,24 +1,28 @@
 //! Training, evaluation and generation, from the outside.
 
+use pausedata::fs;
+
 use super::sandbox::{Sandbox, real_data};
 
+/// (step, loss as printed) of every training step.
+pub type Curve = Vec<(u64, String)>;
+
 /// What training must reproduce: each stage's loss curve and last weights.
-pub fn outcome(sandbox: &Sandbox, out: &str) -> Vec<(Vec<(u64, String)>, Vec<u8>)> {
+pub fn outcome(sandbox: &Sandbox, out: &str) -> Vec<(Curve, Vec<u8>)> {
     ["pretrain", "finetune"]
         .map(|stage| {
             let folder = format!("{out}/train/{stage}");
             let latest = sandbox.read(&format!("{folder}/latest"));
-            let weights = sandbox.path(&format!(
+            let weights = sandbox.path(format!(
                 "{folder}/checkpoints/{}/model.safetensors",
                 latest.trim()
             ));
-            (curve(sandbox, &folder), std::fs::read(weights).unwrap())
+            (curve(sandbox, &folder), fs::read(&weights).unwrap())
         })
         .into()
 }
 
-/// (step, loss as printed) of every training step.
-fn curve(sandbox: &Sandbox, folder: &str) -> Vec<(u64, String)> {
+fn curve(sandbox: &Sandbox, folder: &str) -> Curve {
     let lines = sandbox.read(&format!("{folder}/metrics.jsonl"));
     lines
         .lines()

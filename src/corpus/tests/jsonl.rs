@@ -34,98 +34,108 @@ fn jsonl() {
     );
 }
 
+/// Reads one file of JSON lines.
+fn lines(name: &str, bytes: impl AsRef<[u8]>, expect: Expect) {
+    let folder = Folder::new().with(name, bytes);
+    folder.pretrain(&format!("path = '{name}'"), expect);
+}
+
 #[test]
-fn jsonl_errors() {
-    let folder = Folder::new()
-        .with("syntax.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\",}\n")
-        .with("cut.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b")
-        .with("two.jsonl", "{\"text\": \"a\"} {}")
-        .with("array.json", "[{\"text\": \"a\"}]")
-        .with("pretty.json", "{\n\"text\": \"a\"}")
-        .with(
-            "missing.jsonl",
-            "{\"text\": \"a\"}\n{\"b\": 1, \"txt\": \"b\"}\n",
-        )
-        .with("empty.jsonl", "{}")
-        .with("number.jsonl", "{\"text\": 7}\n")
-        .with("null.jsonl", "{\"text\": null}\n")
-        .with("utf8.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n");
-    for (name, expect) in [
-        (
-            "syntax.jsonl",
-            expect![[r#"
-                syntax.jsonl:0 "a"
-                error: `syntax.jsonl`, line 2, column 14: not one JSON object: trailing comma
-                hint: JSONL has one whole JSON object on each line
-            "#]],
-        ),
-        (
-            "cut.jsonl",
-            expect![[r#"
-                cut.jsonl:0 "a"
-                error: `cut.jsonl`, line 2, column 11: not one JSON object: EOF while parsing a string
-                hint: JSONL has one whole JSON object on each line
-            "#]],
-        ),
-        (
-            "two.jsonl",
-            expect![[r#"
-                error: `two.jsonl`, line 1, column 15: not one JSON object: trailing characters
-                hint: JSONL has one whole JSON object on each line
-            "#]],
-        ),
-        (
-            "array.json",
-            expect![[r#"
-                error: `array.json`, line 1, column 1: not one JSON object: invalid type: sequence, expected an object
-                hint: JSONL has one whole JSON object on each line
-            "#]],
-        ),
-        (
-            "pretty.json",
-            expect![[r#"
-                error: `pretty.json`, line 1, column 1: not one JSON object: EOF while parsing an object
-                hint: JSONL has one whole JSON object on each line
-            "#]],
-        ),
-        (
-            "missing.jsonl",
-            expect![[r#"
-                missing.jsonl:0 "a"
-                error: `missing.jsonl`, line 2: no field `text`; the fields are `b`, `txt`
-                hint: `text = "FIELD"` names the field to pretrain on; templates name theirs as `{FIELD}`
-            "#]],
-        ),
-        (
-            "empty.jsonl",
-            expect![[r#"
-                error: `empty.jsonl`, line 1: no field `text`; the fields are none
-                hint: `text = "FIELD"` names the field to pretrain on; templates name theirs as `{FIELD}`
-            "#]],
-        ),
-        (
-            "number.jsonl",
-            expect![[r#"
-                error: `number.jsonl`, line 1: field `text`: expected a string, found `7`
-            "#]],
-        ),
-        (
-            "null.jsonl",
-            expect![[r#"
-                error: `null.jsonl`, line 1: field `text`: expected a string, found null
-            "#]],
-        ),
-        (
-            "utf8.jsonl",
-            expect![[r#"
+fn a_line_that_is_no_object_is_named() {
+    lines(
+        "syntax.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"b\",}\n",
+        expect![[r#"
+            syntax.jsonl:0 "a"
+            error: `syntax.jsonl`, line 2, column 14: not one JSON object: trailing comma
+            hint: JSONL has one whole JSON object on each line
+        "#]],
+    );
+    lines(
+        "cut.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"b",
+        expect![[r#"
+            cut.jsonl:0 "a"
+            error: `cut.jsonl`, line 2, column 11: not one JSON object: EOF while parsing a string
+            hint: JSONL has one whole JSON object on each line
+        "#]],
+    );
+    lines(
+        "two.jsonl",
+        "{\"text\": \"a\"} {}",
+        expect![[r#"
+            error: `two.jsonl`, line 1, column 15: not one JSON object: trailing characters
+            hint: JSONL has one whole JSON object on each line
+        "#]],
+    );
+}
+
+#[test]
+fn json_that_is_not_in_lines_is_refused() {
+    lines(
+        "array.json",
+        "[{\"text\": \"a\"}]",
+        expect![[r#"
+            error: `array.json`, line 1, column 1: not one JSON object: invalid type: sequence, expected an object
+            hint: JSONL has one whole JSON object on each line
+        "#]],
+    );
+    lines(
+        "pretty.json",
+        "{\n\"text\": \"a\"}",
+        expect![[r#"
+            error: `pretty.json`, line 1, column 1: not one JSON object: EOF while parsing an object
+            hint: JSONL has one whole JSON object on each line
+        "#]],
+    );
+}
+
+#[test]
+fn a_missing_field_names_the_fields_there_are() {
+    lines(
+        "missing.jsonl",
+        "{\"text\": \"a\"}\n{\"b\": 1, \"txt\": \"b\"}\n",
+        expect![[r#"
+            missing.jsonl:0 "a"
+            error: `missing.jsonl`, line 2: no field `text`; the fields are `b`, `txt`
+            hint: `text = "FIELD"` names the field to pretrain on; templates name theirs as `{FIELD}`
+        "#]],
+    );
+    lines(
+        "empty.jsonl",
+        "{}",
+        expect![[r#"
+            error: `empty.jsonl`, line 1: no field `text`; the fields are none
+            hint: `text = "FIELD"` names the field to pretrain on; templates name theirs as `{FIELD}`
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_no_text_is_refused() {
+    lines(
+        "number.jsonl",
+        "{\"text\": 7}\n",
+        expect![[r#"
+            error: `number.jsonl`, line 1: field `text`: expected a string, found `7`
+        "#]],
+    );
+    lines(
+        "null.jsonl",
+        "{\"text\": null}\n",
+        expect![[r#"
+            error: `null.jsonl`, line 1: field `text`: expected a string, found null
+        "#]],
+    );
+    lines(
+        "utf8.jsonl",
+        b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n",
+        expect![[r#"
             utf8.jsonl:0 "a"
             error: `utf8.jsonl`, line 2: not UTF-8 at byte 24 of the text
             hint: convert the file first: `iconv -f LATIN1 -t UTF-8 OLD > NEW`
         "#]],
-        ),
-    ] {
-        folder.pretrain(&format!("path = '{name}'"), expect);
-    }
+    );
 }
 
 #[test]

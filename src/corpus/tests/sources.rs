@@ -2,23 +2,35 @@
 
 use super::*;
 
-#[test]
-fn sources_that_make_no_sense() {
-    let folder = Folder::new()
+const GENERATED: &str = "synthetic = { corpus = 'stories', documents = 1 }";
+
+fn folder() -> Folder {
+    Folder::new()
         .with("a.jsonl", TWO)
         .with("a.txt", "x")
         .with("a.csv", "x")
         .with("sub/a.jsonl", TWO)
-        .with(".tmp-1-a.jsonl", TWO);
-    let both = "synthetic = { corpus = 'stories', documents = 1 }";
+        .with(".tmp-1-a.jsonl", TWO)
+}
+
+#[test]
+fn a_source_is_files_or_generated() {
+    let folder = folder();
     folder.pretrain("", expect![[r#"
         error: `sources[0]`: expected `path` or `synthetic`, found neither
         hint: a source is a file, `{ path = "stories/*.jsonl" }`, or generated, `{ synthetic = { corpus = "stories", documents = 1000 } }`
     "#]]);
-    folder.pretrain(&format!("path = 'a.txt'\n{both}"), expect![[r#"
+    folder.pretrain(&format!("path = 'a.txt'\n{GENERATED}"), expect![[r#"
         error: `sources[0]`: expected `path` or `synthetic`, found both
         hint: a source is a file, `{ path = "stories/*.jsonl" }`, or generated, `{ synthetic = { corpus = "stories", documents = 1000 } }`
     "#]]);
+    let none = Corpus::resolve(&[], folder.0.path(), Purpose::Pretrain).unwrap_err();
+    assert_eq!(none.to_string(), "no sources: expected at least one");
+}
+
+#[test]
+fn a_path_that_matches_nothing_is_refused() {
+    let folder = folder();
     folder.pretrain("path = 'b.txt'", expect![[r#"
         error: `sources[0]`: no file matches `b.txt` in the data root `ROOT`
         hint: relative paths start at the data root `ROOT`: correct the path, or name another root with `--data-root DIR`
@@ -33,6 +45,25 @@ fn sources_that_make_no_sense() {
             error: `sources[0]`: malformed glob `a[.txt`: invalid range pattern at byte 1
         "#]],
     );
+}
+
+#[test]
+fn a_glob_reaches_folders_below_but_no_hidden_files() {
+    // Hidden and temporary files are no data; `**` reaches folders below.
+    folder().pretrain(
+        "path = '**/*.jsonl'",
+        expect![[r#"
+            a.jsonl:0 "a\n"
+            a.jsonl:1 ""
+            sub/a.jsonl:0 "a\n"
+            sub/a.jsonl:1 ""
+        "#]],
+    );
+}
+
+#[test]
+fn the_name_tells_the_format_unless_the_source_does() {
+    let folder = folder();
     folder.pretrain(
         "path = 'a.csv'",
         expect![[r#"
@@ -43,9 +74,14 @@ fn sources_that_make_no_sense() {
     folder.pretrain(
         "path = 'a.csv'\nformat = 'text'",
         expect![[r#"
-        a.csv:0 "x"
-    "#]],
+            a.csv:0 "x"
+        "#]],
     );
+}
+
+#[test]
+fn keys_that_do_not_apply_are_refused() {
+    let folder = folder();
     folder.pretrain(
         "path = 'a.jsonl'\ndocument = 'line'",
         expect![[r#"
@@ -58,6 +94,17 @@ fn sources_that_make_no_sense() {
             error: `sources[0]`: `select` does not apply to the text file `a.txt`
         "#]],
     );
+    folder.pretrain(
+        &format!("{GENERATED}\nformat = 'text'"),
+        expect![[r#"
+            error: `sources[0]`: `format` does not apply to a synthetic source
+        "#]],
+    );
+}
+
+#[test]
+fn each_stage_has_its_own_keys() {
+    let folder = folder();
     folder.pretrain(
         "path = 'a.txt'\nprefix = ''",
         expect![[r#"
@@ -72,12 +119,11 @@ fn sources_that_make_no_sense() {
         error: `sources[0]`: finetuning needs the templates `prefix` and `target`; `target` is missing
         hint: for example `prefix = "Q: {question}\nA:"` and `target = " {answer}"`
     "#]]);
-    folder.pretrain(
-        &format!("{both}\nformat = 'text'"),
-        expect![[r#"
-            error: `sources[0]`: `format` does not apply to a synthetic source
-        "#]],
-    );
+}
+
+#[test]
+fn generated_corpora_have_their_fields_and_sizes() {
+    let folder = Folder::new();
     folder.pretrain(
         "synthetic = { corpus = 'questions', documents = 1 }",
         expect![[r#"
@@ -96,18 +142,6 @@ fn sources_that_make_no_sense() {
             error: `sources[0]`: a synthetic corpus of 0 documents: expected 1 to 18446744073709551615
         "#]],
     );
-    // Hidden and temporary files are no data; `**` reaches folders below.
-    folder.pretrain(
-        "path = '**/*.jsonl'",
-        expect![[r#"
-        a.jsonl:0 "a\n"
-        a.jsonl:1 ""
-        sub/a.jsonl:0 "a\n"
-        sub/a.jsonl:1 ""
-    "#]],
-    );
-    let none = Corpus::resolve(&[], folder.0.path(), Purpose::Pretrain).unwrap_err();
-    assert_eq!(none.to_string(), "no sources: expected at least one");
 }
 
 #[test]
