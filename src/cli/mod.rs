@@ -82,8 +82,8 @@ pub struct Global {
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// Threads to use; every core where absent. Results never depend on it
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,7 +155,7 @@ fn use_threads(global: &Global) -> Result<(), Failure> {
         return Ok(());
     };
     rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.get())
+        .num_threads(threads.into())
         .build_global()
         .map_err(|error| Failure::of(Kind::Failed, &error))
 }
