@@ -128,6 +128,13 @@ pub struct File {
 }
 
 impl Corpus {
+    /// About how many bytes of text there are; unknown where files are compressed
+    /// or text is generated.
+    pub fn text_bytes(&self) -> Option<u64> {
+        let bytes = |file: &File| file.reading.is_uncompressed().then_some(file.bytes);
+        self.files.iter().map(bytes).sum()
+    }
+
     /// Finds the files that `sources` name; relative paths start at `data_root`.
     pub fn resolve(sources: &[Source], data_root: &Path, purpose: Purpose) -> Result<Self, Error> {
         if sources.is_empty() {

@@ -20,6 +20,16 @@ pub(super) struct Reading {
     shape: Shape,
 }
 
+impl Reading {
+    /// Whether the file is about as long as the text in it.
+    pub(super) fn is_uncompressed(&self) -> bool {
+        matches!(
+            self.content,
+            Content::Jsonl(Compression::None) | Content::Text(Compression::None, _)
+        )
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Content {
     Jsonl(Compression),

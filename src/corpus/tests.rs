@@ -2,6 +2,7 @@
 
 mod jsonl;
 mod real;
+mod samples;
 mod sources;
 mod tables;
 mod text;

@@ -192,7 +192,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let plan = Digest::of(&to_json(&draft));
     let units = corpus.units();
     let (mut records, mut missing) = (Vec::new(), Vec::new());
-    progress.start(stage_name(job.stage), known_bytes(&corpus), Unit::Bytes);
+    progress.start(stage_name(job.stage), corpus.text_bytes(), Unit::Bytes);
     for (index, files) in units.into_iter().enumerate() {
         if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
             records.push(record);
@@ -370,12 +370,6 @@ fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {
             reasons
         },
     })
-}
-
-/// The size of the input, where it is known before reading.
-fn known_bytes(corpus: &Corpus) -> Option<u64> {
-    let bytes = corpus.files.iter().map(|file| file.bytes).sum();
-    (0 < bytes && corpus.files.iter().all(|file| 0 < file.bytes)).then_some(bytes)
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {

@@ -43,11 +43,8 @@ pub fn train(
         .train
         .as_ref()
         .map_or(0, |training| training.sample_bytes);
-    progress.start(
-        "tokenizer",
-        Some(sample.min(total_bytes(&corpus, sample))),
-        Unit::Bytes,
-    );
+    let total = corpus.text_bytes().map(|bytes| bytes.min(sample));
+    progress.start("tokenizer", total, Unit::Bytes);
     let mut texts = texts(&corpus, sample, progress);
     let tokenizer = Tokenizer::train(&mut texts, config)?;
     progress.finish();
@@ -87,9 +84,4 @@ fn texts<'a>(
                 Text::Example { prefix, target } => prefix + &target,
             })
         })
-}
-
-fn total_bytes(corpus: &Corpus, unknown: u64) -> u64 {
-    let bytes = corpus.files.iter().map(|file| file.bytes).sum();
-    if bytes == 0 { unknown } else { bytes }
 }

@@ -39,6 +39,19 @@ pub enum Error {
         /// What was looked at.
         path: PathBuf,
     },
+    /// The checkpoint's embedding has no rows for the reserved tokens.
+    #[error(
+        "`{}` has no room for the pause: its embedding has {rows} rows, and its tokenizer with the pause, end and padding tokens needs {needed}",
+        path.display()
+    )]
+    NoRoom {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Rows of the embedding.
+        rows: u64,
+        /// Ids of the tokenizer, reserved ones included.
+        needed: u32,
+    },
     /// A dataset did not pass its proof.
     #[error("the dataset `{}` fails {failed} of its checks", folder.display())]
     Unproved {
@@ -141,9 +154,7 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
 /// The tokenizer of a recipe: its checkpoint's, its file, or one trained on its sources.
 pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
     if let Some(from) = plan.model_from() {
-        let file = checkpoint_folder(&from)?.join("tokenizer.json");
-        let config = plan.recipe.tokenizer.clone().unwrap_or_default();
-        return Ok(Tokenizer::from_file(&file, &config)?);
+        return checkpoint_tokenizer(&checkpoint_folder(&from)?);
     }
     let config = plan.recipe.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
     match (&config.file, plan.stages().next()) {
@@ -154,6 +165,22 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
                 .map_err(|source| Error::Prepare { stage, source })
         }
         (None, None) => Err(Error::NoTokenizer),
+    }
+}
+
+/// A checkpoint's own tokenizer, if its embedding has a row for each reserved token.
+fn checkpoint_tokenizer(folder: &Path) -> Result<Tokenizer, Error> {
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), &Default::default())?;
+    let config = fs::read_text(&folder.join("config.json"))?;
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+    let needed = tokenizer.vocab_size();
+    match config["vocab_size"].as_u64() {
+        Some(rows) if rows < u64::from(needed) => Err(Error::NoRoom {
+            path: folder.to_path_buf(),
+            rows,
+            needed,
+        }),
+        _ => Ok(tokenizer),
     }
 }
 
