@@ -174,7 +174,7 @@ fn checkpoint_tokenizer(folder: &Path) -> Result<Tokenizer, Error> {
     let config = fs::read_text(&folder.join("config.json"))?;
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
     let needed = tokenizer.vocab_size();
-    match config["vocab_size"].as_u64() {
+    match config.get("vocab_size").and_then(serde_json::Value::as_u64) {
         Some(rows) if rows < u64::from(needed) => Err(Error::NoRoom {
             path: folder.to_path_buf(),
             rows,
