@@ -84,7 +84,7 @@ fn law_8_a_signal_saves_and_the_rerun_goes_on() {
     let mut stops = 0;
     for _ in 0..40 {
         let child = sandbox.spawn("train recipe.toml --out stopped");
-        std::thread::sleep(std::time::Duration::from_millis(120));
+        std::thread::sleep(std::time::Duration::from_millis(60));
         let id = child.id().to_string();
         std::process::Command::new("kill")
             .args(["-TERM", &id])
