@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Unit {
     /// Bytes of text or files.
     Bytes,
+    /// Files.
+    Files,
     /// Documents.
     Documents,
     /// Rows of a dataset.

@@ -201,6 +201,7 @@ fn template(total: Option<u64>, unit: Unit) -> String {
     };
     let unit = match unit {
         Unit::Bytes => "",
+        Unit::Files => " files",
         Unit::Documents => " documents",
         Unit::Rows => " rows",
         Unit::Steps => " steps",
@@ -224,6 +225,7 @@ mod tests {
     fn every_template_compiles() {
         let units = [
             Unit::Bytes,
+            Unit::Files,
             Unit::Documents,
             Unit::Rows,
             Unit::Steps,

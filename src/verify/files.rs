@@ -54,7 +54,7 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
             ]
         })
         .collect();
-    progress.start("verify files", Some(files.len() as u64), Unit::Documents);
+    progress.start("verify files", Some(files.len() as u64), Unit::Files);
     let results: Vec<Result<String, String>> = files
         .par_iter()
         .map(|(name, expected)| {
