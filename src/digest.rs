@@ -1,8 +1,11 @@
 //! Digests: BLAKE3 names contents, XXH3 finds damage quickly.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::fs;
 
 /// A BLAKE3 digest, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -13,6 +16,15 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The digest of a file, which is read in pieces.
+    pub fn of_file(path: &Path) -> Result<Self, fs::Error> {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update_reader(fs::open(path)?)
+            .map_err(fs::Error::new("read", path))?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// The first twelve digits: enough for a person to tell two apart.

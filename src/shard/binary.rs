@@ -155,7 +155,7 @@ impl ShardWriter {
             ids: self.header.ids,
             documents: self.index.documents.len() as u64,
             // Read back, because the header at the file's start was known last.
-            bin: digest_of_file(&self.bin)?,
+            bin: Digest::of_file(&self.bin)?,
             idx: Digest::of(&index),
         })
     }
@@ -456,11 +456,6 @@ fn map(file: &File, path: &Path) -> Result<Mmap, Error> {
     // that it shortens while it is mapped ends the process with SIGBUS.
     let map = unsafe { Mmap::map(file) };
     Ok(map.map_err(fs::Error::new("map", path))?)
-}
-
-fn digest_of_file(path: &Path) -> Result<Digest, Error> {
-    let file = fs::open(path)?;
-    Ok(Digest::of(&map(&file, path)?))
 }
 
 /// The first id that is not in the vocabulary, and where it stands.

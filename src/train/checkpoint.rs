@@ -247,7 +247,7 @@ impl Checkpoint {
         let sealed = unseal(&path, &intact(&path, fs::read(&path))?)?;
         for record in &sealed.files {
             let path = folder.join(&record.name);
-            let found = intact(&path, digest(&path))?;
+            let found = intact(&path, Digest::of_file(&path))?;
             if found != record.digest {
                 return Err(Error::Damaged {
                     path,
@@ -294,15 +294,6 @@ pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
         folder: folder.to_path_buf(),
         source,
     })
-}
-
-/// BLAKE3 of a file, read in pieces.
-pub fn digest(path: &Path) -> Result<Digest, fs::Error> {
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader(fs::open(path)?)
-        .map_err(fs::Error::new("read", path))?;
-    Ok(Digest(*hasher.finalize().as_bytes()))
 }
 
 /// The folder's name: `step-000100`.

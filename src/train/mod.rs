@@ -293,7 +293,7 @@ fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
         Start::Fresh => "random weights".into(),
         Start::From(path) => {
             let weights = checkpoint::resolve(path)?.join(checkpoint::WEIGHTS_FILE);
-            format!("weights {}", checkpoint::digest(&weights)?)
+            format!("weights {}", Digest::of_file(&weights)?)
         }
     };
     let mut fingerprint = Fingerprint::default();

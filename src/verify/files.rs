@@ -1,7 +1,6 @@
 //! The files: all there, none changed, none too many, and the manifest adds up.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -35,7 +34,8 @@ pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
 
 /// The tokenizer is the one the rows were made with.
 pub fn tokenizer(folder: &Path, manifest: &Manifest, report: &mut Report) {
-    let result = digest_of(&folder.join(manifest::TOKENIZER_FILE)).map_err(|error| chain(&error));
+    let result =
+        Digest::of_file(&folder.join(manifest::TOKENIZER_FILE)).map_err(|error| chain(&error));
     let result = result.and_then(|found| same(found, manifest.tokenizer.digest));
     report.check(
         "the tokenizer is the dataset's",
@@ -58,7 +58,7 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
     let results: Vec<Result<String, String>> = files
         .par_iter()
         .map(|(name, expected)| {
-            let found = digest_of(&folder.join(manifest::SHARDS).join(name));
+            let found = Digest::of_file(&folder.join(manifest::SHARDS).join(name));
             progress.advance(1);
             found
                 .map_err(|error| chain(&error))
@@ -153,20 +153,5 @@ fn same(found: Digest, expected: Digest) -> Result<String, String> {
             expected.short(),
             found.short()
         ))
-    }
-}
-
-fn digest_of(path: &Path) -> Result<Digest, fs::Error> {
-    let mut file = fs::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        let read = file
-            .read(&mut buffer)
-            .map_err(fs::Error::new("read", path))?;
-        match buffer.get(..read) {
-            Some([]) | None => return Ok(Digest(*hasher.finalize().as_bytes())),
-            Some(bytes) => hasher.update(bytes),
-        };
     }
 }
