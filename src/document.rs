@@ -36,11 +36,24 @@ impl Text {
     }
 }
 
+/// What a source says about a document beside its text; policies read it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// A number for each token of the text, from the source's `scores` column; empty without one.
+    pub scores: Vec<f32>,
+    /// Character offsets into the text, rising, from its `positions` column; empty without one.
+    pub positions: Vec<u32>,
+    /// What the pauses are trained to say, from its `hint` template; none without one.
+    pub hint: Option<String>,
+}
+
 /// One document of a corpus.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// Where it came from.
     pub id: DocumentId,
     /// What it says.
     pub text: Text,
+    /// What the source says about it.
+    pub notes: Notes,
 }

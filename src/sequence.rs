@@ -3,19 +3,25 @@
 use crate::token::TokenId;
 
 /// Token ids in order; finetuning rows know where their prefix ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sequence {
     /// The ids.
     pub ids: Vec<TokenId>,
     /// How many of the first ids are prefix, which is read but never scored.
     /// `None` for pretraining rows, where everything is scored.
     pub prefix: Option<u32>,
+    /// A number for each id that pause policies read, before pauses are placed;
+    /// empty where no policy reads any. Not on disk.
+    pub marks: Vec<f32>,
 }
 
 impl Sequence {
     /// A pretraining row.
     pub fn plain(ids: Vec<TokenId>) -> Self {
-        Self { ids, prefix: None }
+        Self {
+            ids,
+            ..Self::default()
+        }
     }
 
     /// A finetuning row: `prefix`, then `target`.
@@ -26,6 +32,7 @@ impl Sequence {
         Self {
             ids,
             prefix: u32::try_from(prefix.len()).ok(),
+            marks: Vec::new(),
         }
     }
 

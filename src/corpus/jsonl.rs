@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 
 use super::DOCUMENT_BYTES_MAX;
 use super::columns::Columns;
@@ -36,20 +36,20 @@ impl Documents {
         }
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text)>, Error> {
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
         let keep = |key: &str| self.roots.contains(key);
         let Some((number, object)) = next_object(&mut self.lines, &keep)? else {
             return Ok(None);
         };
-        match self.shape.text(&object) {
-            Ok(text) => Ok(Some((number - 1, text))),
+        match self.shape.read(&object) {
+            Ok((text, notes)) => Ok(Some((number - 1, text, notes))),
             Err(problem) => Err(wrong_field(&self.lines, number, problem)),
         }
     }
 }
 
 impl Iterator for Documents {
-    type Item = Result<(u64, Text), Error>;
+    type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()

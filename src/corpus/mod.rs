@@ -32,7 +32,7 @@ pub use template::FieldError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, DocumentId, Text};
+use crate::document::{Document, DocumentId, Notes, Text};
 
 /// The longest document that is read, and the longest line of a file: 1 GiB.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 30;
@@ -192,8 +192,8 @@ impl Corpus {
     }
 }
 
-/// Rows of one file and their text.
-type Records = Box<dyn Iterator<Item = Result<(u64, Text), Error>> + Send>;
+/// Rows of one file, their text, and what the file says about it.
+type Records = Box<dyn Iterator<Item = Result<(u64, Text, Notes), Error>> + Send>;
 
 /// The documents of some files, read as they are asked for.
 pub struct Documents {
@@ -207,9 +207,9 @@ impl Documents {
             if let Some((file, records)) = &mut self.current
                 && let Some(record) = records.next()
             {
-                let (row, text) = record?;
+                let (row, text, notes) = record?;
                 let id = DocumentId { file: *file, row };
-                return Ok(Some(Document { id, text }));
+                return Ok(Some(Document { id, text, notes }));
             }
             let Some((number, file)) = self.files.next() else {
                 self.current = None;

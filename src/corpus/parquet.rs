@@ -11,7 +11,7 @@ use arrow::datatypes::{
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 use crate::fs;
 
 use super::columns::Columns;
@@ -46,12 +46,12 @@ impl Documents {
         Ok(Self { rows, shape })
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text)>, Error> {
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
         let Some((number, row)) = self.rows.next()? else {
             return Ok(None);
         };
-        match self.shape.text(&row) {
-            Ok(text) => Ok(Some((number, text))),
+        match self.shape.read(&row) {
+            Ok((text, notes)) => Ok(Some((number, text, notes))),
             Err(problem) => Err(Error::Field {
                 file: self.rows.name.clone(),
                 place: Place::Row(number),
@@ -62,7 +62,7 @@ impl Documents {
 }
 
 impl Iterator for Documents {
-    type Item = Result<(u64, Text), Error>;
+    type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()

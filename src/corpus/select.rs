@@ -15,7 +15,7 @@ use std::path::Path;
 use polars::prelude::{AnyValue, DataFrame, IntoLazy, PolarsError, PolarsResult};
 use polars::sql::SQLContext;
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 
 use super::columns::Columns;
 use super::decompress::{Compression, Input};
@@ -81,7 +81,7 @@ impl Documents {
         })
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text)>, Error> {
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
         if self.frame.height() <= self.row {
             return Ok(None);
         }
@@ -91,8 +91,8 @@ impl Documents {
             frame: &self.frame,
             row,
         };
-        match self.shape.text(&record) {
-            Ok(text) => Ok(Some((row as u64, text))),
+        match self.shape.read(&record) {
+            Ok((text, notes)) => Ok(Some((row as u64, text, notes))),
             Err(problem) => Err(Error::Field {
                 file: self.name.clone(),
                 place: Place::Row(row as u64),
@@ -103,7 +103,7 @@ impl Documents {
 }
 
 impl Iterator for Documents {
-    type Item = Result<(u64, Text), Error>;
+    type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()

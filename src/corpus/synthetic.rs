@@ -24,7 +24,7 @@ mod world;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 
 use super::error::{Error, Place};
 use super::template::{Found, Record, Shape};
@@ -120,7 +120,7 @@ impl Documents {
 }
 
 impl Iterator for Documents {
-    type Item = Result<(u64, Text), Error>;
+    type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.row;
@@ -129,12 +129,12 @@ impl Iterator for Documents {
         }
         self.row += 1;
         let record = self.record(row)?;
-        let text = self.shape.text(&record).map_err(|problem| Error::Field {
+        let read = self.shape.read(&record).map_err(|problem| Error::Field {
             file: format!("synthetic:{}", self.spec.corpus.name()),
             place: Place::Row(row),
             problem,
         });
-        Some(text.map(|text| (row, text)))
+        Some(read.map(|(text, notes)| (row, text, notes)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 
 use super::error::{Problem, list};
 
@@ -120,18 +120,19 @@ impl FieldError {
 }
 
 impl Shape {
-    /// The document that a record makes.
-    pub fn text(&self, record: &impl Record) -> Result<Text, FieldError> {
-        match self {
+    /// The document that a record makes, and what the record says about it.
+    pub fn read(&self, record: &impl Record) -> Result<(Text, Notes), FieldError> {
+        let text = match self {
             Self::Plain(field) => match record.find(field) {
-                Found::Text(text) => Ok(Text::Plain(text.into_owned())),
-                other => Err(refuse(field, &other, "a string", record)),
+                Found::Text(text) => Text::Plain(text.into_owned()),
+                other => return Err(refuse(field, &other, "a string", record)),
             },
-            Self::Example { prefix, target } => Ok(Text::Example {
+            Self::Example { prefix, target } => Text::Example {
                 prefix: prefix.render(record)?,
                 target: target.render(record)?,
-            }),
-        }
+            },
+        };
+        Ok((text, Notes::default()))
     }
 
     /// The fields that documents are made of, each once.

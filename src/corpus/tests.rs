@@ -52,7 +52,7 @@ impl Folder {
         };
         for document in corpus.documents(0..corpus.files.len()) {
             match document {
-                Ok(Document { id, text }) => {
+                Ok(Document { id, text, .. }) => {
                     let file = &corpus.files[usize::try_from(id.file).unwrap()].name;
                     match text {
                         Text::Plain(text) => writeln!(shown, "{file}:{} {text:?}", id.row),

@@ -5,7 +5,7 @@
 //! terminator is `\n` or `\r\n`; the one that ends a line document, and the
 //! last one of a paragraph, belong to no document.
 
-use crate::document::Text;
+use crate::document::{Notes, Text};
 
 use super::decompress::Input;
 use super::error::{Error, Place};
@@ -34,7 +34,7 @@ impl Documents {
         }
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text)>, Error> {
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
         let (row, text) = match self.unit {
             TextUnit::File if self.row == 0 => (0, self.lines.rest()?),
             TextUnit::File => return Ok(None),
@@ -48,15 +48,15 @@ impl Documents {
             },
         };
         self.row += 1;
-        let text = match &self.shape {
-            Shape::Plain(_) => Text::Plain(text),
-            shape => shape.text(&Whole(&text)).map_err(|problem| Error::Field {
+        let (text, notes) = match &self.shape {
+            Shape::Plain(_) => (Text::Plain(text), Notes::default()),
+            shape => shape.read(&Whole(&text)).map_err(|problem| Error::Field {
                 file: self.lines.input.name.clone(),
                 place: Place::Row(row),
                 problem,
             })?,
         };
-        Ok(Some((row, text)))
+        Ok(Some((row, text, notes)))
     }
 
     fn line(&mut self) -> Result<Option<(u64, String)>, Error> {
@@ -70,7 +70,7 @@ impl Documents {
 }
 
 impl Iterator for Documents {
-    type Item = Result<(u64, Text), Error>;
+    type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()

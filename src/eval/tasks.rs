@@ -79,7 +79,7 @@ impl Task {
         let limit = usize::try_from(declared.limit).unwrap_or(usize::MAX);
         let mut examples = Vec::new();
         for document in documents.take(limit) {
-            let Document { id, text } = document.map_err(|source| Error::Documents {
+            let Document { id, text, .. } = document.map_err(|source| Error::Documents {
                 task: task.clone(),
                 source: source.into(),
             })?;
@@ -116,6 +116,7 @@ fn is_file_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::Notes;
 
     fn declared(name: &str, limit: u64) -> recipe::Task {
         let text = format!("name = {name:?}\nlimit = {limit}\nsources = []");
@@ -130,6 +131,7 @@ mod tests {
                     prefix: format!("{row}?"),
                     target: "yes".into(),
                 },
+                notes: Notes::default(),
             })
         })
     }
@@ -152,6 +154,7 @@ mod tests {
         let plain = Document {
             id: DocumentId { file: 1, row: 2 },
             text: Text::Plain("text".into()),
+            notes: Notes::default(),
         };
         let error = Task::new(
             declared("a", 1),

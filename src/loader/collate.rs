@@ -131,7 +131,7 @@ mod tests {
         fn it_equals_its_naive_twin(
             rows in prop::collection::vec(
                 (prop::collection::vec((1u32..6).prop_map(TokenId), 0..30), prop::option::of(0u32..30))
-                    .prop_map(|(ids, prefix)| Sequence { ids, prefix }),
+                    .prop_map(|(ids, prefix)| Sequence { ids, prefix, ..Sequence::default() }),
                 0..6,
             ),
         ) {

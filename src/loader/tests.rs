@@ -51,7 +51,11 @@ impl Rows for Toy {
         ids.push(RESERVED.pause);
         ids.push(RESERVED.end);
         let prefix = index.is_multiple_of(2).then_some(1);
-        Ok(Sequence { ids, prefix })
+        Ok(Sequence {
+            ids,
+            prefix,
+            ..Sequence::default()
+        })
     }
 }
 

@@ -95,7 +95,7 @@ pub struct Insertion {
 }
 
 /// A row with its pauses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placed {
     /// The row; its prefix counts the same ids as before.
     pub sequence: Sequence,
@@ -330,6 +330,7 @@ fn random(insertion: &Insertion, law: Law, sequence: &Sequence, rng: &mut Rng) -
     Sequence {
         ids,
         prefix: sequence.prefix,
+        ..Sequence::default()
     }
 }
 
@@ -353,6 +354,7 @@ fn suffix(sequence: &Sequence, count: u32, pause: TokenId) -> Sequence {
     Sequence {
         ids,
         prefix: sequence.prefix,
+        ..Sequence::default()
     }
 }
 

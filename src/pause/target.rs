@@ -132,8 +132,7 @@ mod tests {
         fn no_target_is_a_pause(ids in prop::collection::vec(0u32..3, 0..40), prefix in 0u32..50) {
             let row = Sequence {
                 ids: ids.into_iter().map(TokenId).collect(),
-                prefix: Some(prefix),
-            };
+                prefix: Some(prefix), ..Sequence::default() };
             for (k, target) in targets(&row, TokenId(0)).enumerate() {
                 let Some(target) = target else { continue };
                 prop_assert_ne!(target, TokenId(0));

@@ -345,7 +345,7 @@ proptest! {
             Just(Count::Between { min: 9, max: 2 }),
         ],
     ) {
-        let row = Sequence { ids, prefix };
+        let row = Sequence { ids, prefix, ..Sequence::default() };
         for policy in [random(fraction, law, overflow), suffix(count)] {
             apply(&insertion(policy, row_length), &row, key(1));
         }

@@ -6,6 +6,7 @@
 
 pub mod encode;
 pub mod ledger;
+pub mod rows;
 pub mod tokenizer;
 pub mod unit;
 

@@ -1,7 +1,7 @@
 //! One unit of work: documents are read on a thread, encoded in parallel, packed
 //! in order, given pauses in parallel, and written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,18 +10,14 @@ use rayon::prelude::*;
 
 use super::encode::{self, Encoded, Ids};
 use super::ledger::UnitRecord;
+use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::Document;
-use crate::manifest::{Ledger, Split, SplitRecord, Totals};
-use crate::pack::ConcatSplit;
-use crate::pause::{self, Insertion};
+use crate::manifest::{Ledger, Split};
+use crate::pause::Insertion;
 use crate::progress::{Progress, Stop};
-use crate::rng::{Key, Stream};
-use crate::sequence::Sequence;
-use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
-use crate::token::{IdWidth, TokenId};
 
 /// Text that one thread encodes at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -67,7 +63,7 @@ pub fn prepare(
             for encoded in encode_all(work, chunks)? {
                 build.add(encoded)?;
             }
-            build.write_rows(Flush::FullRows)?;
+            build.write_rows()?;
             progress.advance(build.take_text_bytes());
         }
     })?;
@@ -126,17 +122,10 @@ fn encode_all(work: &Work, chunks: Vec<Chunk>) -> Result<Vec<Encoded>, Error> {
     Ok(encoded.into_iter().flatten().collect())
 }
 
-/// Whether a row that is not full yet may be written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    FullRows,
-    Everything,
-}
-
 /// A unit while it is made.
 struct Build<'a> {
     work: &'a Work<'a>,
-    splits: BTreeMap<Split, SplitBuild<'a>>,
+    splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
     text_bytes: u64,
@@ -144,8 +133,8 @@ struct Build<'a> {
 
 impl<'a> Build<'a> {
     fn new(work: &'a Work) -> Self {
-        let splits =
-            [Split::Train, Split::Validation].map(|split| (split, SplitBuild::new(work, split)));
+        let splits = [Split::Train, Split::Validation]
+            .map(|split| (split, Rows::new(Destination::new(work, split))));
         Self {
             work,
             splits: splits.into(),
@@ -163,27 +152,25 @@ impl<'a> Build<'a> {
             Fit::Drop(reason) => *self.ledger.dropped.entry(reason.into()).or_default() += 1,
             Fit::Keep => {
                 self.ledger.kept += 1;
-                let end = self.work.job.tokenizer.reserved().end;
                 if let Some(split) = self.splits.get_mut(&encoded.split) {
-                    split.add(encoded, end);
+                    split.add(encoded);
                 }
             }
         }
         Ok(())
     }
 
-    fn write_rows(&mut self, flush: Flush) -> Result<(), Error> {
+    fn write_rows(&mut self) -> Result<(), Error> {
         self.splits
             .values_mut()
-            .try_for_each(|split| split.write_rows(flush))
+            .try_for_each(|split| split.write(Flush::FullRows))
     }
 
     fn take_text_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.text_bytes)
     }
 
-    fn finish(mut self, plan: Digest) -> Result<UnitRecord, Error> {
-        self.write_rows(Flush::Everything)?;
+    fn finish(self, plan: Digest) -> Result<UnitRecord, Error> {
         let mut splits = BTreeMap::new();
         for (name, split) in self.splits {
             splits.insert(name, split.finish()?);
@@ -217,159 +204,6 @@ fn fits(ids: &Ids, insertion: &Insertion) -> Fit {
             } else {
                 Fit::Drop("too-long")
             }
-        }
-    }
-}
-
-/// One split of a unit: rows wait here until they are given pauses and written.
-struct SplitBuild<'a> {
-    work: &'a Work<'a>,
-    split: Split,
-    packer: ConcatSplit,
-    rows: Vec<Sequence>,
-    rows_written: u64,
-    stream_length: u64,
-    waiting: VecDeque<(u64, DocumentRecord)>,
-    writer: Option<ShardWriter>,
-    record: SplitRecord,
-}
-
-impl<'a> SplitBuild<'a> {
-    fn new(work: &'a Work, split: Split) -> Self {
-        Self {
-            work,
-            split,
-            packer: ConcatSplit::new(work.insertion.real_per_row()),
-            rows: Vec::new(),
-            rows_written: 0,
-            stream_length: 0,
-            waiting: VecDeque::new(),
-            writer: None,
-            record: SplitRecord::default(),
-        }
-    }
-
-    /// Puts a document's ids into rows; `waiting` remembers the row it starts in.
-    fn add(&mut self, encoded: Encoded, end: TokenId) {
-        let next_row = self.rows_written + self.rows.len() as u64;
-        match encoded.ids {
-            Ids::Plain(ids) => {
-                let real_per_row = self.work.insertion.real_per_row() as u64;
-                self.waiting
-                    .push_back((self.stream_length / real_per_row, encoded.record));
-                self.stream_length += ids.len() as u64 + 1;
-                let rows = &mut self.rows;
-                self.packer
-                    .push(&ids, end, &mut |ids| rows.push(Sequence::plain(ids)));
-            }
-            Ids::Example { prefix, mut target } => {
-                self.waiting.push_back((next_row, encoded.record));
-                target.push(end);
-                self.rows.push(Sequence::example(&prefix, &target));
-            }
-        }
-    }
-
-    fn write_rows(&mut self, flush: Flush) -> Result<(), Error> {
-        if flush == Flush::Everything {
-            let packer = std::mem::replace(&mut self.packer, ConcatSplit::new(1));
-            self.rows.extend(packer.finish().map(Sequence::plain));
-        }
-        let first = self.rows_written;
-        let key = row_key(self.work.job.seed, self.split, self.work.index as u64);
-        let insertion = self.work.insertion;
-        let placed: Vec<pause::Placed> = std::mem::take(&mut self.rows)
-            .par_iter()
-            .enumerate()
-            .map(|(offset, row)| pause::apply(insertion, row, key.item(first + offset as u64)))
-            .collect();
-        placed.iter().try_for_each(|row| self.write(row))
-    }
-
-    fn write(&mut self, row: &pause::Placed) -> Result<(), Error> {
-        let full = self.writer.as_ref().is_some_and(|writer| {
-            self.work.job.recipe.pack.shard_tokens < writer.ids() + row.sequence.len() as u64
-        });
-        if full {
-            self.close_shard()?;
-        }
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.open_shard()?,
-        };
-        while let Some((_, record)) = self
-            .waiting
-            .pop_front_if(|(at, _)| *at <= self.rows_written)
-        {
-            self.record.totals.documents += 1;
-            self.record.totals.text_bytes += record.text_bytes;
-            writer.document(record);
-        }
-        writer.push(&row.sequence)?;
-        self.writer = Some(writer);
-        observe(&mut self.record.totals, row, self.work.insertion.pause);
-        self.rows_written += 1;
-        Ok(())
-    }
-
-    fn open_shard(&self) -> Result<ShardWriter, Error> {
-        let (job, tokenizer) = (self.work.job, self.work.job.tokenizer);
-        let (unit, part) = (self.work.index, self.record.shards.len());
-        let split = match self.split {
-            Split::Train => "train",
-            Split::Validation => "validation",
-        };
-        let spec = ShardSpec {
-            id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
-            vocab_size: tokenizer.vocab_size(),
-            reserved: tokenizer.reserved(),
-            row_length: job.recipe.pack.seq_len,
-            stage: job.stage,
-            tokenizer: tokenizer.digest(),
-            unit: u32::try_from(unit).unwrap_or(u32::MAX),
-            part: u32::try_from(part).unwrap_or(u32::MAX),
-        };
-        let name = format!("{split}-{unit:05}-{part:03}");
-        Ok(ShardWriter::create(job.folder, &name, &spec)?)
-    }
-
-    fn close_shard(&mut self) -> Result<(), Error> {
-        if let Some(writer) = self.writer.take() {
-            self.record.shards.push(writer.finish()?);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<SplitRecord, Error> {
-        self.close_shard()?;
-        Ok(self.record)
-    }
-}
-
-/// The key of a unit's rows: `.item(row)` gives that of one row in epoch 0.
-pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
-    Key::new(seed)
-        .stream(Stream::Pause)
-        .epoch(0)
-        .item(split as u64)
-        .item(unit)
-}
-
-/// Counts what a row holds.
-pub fn observe(totals: &mut Totals, row: &pause::Placed, pause: TokenId) {
-    let ids = &row.sequence.ids;
-    let n_pauses = ids.iter().filter(|id| **id == pause).count() as u64;
-    totals.rows += 1;
-    totals.pauses += n_pauses;
-    totals.real += ids.len() as u64 - n_pauses;
-    totals.scored += pause::target::scored(&row.sequence, pause);
-    totals.overflowed += row.overflowed as u64;
-    for length in pause::runs(ids, pause) {
-        if totals.pause_runs.len() < length {
-            totals.pause_runs.resize(length, 0);
-        }
-        if let Some(count) = totals.pause_runs.get_mut(length.saturating_sub(1)) {
-            *count += 1;
         }
     }
 }

@@ -298,7 +298,11 @@ impl Shard {
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(damaged(&self.bin)(fault));
         }
-        Ok(Sequence { ids, prefix })
+        Ok(Sequence {
+            ids,
+            prefix,
+            ..Sequence::default()
+        })
     }
 
     /// The documents whose first id lies here, in stream order.

@@ -47,6 +47,7 @@ fn row(stage: Stage, index: u64, pause: TokenId) -> Sequence {
     Sequence {
         ids: (0..length).map(id).collect(),
         prefix: (stage == Stage::Finetune).then_some(3),
+        ..Sequence::default()
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Error, Report, chain};
 use crate::dataset::Dataset;
 use crate::manifest::{Manifest, ShardRecord, Stage, Totals};
 use crate::pause::{self, Insertion, Overflow, Placed, Policy};
-use crate::prepare::unit::{observe, row_key};
+use crate::prepare::rows::{observe, row_key};
 use crate::progress::{Progress, Stop, Unit};
 use crate::rng::Key;
 use crate::sequence::Sequence;
@@ -155,6 +155,7 @@ fn check_row(manifest: &Manifest, row: &Sequence, key: Key) -> Result<(), String
         let text = Sequence {
             ids: pause::strip(&row.ids, reserved.pause),
             prefix: row.prefix,
+            ..Sequence::default()
         };
         let insertion = Insertion {
             policy: manifest.pause.clone(),

@@ -205,6 +205,7 @@ fn rows_that_must_not_be_written_are_refused() {
             .push(&Sequence {
                 ids: vec![TokenId(1)],
                 prefix: (stage == Stage::Finetune).then_some(0),
+                ..Sequence::default()
             })
             .unwrap();
         let error = writer.push(&row).unwrap_err();
