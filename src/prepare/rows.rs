@@ -1,15 +1,13 @@
 //! Rows of one split of one unit: documents are packed, rows are given pauses and
 //! written to shards.
 
-use std::collections::VecDeque;
-
 use rayon::prelude::*;
 
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
 use crate::manifest::{Split, SplitRecord, Totals};
-use crate::pack::ConcatSplit;
+use crate::pack::{Method, Overlong, Packer, Repeats, Row};
 use crate::pause::{self, Insertion};
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
@@ -35,6 +33,8 @@ pub struct Destination<'a> {
     pub seed: u64,
     /// Where pauses go.
     pub insertion: &'a Insertion,
+    /// Which documents share a row, and what becomes of one that is too long.
+    pub packing: (Method, Overlong),
     /// What its shards are; the part is counted here.
     pub shard: ShardSpec,
     /// Ids a shard at most.
@@ -60,6 +60,7 @@ impl<'a> Destination<'a> {
             split,
             seed: job.seed,
             insertion: work.insertion,
+            packing: (job.recipe.pack.method, job.recipe.pack.overlong),
             shard,
             shard_tokens: job.recipe.pack.shard_tokens,
         }
@@ -69,69 +70,105 @@ impl<'a> Destination<'a> {
 /// Packs, places and writes; dropped before [`Rows::finish`], its open shard leaves nothing.
 pub struct Rows<'a> {
     to: Destination<'a>,
-    packer: ConcatSplit,
+    packer: Packer<DocumentRecord>,
+    repeats: Repeats<Ended>,
     /// Rows without their pauses.
-    rows: Vec<Sequence>,
+    rows: Vec<Row<DocumentRecord>>,
     rows_written: u64,
-    stream_length: u64,
-    /// Documents whose first row is not written yet, with that row.
-    waiting: VecDeque<(u64, DocumentRecord)>,
     writer: Option<ShardWriter>,
     record: SplitRecord,
 }
 
+/// A document with its end.
+#[derive(Clone)]
+struct Ended {
+    record: DocumentRecord,
+    sequence: Sequence,
+}
+
+/// Rows that wait to be written together, at most.
+const ROWS_WAITING: usize = 1024;
+
 impl<'a> Rows<'a> {
     /// No rows yet.
     pub fn new(to: Destination<'a>) -> Self {
+        let (method, overlong) = to.packing;
         Self {
-            packer: ConcatSplit::new(to.insertion.real_per_row()),
+            packer: Packer::new(method, overlong, to.insertion.real_per_row()),
             to,
+            repeats: Repeats::new(),
             rows: Vec::new(),
             rows_written: 0,
-            stream_length: 0,
-            waiting: VecDeque::new(),
             writer: None,
             record: SplitRecord::default(),
         }
     }
 
-    /// Puts a document's ids into rows; `waiting` remembers the row it starts in.
-    pub fn add(&mut self, encoded: Encoded) {
-        let end = self.to.shard.reserved.end;
-        let next_row = self.rows_written + self.rows.len() as u64;
-        match encoded.ids {
-            Ids::Plain(ids) => {
-                let real_per_row = self.to.insertion.real_per_row() as u64;
-                self.waiting
-                    .push_back((self.stream_length / real_per_row, encoded.record));
-                self.stream_length += ids.len() as u64 + 1;
-                let rows = &mut self.rows;
-                self.packer
-                    .push(&ids, end, &mut |ids| rows.push(Sequence::plain(ids)));
-            }
-            Ids::Example { prefix, mut target } => {
-                self.waiting.push_back((next_row, encoded.record));
-                target.push(end);
-                self.rows.push(Sequence::example(&prefix, &target));
-            }
+    /// Puts a document's ids into rows, and into later ones again until there are
+    /// `copies`, which is at least 1; writes rows where many wait.
+    pub fn add(&mut self, encoded: Encoded, copies: u64) -> Result<(), Error> {
+        let document = ended(encoded, self.to.shard.reserved.end);
+        self.pack(&document)?;
+        let length = document.sequence.len();
+        self.repeats
+            .push(document, length, copies.saturating_sub(1));
+        while let Some(copy) = self.repeats.next_due() {
+            self.pack(&copy)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, document: &Ended) -> Result<(), Error> {
+        let Ended { record, sequence } = document;
+        self.record.totals.documents += 1;
+        self.record.totals.text_bytes += record.text_bytes;
+        let rows = &mut self.rows;
+        match sequence.prefix {
+            None => self
+                .packer
+                .push(sequence, *record, &mut |row| rows.push(row)),
+            Some(_) => rows.push(Row {
+                sequence: sequence.clone(),
+                documents: vec![*record],
+            }),
+        }
+        match self.rows.len() < ROWS_WAITING {
+            true => Ok(()),
+            false => self.write(Flush::FullRows),
         }
     }
 
     /// Gives pauses to the rows that are ready, and writes them.
     pub fn write(&mut self, flush: Flush) -> Result<(), Error> {
         if flush == Flush::Everything {
-            let packer = std::mem::replace(&mut self.packer, ConcatSplit::new(1));
-            self.rows.extend(packer.finish().map(Sequence::plain));
+            while let Some(copy) = self.repeats.pop() {
+                self.pack(&copy)?;
+            }
+            self.count_cuts();
+            let rows = &mut self.rows;
+            self.packer.finish(&mut |row| rows.push(row));
         }
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
-        let placed: Vec<pause::Placed> = std::mem::take(&mut self.rows)
-            .par_iter()
+        let placed: Vec<(pause::Placed, Vec<DocumentRecord>)> = std::mem::take(&mut self.rows)
+            .into_par_iter()
             .enumerate()
-            .map(|(offset, row)| pause::apply(insertion, row, key.item(first + offset as u64)))
+            .map(|(offset, row)| {
+                let key = key.item(first + offset as u64);
+                let placed = pause::apply(insertion, &row.sequence, key);
+                (placed, row.documents)
+            })
             .collect();
-        placed.iter().try_for_each(|row| self.write_row(row))
+        placed
+            .into_iter()
+            .try_for_each(|(row, documents)| self.write_row(&row, documents))
+    }
+
+    fn count_cuts(&mut self) {
+        let cuts = self.packer.cuts();
+        self.record.totals.cut = cuts.documents;
+        self.record.totals.trimmed = cuts.trimmed;
     }
 
     /// Writes what is left and closes the last shard.
@@ -141,7 +178,11 @@ impl<'a> Rows<'a> {
         Ok(self.record)
     }
 
-    fn write_row(&mut self, row: &pause::Placed) -> Result<(), Error> {
+    fn write_row(
+        &mut self,
+        row: &pause::Placed,
+        documents: Vec<DocumentRecord>,
+    ) -> Result<(), Error> {
         let full = self
             .writer
             .as_ref()
@@ -153,17 +194,16 @@ impl<'a> Rows<'a> {
             Some(writer) => writer,
             None => self.open_shard()?,
         };
-        while let Some((_, record)) = self
-            .waiting
-            .pop_front_if(|(at, _)| *at <= self.rows_written)
-        {
-            self.record.totals.documents += 1;
-            self.record.totals.text_bytes += record.text_bytes;
+        for record in documents {
             writer.document(record);
         }
         writer.push(&row.sequence)?;
         self.writer = Some(writer);
         observe(&mut self.record.totals, row, self.to.insertion.pause);
+        if self.to.packing.0.leaves_room() {
+            let room = self.to.insertion.row_length;
+            self.record.totals.padded += room.saturating_sub(row.sequence.len()) as u64;
+        }
         self.rows_written += 1;
         Ok(())
     }
@@ -183,6 +223,24 @@ impl<'a> Rows<'a> {
             self.record.shards.push(writer.finish()?);
         }
         Ok(())
+    }
+}
+
+/// The ids of a document as they stand in its rows, its end behind them.
+fn ended(encoded: Encoded, end: TokenId) -> Ended {
+    let sequence = match encoded.ids {
+        Ids::Plain(mut ids) => {
+            ids.push(end);
+            Sequence::plain(ids)
+        }
+        Ids::Example { prefix, mut target } => {
+            target.push(end);
+            Sequence::example(&prefix, &target)
+        }
+    };
+    Ended {
+        record: encoded.record,
+        sequence,
     }
 }
 

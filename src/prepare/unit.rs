@@ -153,7 +153,7 @@ impl<'a> Build<'a> {
             Fit::Keep => {
                 self.ledger.kept += 1;
                 if let Some(split) = self.splits.get_mut(&encoded.split) {
-                    split.add(encoded);
+                    split.add(encoded, 1)?;
                 }
             }
         }
