@@ -176,6 +176,9 @@ pub struct Ledger {
     pub sources: BTreeMap<usize, Share>,
 }
 
+/// The reason of documents that their source's weight passes over.
+pub const NOT_TAKEN: &str = "weight";
+
 /// What one source gave to the shards, copies counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -378,6 +381,18 @@ impl Ledger {
     pub fn leave_out(&mut self, reason: &str) {
         self.read += 1;
         *self.dropped.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Counts a document that goes into the shards as often as its source's weight
+    /// says, which may be never.
+    pub fn take(&mut self, copies: u64) {
+        match copies.checked_sub(1) {
+            Some(more) => {
+                self.keep();
+                self.copies += more;
+            }
+            None => self.leave_out(NOT_TAKEN),
+        }
     }
 
     /// Checks that read = kept + dropped.

@@ -12,6 +12,7 @@ use super::encode::{self, Encoded, Ids};
 use super::ledger::UnitRecord;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
+use crate::corpus::weight::Mixture;
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::Document;
@@ -128,6 +129,7 @@ struct Build<'a> {
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
+    mixture: Mixture,
     text_bytes: u64,
 }
 
@@ -140,24 +142,36 @@ impl<'a> Build<'a> {
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
+            mixture: Mixture::new(&work.job.recipe.sources),
             text_bytes: 0,
         }
     }
 
     fn add(&mut self, encoded: Encoded) -> Result<(), Error> {
-        self.ledger.read += 1;
         *self.documents.entry(encoded.record.id.file).or_default() += 1;
         self.text_bytes += encoded.record.text_bytes;
-        match fits(&encoded.ids, self.work.insertion) {
-            Fit::Drop(reason) => *self.ledger.dropped.entry(reason.into()).or_default() += 1,
-            Fit::Keep => {
-                self.ledger.kept += 1;
-                if let Some(split) = self.splits.get_mut(&encoded.split) {
-                    split.add(encoded, 1)?;
-                }
-            }
+        if let Fit::Drop(reason) = fits(&encoded.ids, self.work.insertion) {
+            self.ledger.leave_out(reason);
+            return Ok(());
         }
-        Ok(())
+        let copies = self.take(&encoded);
+        match (copies, self.splits.get_mut(&encoded.split)) {
+            (1.., Some(split)) => split.add(encoded, copies),
+            _ => Ok(()),
+        }
+    }
+
+    /// How often a document that fits is taken, by its source's weight; counted.
+    fn take(&mut self, encoded: &Encoded) -> u64 {
+        let source = self.work.corpus.source(encoded.record.id.file);
+        let copies = self.mixture.take(source);
+        self.ledger.take(copies);
+        if self.mixture.is_weighted() {
+            let share = self.ledger.sources.entry(source).or_default();
+            share.documents += copies;
+            share.ids += copies * (encoded.ids.len() as u64 + 1);
+        }
+        copies
     }
 
     fn write_rows(&mut self) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::held::Packing;
 use super::{Error, Report, chain};
 use crate::dataset::Dataset;
 use crate::manifest::{Manifest, ShardRecord, Stage, Totals};
@@ -54,6 +55,9 @@ pub fn check(
         }
         counted.documents = record.totals.documents;
         counted.text_bytes = record.totals.text_bytes;
+        // Counted again where documents are put together again.
+        counted.cut = record.totals.cut;
+        counted.trimmed = record.totals.trimmed;
         if overflow(manifest) == Overflow::Drop {
             counted.overflowed = record.totals.overflowed; // What was cut cannot be counted again.
         }
@@ -105,6 +109,7 @@ fn check_shard(
     (key, first): (Key, u64),
     progress: &dyn Progress,
 ) -> Result<Totals, String> {
+    let pads = Packing::of(manifest)?.method.leaves_room();
     let chunks = (0..shard.rows().div_ceil(CHUNK)).into_par_iter();
     let totals = chunks.map(|chunk| {
         let mut totals = Totals::default();
@@ -115,6 +120,9 @@ fn check_shard(
             let wrong = |reason: String| format!("row {index}: {reason}");
             check_row(manifest, &row, key.item(first + index)).map_err(wrong)?;
             let pause = manifest.tokenizer.reserved.pause;
+            if pads {
+                totals.padded += manifest.row_length.saturating_sub(row.len()) as u64;
+            }
             observe(
                 &mut totals,
                 &Placed {
