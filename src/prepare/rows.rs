@@ -1,8 +1,6 @@
 //! Rows of one split of one unit: documents are packed, rows are given pauses and
 //! written to shards.
 
-use rayon::prelude::*;
-
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
@@ -151,18 +149,11 @@ impl<'a> Rows<'a> {
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
-        let placed: Vec<(pause::Placed, Vec<DocumentRecord>)> = std::mem::take(&mut self.rows)
-            .into_par_iter()
-            .enumerate()
-            .map(|(offset, row)| {
-                let key = key.item(first + offset as u64);
-                let placed = pause::apply(insertion, &row.sequence, key);
-                (placed, row.documents)
-            })
-            .collect();
-        placed
-            .into_iter()
-            .try_for_each(|(row, documents)| self.write_row(&row, documents))
+        for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
+            let placed = pause::apply(insertion, &row.sequence, key.item(number));
+            self.write_row(&placed, row.documents)?;
+        }
+        Ok(())
     }
 
     fn count_cuts(&mut self) {
