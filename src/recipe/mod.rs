@@ -19,7 +19,7 @@ use crate::corpus::Source;
 use crate::{model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
-pub use plan::{Plan, fingerprint};
+pub use plan::Plan;
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
