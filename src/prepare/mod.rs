@@ -4,8 +4,11 @@
 //! its own, published together with a record, and the manifest is sealed when
 //! every unit has one. A killed run loses the unit it was in and nothing else.
 
+mod curation;
 pub mod encode;
+pub mod judge;
 pub mod ledger;
+pub mod rejects;
 pub mod rows;
 pub mod tokenizer;
 pub mod unit;
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus};
+use crate::curate;
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
@@ -47,6 +51,17 @@ pub enum Error {
         /// What the tokenizer said.
         #[source]
         source: tokenize::Error,
+    },
+    /// A document cannot be curated.
+    #[error("cannot curate document {row} of `{file}`")]
+    Curate {
+        /// The source file.
+        file: String,
+        /// Its row, from 1.
+        row: u64,
+        /// Why.
+        #[source]
+        source: curate::Error,
     },
     /// The pause policy does not fit the rows.
     #[error(transparent)]
@@ -182,7 +197,7 @@ pub const ORIGIN: &str = "origin.json";
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     let corpus = Corpus::resolve(&job.recipe.sources, job.data_root, purpose(job.stage))?;
     let insertion = insertion(job)?;
-    let draft = draft(job, &corpus);
+    let draft = draft(job, &corpus)?;
     if let Some(dataset) = sealed(job, &draft)? {
         return Ok(Outcome::Sealed {
             dataset: Box::new(dataset),
@@ -191,6 +206,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     }
     fs::create_dir(job.folder)?;
     let plan = Digest::of(&to_json(&draft));
+    let curator = curation::curator(job, &corpus, plan, progress, stop)?;
     let units = corpus.units();
     let (mut records, mut missing) = (Vec::new(), Vec::new());
     progress.start(stage_name(job.stage), corpus.text_bytes(), Unit::Bytes);
@@ -202,6 +218,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
                 job,
                 corpus: &corpus,
                 insertion: &insertion,
+                curator: &curator,
                 index,
                 files,
             };
@@ -276,14 +293,14 @@ fn insertion(job: &Job) -> Result<Insertion, Error> {
 }
 
 /// The manifest as far as it is known before any text is read.
-fn draft(job: &Job, corpus: &Corpus) -> Manifest {
+fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
     let files = corpus.files.iter().map(|file| FileRecord {
         name: file.name.clone(),
         source: file.source,
         bytes: file.bytes,
         documents: 0,
     });
-    Manifest {
+    Ok(Manifest {
         format: manifest::FORMAT,
         stage: job.stage,
         seed: job.seed,
@@ -299,7 +316,9 @@ fn draft(job: &Job, corpus: &Corpus) -> Manifest {
         corpus: files.collect(),
         splits: Default::default(),
         ledger: Default::default(),
-    }
+        contamination: curation::sets(job)?,
+        rejects: Vec::new(),
+    })
 }
 
 /// The dataset that already stands in the folder, if it is the one asked for.
@@ -316,6 +335,11 @@ fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
             .corpus
             .iter_mut()
             .for_each(|file| file.documents = 0);
+        manifest.rejects.clear();
+        for set in &mut manifest.contamination {
+            set.documents = 0;
+            set.shown.clear();
+        }
     }
     let value = |manifest: &Manifest| serde_json::to_value(manifest).unwrap_or_default();
     match ledger::difference("", &value(&old), &value(&new)) {

@@ -8,11 +8,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rayon::prelude::*;
 
-use super::encode::{self, Encoded, Ids};
-use super::ledger::UnitRecord;
+use super::judge::{Judge, Judged, Verdict};
+use super::ledger::{Contamination, UnitRecord};
+use super::rejects::Rejects;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
 use crate::corpus::{self, Corpus};
+use crate::curate::Curator;
 use crate::digest::Digest;
 use crate::document::Document;
 use crate::manifest::{Ledger, Split};
@@ -32,6 +34,8 @@ pub struct Work<'a> {
     pub corpus: &'a Corpus,
     /// Where pauses go.
     pub insertion: &'a Insertion,
+    /// Which documents are kept.
+    pub curator: &'a Curator,
     /// Which unit this is.
     pub index: usize,
     /// Its files.
@@ -45,7 +49,7 @@ pub fn prepare(
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<UnitRecord, Error> {
-    let mut build = Build::new(work);
+    let mut build = Build::new(work)?;
     let in_flight = 2 * rayon::current_num_threads();
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(in_flight);
@@ -60,8 +64,8 @@ pub fn prepare(
             if stop.requested() {
                 return Err(Error::Stopped);
             }
-            for encoded in encode_all(work, chunks)? {
-                build.add(encoded)?;
+            for judged in judge_all(work, chunks)? {
+                build.add(judged)?;
             }
             build.write_rows()?;
             progress.advance(build.take_text_bytes());
@@ -110,16 +114,20 @@ fn take(receive: &Receiver<Chunk>, most: usize) -> Vec<Chunk> {
         .collect()
 }
 
-fn encode_all(work: &Work, chunks: Vec<Chunk>) -> Result<Vec<Encoded>, Error> {
-    let job = work.job;
-    let one = |document: &Document| {
-        encode::encode(document, job.tokenizer, job.recipe.validation, work.corpus)
+fn judge_all(work: &Work, chunks: Vec<Chunk>) -> Result<Vec<Judged>, Error> {
+    let judge = Judge {
+        curator: work.curator,
+        tokenizer: work.job.tokenizer,
+        validation: work.job.recipe.validation,
+        corpus: work.corpus,
+        insertion: work.insertion,
     };
-    let encoded: Vec<Vec<Encoded>> = chunks
+    let one = |document: Document| judge.judge(document);
+    let judged: Vec<Vec<Judged>> = chunks
         .into_par_iter()
-        .map(|chunk| chunk?.iter().map(one).collect::<Result<Vec<_>, Error>>())
+        .map(|chunk| chunk?.into_iter().map(one).collect::<Result<Vec<_>, Error>>())
         .collect::<Result<_, Error>>()?;
-    Ok(encoded.into_iter().flatten().collect())
+    Ok(judged.into_iter().flatten().collect())
 }
 
 /// A unit while it is made.
@@ -128,30 +136,41 @@ struct Build<'a> {
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
+    contamination: Contamination,
+    rejects: Option<Rejects>,
     text_bytes: u64,
 }
 
 impl<'a> Build<'a> {
-    fn new(work: &'a Work) -> Self {
+    fn new(work: &'a Work) -> Result<Self, Error> {
         let splits = [Split::Train, Split::Validation]
             .map(|split| (split, Rows::new(Destination::new(work, split))));
-        Self {
+        let job = work.job;
+        let rejects = job.recipe.rejects.then(|| Rejects::create(job.folder, work.index));
+        Ok(Self {
             work,
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
+            contamination: Contamination::default(),
+            rejects: rejects.transpose()?,
             text_bytes: 0,
-        }
+        })
     }
 
-    fn add(&mut self, encoded: Encoded) -> Result<(), Error> {
-        self.ledger.read += 1;
-        *self.documents.entry(encoded.record.id.file).or_default() += 1;
-        self.text_bytes += encoded.record.text_bytes;
-        match fits(&encoded.ids, self.work.insertion) {
-            Fit::Drop(reason) => *self.ledger.dropped.entry(reason.into()).or_default() += 1,
-            Fit::Keep => {
-                self.ledger.kept += 1;
+    fn add(&mut self, judged: Judged) -> Result<(), Error> {
+        *self.documents.entry(judged.id.file).or_default() += 1;
+        self.text_bytes += judged.bytes;
+        self.contamination.observe(judged.id, &judged.hits);
+        match judged.verdict {
+            Verdict::Drop { reason, text } => {
+                self.ledger.leave_out(&reason);
+                if let Some(rejects) = &mut self.rejects {
+                    rejects.push(self.work.corpus, judged.id, &reason, &text)?;
+                }
+            }
+            Verdict::Keep(encoded) => {
+                self.ledger.keep();
                 if let Some(split) = self.splits.get_mut(&encoded.split) {
                     split.add(encoded);
                 }
@@ -181,29 +200,8 @@ impl<'a> Build<'a> {
             documents: self.documents,
             splits,
             ledger: self.ledger,
+            contamination: self.contamination,
+            rejects: self.rejects.map(Rejects::finish).transpose()?,
         })
-    }
-}
-
-enum Fit {
-    Keep,
-    Drop(&'static str),
-}
-
-/// Whether a document can stand in the dataset. An example must fit with the
-/// most pauses it could draw, so that its fate does not depend on the draw.
-fn fits(ids: &Ids, insertion: &Insertion) -> Fit {
-    match ids {
-        Ids::Plain(ids) if ids.is_empty() => Fit::Drop("empty"),
-        Ids::Example { target, .. } if target.is_empty() => Fit::Drop("empty"),
-        Ids::Plain(_) => Fit::Keep,
-        Ids::Example { prefix, target } => {
-            let length = prefix.len() + insertion.n_pauses() + target.len() + 1;
-            if length <= insertion.row_length {
-                Fit::Keep
-            } else {
-                Fit::Drop("too-long")
-            }
-        }
     }
 }
