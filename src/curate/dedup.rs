@@ -55,8 +55,6 @@ const SEAL_BYTES: u64 = 32;
 /// Places read at a time.
 const BLOCK: usize = 256;
 const BLOCK_BYTES: u64 = (BLOCK * PLACE_BYTES) as u64;
-/// Records that a thread collects before it hands them over.
-const BATCH: usize = 1 << 14;
 
 type Place = [u8; PLACE_BYTES];
 type Record = [u8; RECORD_BYTES];
@@ -159,19 +157,18 @@ fn write(
 ) -> Result<(), Error> {
     let records = Mutex::new(Sorter::<RECORD_BYTES>::new(scratch, RUN_BYTES));
     corpus.units().into_par_iter().try_for_each(|files| {
-        let mut batch = Vec::with_capacity(BATCH);
-        for document in corpus.documents(files) {
-            let document = document?;
-            progress.advance(document.text.bytes() as u64);
-            batch.push(record(document, normalize));
-            if batch.len() == BATCH {
-                if stop.requested() {
-                    return Err(Error::Stopped);
-                }
-                hand_over(&records, &mut batch)?;
+        corpus.blocks(files).par_bridge().try_for_each(|block| {
+            if stop.requested() {
+                return Err(Error::Stopped);
             }
-        }
-        Ok(hand_over(&records, &mut batch)?)
+            let block = block?;
+            let read = block.read();
+            let record = |document: Result<Document, _>| document.map(|it| record(it, normalize));
+            let batch = block.map(record).collect::<Result<Vec<_>, _>>()?;
+            hand_over(&records, batch)?;
+            progress.advance(read);
+            Ok(())
+        })
     })?;
     let records = records.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut sorted = records.finish()?;
@@ -194,9 +191,9 @@ fn write(
     Ok(output.publish()?)
 }
 
-fn hand_over(records: &Mutex<Sorter<RECORD_BYTES>>, batch: &mut Vec<Record>) -> Result<(), fs::Error> {
+fn hand_over(records: &Mutex<Sorter<RECORD_BYTES>>, batch: Vec<Record>) -> Result<(), fs::Error> {
     let mut records = records.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    batch.drain(..).try_for_each(|record| records.push(record))
+    batch.into_iter().try_for_each(|record| records.push(record))
 }
 
 fn record(document: Document, normalize: Normalize) -> Record {

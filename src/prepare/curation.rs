@@ -50,7 +50,7 @@ pub fn curator(
     if let Some(duplicates) = dedup::Duplicates::open(&path)? {
         return Ok(curator.with_duplicates(duplicates));
     }
-    progress.start("duplicates", corpus.text_bytes(), Unit::Bytes);
+    progress.start("duplicates", corpus.bytes(), Unit::Bytes);
     let places = (path.as_path(), fs::temporary(&path));
     let normalize = rules.normalize.unwrap_or_default();
     let found = dedup::find(corpus, normalize, (places.0, &places.1), progress, stop);

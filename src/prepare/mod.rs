@@ -6,6 +6,7 @@
 
 mod curation;
 pub mod encode;
+pub mod flow;
 pub mod judge;
 pub mod ledger;
 pub mod rejects;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus};
-use crate::curate;
+use crate::curate::{self, Curator};
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
@@ -206,29 +207,42 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     }
     fs::create_dir(job.folder)?;
     let plan = Digest::of(&to_json(&draft));
-    let curator = curation::curator(job, &corpus, plan, progress, stop)?;
-    let units = corpus.units();
-    let (mut records, mut missing) = (Vec::new(), Vec::new());
-    progress.start(stage_name(job.stage), corpus.text_bytes(), Unit::Bytes);
-    for (index, files) in units.into_iter().enumerate() {
+    let (mut records, mut missing, mut todo) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, files) in corpus.units().into_iter().enumerate() {
         if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
             records.push(record);
         } else if job.partition.takes(index) {
-            let work = unit::Work {
-                job,
-                corpus: &corpus,
-                insertion: &insertion,
-                curator: &curator,
-                index,
-                files,
-            };
-            let record = unit::prepare(&work, plan, progress, stop)?;
-            record.publish(job.folder)?;
-            records.push(record);
+            todo.push((index, files));
         } else {
             missing.push(index);
         }
     }
+    let curator = match todo.is_empty() {
+        true => Curator::default(),
+        false => curation::curator(job, &corpus, plan, progress, stop)?,
+    };
+    let work = |(index, files)| unit::Work {
+        job,
+        corpus: &corpus,
+        insertion: &insertion,
+        curator: &curator,
+        plan,
+        index,
+        files,
+    };
+    let todo = todo.into_iter().map(work).collect();
+    progress.start(stage_name(job.stage), corpus.bytes(), Unit::Bytes);
+    for record in &records {
+        progress.advance(
+            record
+                .documents
+                .keys()
+                .map(|file| corpus.bytes_of(*file))
+                .sum(),
+        );
+    }
+    records.extend(unit::prepare(todo, progress, stop)?);
+    records.sort_by_key(|record| record.unit);
     progress.finish();
     if !missing.is_empty() {
         return Ok(Outcome::Partial { missing });
