@@ -85,15 +85,17 @@ pub fn split(checksum: u64, validation: f64) -> Split {
 }
 
 fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
-    let file = corpus
-        .files
-        .get(id.file as usize)
-        .map_or_else(String::new, |file| file.name.clone());
     Error::Document {
-        file,
+        file: file_name(id, corpus),
         row: id.row + 1,
         source,
     }
+}
+
+/// The name of a document's file.
+pub fn file_name(id: DocumentId, corpus: &Corpus) -> String {
+    let file = corpus.files.get(id.file as usize);
+    file.map_or_else(String::new, |file| file.name.clone())
 }
 
 #[cfg(test)]
