@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::encode::{self, Encoded, Ids};
 use super::ledger::UnitRecord;
-use super::rows::{Destination, Flush, Rows};
+use super::rows::{self, Destination, Flush, Rows};
 use super::{Error, Job};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
@@ -18,6 +18,7 @@ use crate::document::Document;
 use crate::manifest::{Ledger, Split};
 use crate::pause::Insertion;
 use crate::progress::{Progress, Stop};
+use crate::token::TokenId;
 
 /// Text that one thread encodes at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -148,7 +149,8 @@ impl<'a> Build<'a> {
         self.ledger.read += 1;
         *self.documents.entry(encoded.record.id.file).or_default() += 1;
         self.text_bytes += encoded.record.text_bytes;
-        match fits(&encoded.ids, self.work.insertion) {
+        let end = self.work.job.tokenizer.reserved().end;
+        match fits(&encoded, (self.work.insertion, end)) {
             Fit::Drop(reason) => *self.ledger.dropped.entry(reason.into()).or_default() += 1,
             Fit::Keep => {
                 self.ledger.kept += 1;
@@ -192,14 +194,14 @@ enum Fit {
 
 /// Whether a document can stand in the dataset. An example must fit with the
 /// most pauses it could draw, so that its fate does not depend on the draw.
-fn fits(ids: &Ids, insertion: &Insertion) -> Fit {
-    match ids {
+fn fits(encoded: &Encoded, (insertion, end): (&Insertion, TokenId)) -> Fit {
+    match &encoded.ids {
         Ids::Plain(ids) if ids.is_empty() => Fit::Drop("empty"),
         Ids::Example { target, .. } if target.is_empty() => Fit::Drop("empty"),
         Ids::Plain(_) => Fit::Keep,
         Ids::Example { prefix, target } => {
-            let length = prefix.len() + insertion.n_pauses() + target.len() + 1;
-            if length <= insertion.row_length {
+            let row = rows::example(prefix, target, &encoded.marks, end);
+            if insertion.longest(&row) <= insertion.row_length() {
                 Fit::Keep
             } else {
                 Fit::Drop("too-long")

@@ -11,6 +11,7 @@ mod train;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer 
 
 use crate::digest::Digest;
 use crate::fs;
+use crate::pause::Pieces;
 use crate::token::{Reserved, TokenId};
 
 /// An error of another module or library, as a cause.
@@ -328,6 +330,19 @@ impl Tokenizer {
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+    }
+
+    /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
+    pub fn pieces(&self) -> Option<Arc<Pieces>> {
+        let table = self.bytes.as_ref()?;
+        let reserved = [self.reserved.pause, self.reserved.end, self.reserved.pad];
+        let piece = |id| match reserved.contains(&id) {
+            true => Default::default(),
+            false => table.bytes(id),
+        };
+        Some(Arc::new(Pieces::new(
+            (0..self.vocab_size).map(|id| piece(TokenId(id))),
+        )))
     }
 
     /// The token as the vocabulary stores it.
