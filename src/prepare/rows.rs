@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use rayon::prelude::*;
-
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
@@ -128,13 +126,11 @@ impl<'a> Rows<'a> {
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
-        let rows = std::mem::take(&mut self.rows);
-        let placed: Vec<pause::Placed> = rows
-            .par_iter()
-            .enumerate()
-            .map(|(offset, row)| pause::apply(insertion, row, key.item(first + offset as u64)))
-            .collect();
-        (rows.iter().zip(&placed)).try_for_each(|(row, placed)| self.write_row(row.len(), placed))
+        for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
+            let placed = pause::apply(insertion, &row, key.item(number));
+            self.write_row(row.len(), &placed)?;
+        }
+        Ok(())
     }
 
     /// Writes what is left and closes the last shard.
