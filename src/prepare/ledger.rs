@@ -10,9 +10,7 @@ use super::{Error, rejects};
 use crate::curate::Hit;
 use crate::digest::Digest;
 use crate::document::DocumentId;
-use crate::manifest::{
-    Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord,
-};
+use crate::manifest::{Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord};
 use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.

@@ -72,12 +72,16 @@ impl Rejects {
             file: file.map_or("", |file| &file.name),
             row: id.row,
             reason,
-            text: parts.map(|(key, text)| (key.into(), text.as_str().into())).collect(),
+            text: parts
+                .map(|(key, text)| (key.into(), text.as_str().into()))
+                .collect(),
         };
         let mut line = serde_json::to_vec(&line).unwrap_or_default();
         line.push(b'\n');
         self.documents += 1;
-        self.encoder.write_all(&line).map_err(fs::Error::new("write", &self.path))?;
+        self.encoder
+            .write_all(&line)
+            .map_err(fs::Error::new("write", &self.path))?;
         let ready = self.encoder.get_mut();
         if BUFFER_BYTES <= ready.len() {
             let ready = std::mem::take(ready);
@@ -89,7 +93,10 @@ impl Rejects {
 
     /// Makes the file durable.
     pub fn finish(mut self) -> Result<RejectsRecord, fs::Error> {
-        let rest = self.encoder.finish().map_err(fs::Error::new("write", &self.path))?;
+        let rest = self
+            .encoder
+            .finish()
+            .map_err(fs::Error::new("write", &self.path))?;
         self.hasher.update(&rest);
         self.output.write_all(&rest)?;
         self.output.publish()?;

@@ -219,7 +219,10 @@ fn name_evaluations(recipe: &mut Recipe) {
             sources: task.sources.clone(),
         })
         .collect();
-    for stage in [&mut recipe.pretrain, &mut recipe.finetune].into_iter().flatten() {
+    for stage in [&mut recipe.pretrain, &mut recipe.finetune]
+        .into_iter()
+        .flatten()
+    {
         if let Some(settings) = &mut stage.decontaminate {
             settings.against.get_or_insert_with(|| tasks.clone());
         }

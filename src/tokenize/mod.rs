@@ -12,6 +12,7 @@ mod train;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer 
 
 use crate::digest::Digest;
 use crate::fs;
+use crate::pause::Pieces;
 use crate::token::{Reserved, TokenId};
 
 /// An error of another module or library, as a cause.
@@ -345,13 +347,13 @@ impl Tokenizer {
 
     /// Which path [`Tokenizer::encode`] takes: `gpt2, avx512`, or `library`.
     pub fn path(&self) -> String {
-        self.fast.as_ref().map_or("library".into(), fast::Fast::name)
+        self.fast
+            .as_ref()
+            .map_or("library".into(), fast::Fast::name)
     }
 
     fn refuse_barred(&self, ids: impl Iterator<Item = u32>) -> Result<(), Error> {
-        let barred = ids
-            .enumerate()
-            .find(|(_, id)| self.is_barred(*id));
+        let barred = ids.enumerate().find(|(_, id)| self.is_barred(*id));
         let Some((position, id)) = barred else {
             return Ok(());
         };
@@ -382,6 +384,19 @@ impl Tokenizer {
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+    }
+
+    /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
+    pub fn pieces(&self) -> Option<Arc<Pieces>> {
+        let table = self.bytes.as_ref()?;
+        let reserved = [self.reserved.pause, self.reserved.end, self.reserved.pad];
+        let piece = |id| match reserved.contains(&id) {
+            true => Default::default(),
+            false => table.bytes(id),
+        };
+        Some(Arc::new(Pieces::new(
+            (0..self.vocab_size).map(|id| piece(TokenId(id))),
+        )))
     }
 
     /// The token as the vocabulary stores it.

@@ -67,7 +67,8 @@ fn at_the_end(text: &[u8], at: usize) -> [u8; 16] {
 #[expect(clippy::cast_possible_truncation, reason = "halves of the product")]
 pub fn bucket(key: Key) -> u32 {
     let (low, high) = (key as u64, (key >> 64) as u64);
-    let product = u128::from(low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(high ^ 0xd6e8_feb8_6659_fd93);
+    let product =
+        u128::from(low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(high ^ 0xd6e8_feb8_6659_fd93);
     let hash = product as u64 ^ (product >> 64) as u64;
     (hash >> (64 - BUCKET_BITS)) as u32
 }
@@ -192,7 +193,9 @@ impl Cache {
         if LONG_MAX < piece.len() || ids.is_empty() {
             return;
         }
-        if ARENA_BYTES < self.text.len() + piece.len() || ARENA_BYTES < 4 * (self.ids.len() + ids.len()) {
+        if ARENA_BYTES < self.text.len() + piece.len()
+            || ARENA_BYTES < 4 * (self.ids.len() + ids.len())
+        {
             self.text.clear();
             self.ids.clear();
             self.long.fill(Default::default());

@@ -144,7 +144,8 @@ mod x86 {
                     let bits = |x| _mm256_movemask_epi8(x).cast_unsigned();
                     u64::from(bits(f(low))) | u64::from(bits(f(high))) << 32
                 };
-                let equal = |x, byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte.cast_signed()));
+                let equal =
+                    |x, byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte.cast_signed()));
                 // Unsigned x - from <= width.
                 let within = |x, from: u8, width: u8| {
                     let y = _mm256_sub_epi8(x, _mm256_set1_epi8(from.cast_signed()));
@@ -204,7 +205,8 @@ mod tests {
     #[test]
     fn every_byte_at_every_place_is_told_alike() {
         for byte in 0..=255u8 {
-            let block: [u8; BLOCK] = std::array::from_fn(|i| byte.wrapping_add(u8::try_from(i).unwrap()));
+            let block: [u8; BLOCK] =
+                std::array::from_fn(|i| byte.wrapping_add(u8::try_from(i).unwrap()));
             let expected = Portable::ascii(&block);
             let bits = |f: &dyn Fn(u8) -> bool| {
                 let set = block.iter().enumerate().filter(|(_, byte)| f(**byte));

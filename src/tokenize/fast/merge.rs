@@ -80,13 +80,21 @@ impl Merges {
             whole: None,
         };
         for (rank, [left, right, id]) in (0..).zip(&recognised.merges) {
-            merges.insert(*left, *right, u64::from(u32::try_from(rank).ok()?) << 32 | u64::from(*id));
+            merges.insert(
+                *left,
+                *right,
+                u64::from(u32::try_from(rank).ok()?) << 32 | u64::from(*id),
+            );
         }
         let pair = |left: u32| bytes.map(|right| merges.find(left, right));
         merges.byte_pairs = bytes.iter().flat_map(|left| pair(*left)).collect();
         if recognised.ignore_merges {
             let words = recognised.words.iter();
-            merges.whole = Some(words.map(|(word, id)| (word.as_slice().into(), *id)).collect());
+            merges.whole = Some(
+                words
+                    .map(|(word, id)| (word.as_slice().into(), *id))
+                    .collect(),
+            );
         }
         Some(merges)
     }
@@ -154,7 +162,9 @@ impl Merges {
         match word {
             Some(id) => scratch.ids.push(*id),
             None => {
-                scratch.ids.extend(piece.iter().map(|byte| self.byte(*byte)));
+                scratch
+                    .ids
+                    .extend(piece.iter().map(|byte| self.byte(*byte)));
                 scratch.ranks.clear();
                 let pairs = piece.windows(2).map(|pair| match pair {
                     [left, right] => self.byte_pair(*left, *right),
@@ -174,7 +184,11 @@ impl Merges {
     fn scan(&self, scratch: &mut Scratch) {
         let Scratch { ids, ranks, .. } = scratch;
         loop {
-            let least = ranks.iter().copied().enumerate().min_by_key(|(_, merge)| *merge);
+            let least = ranks
+                .iter()
+                .copied()
+                .enumerate()
+                .min_by_key(|(_, merge)| *merge);
             let Some((at, merge)) = least.filter(|(_, merge)| *merge != NONE) else {
                 return;
             };
@@ -205,9 +219,21 @@ impl Merges {
         scratch.before.extend((0..end).map(|at| at.wrapping_sub(1)));
         scratch.ranks.push(NONE);
         scratch.queue.clear();
-        let ranks = scratch.ranks.iter().zip(0..).filter(|(merge, _)| **merge != NONE);
-        scratch.queue.extend(ranks.map(|(merge, at)| Reverse((rank(*merge), at))));
-        let Scratch { ids, ranks, next, before, queue } = scratch;
+        let ranks = scratch
+            .ranks
+            .iter()
+            .zip(0..)
+            .filter(|(merge, _)| **merge != NONE);
+        scratch
+            .queue
+            .extend(ranks.map(|(merge, at)| Reverse((rank(*merge), at))));
+        let Scratch {
+            ids,
+            ranks,
+            next,
+            before,
+            queue,
+        } = scratch;
         let get = |list: &[u32], at: u32| list.get(at as usize).copied().unwrap_or(end);
         while let Some(Reverse((found, at))) = queue.pop() {
             let merge = ranks.get(at as usize).copied().unwrap_or(NONE);

@@ -123,7 +123,8 @@ impl Fast {
         if TEXT_MAX <= text.len() {
             return Err(Unsure);
         }
-        self.pool.with(State::new, |state| self.text(text, state, ids))
+        self.pool
+            .with(State::new, |state| self.text(text, state, ids))
     }
 
     fn text(&self, text: &str, state: &mut State, ids: &mut Vec<TokenId>) -> Result<(), Unsure> {
@@ -266,7 +267,8 @@ impl Fast {
         state.seen = usize::MAX;
         let seeds = self.seeds.get_or_init(|| {
             let mut scratch = Scratch::default();
-            let merged = |word: &Box<[u8]>| (word.clone(), self.merges.encode(word, &mut scratch).into());
+            let merged =
+                |word: &Box<[u8]>| (word.clone(), self.merges.encode(word, &mut scratch).into());
             self.common.iter().map(merged).collect()
         });
         for (word, ids) in seeds {
