@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Open, Part, Room, Row};
+use super::{Open, Part, Row};
 
 /// Rows that are open at once, at most.
 const ROWS_MAX: usize = 1024;
@@ -14,7 +14,8 @@ const IDS_MAX: usize = 1 << 22;
 /// The rows that still have room.
 #[derive(Clone, Debug)]
 pub(super) struct BestFit<T> {
-    room: Room,
+    /// Ids of a full row.
+    room: usize,
     rows_max: usize,
     /// By the room that is left, then by age.
     open: BTreeMap<(usize, u64), Open<T>>,
@@ -22,11 +23,11 @@ pub(super) struct BestFit<T> {
 }
 
 impl<T: Copy> BestFit<T> {
-    pub(super) fn new(room: Room) -> Self {
-        Self::with_rows(room, (IDS_MAX / room.of_a_row()).clamp(ROWS_MIN, ROWS_MAX))
+    pub(super) fn new(room: usize) -> Self {
+        Self::with_rows(room, (IDS_MAX / room).clamp(ROWS_MIN, ROWS_MAX))
     }
 
-    pub(super) fn with_rows(room: Room, rows_max: usize) -> Self {
+    pub(super) fn with_rows(room: usize, rows_max: usize) -> Self {
         Self {
             room,
             rows_max,
@@ -42,8 +43,8 @@ impl<T: Copy> BestFit<T> {
 
     /// Full rows first, then the rest: so the pieces of a document leave in order.
     pub(super) fn push(&mut self, mut rest: Part, tag: T, emit: &mut impl FnMut(Row<T>)) {
-        while self.room.of_a_row() <= rest.len() {
-            let (full, later) = rest.split_at(self.room.of_a_row());
+        while self.room <= rest.len() {
+            let (full, later) = rest.split_at(self.room);
             emit(Open::with(full, tag).close());
             rest = later;
         }
@@ -67,7 +68,7 @@ impl<T: Copy> BestFit<T> {
         let (row, age) = match best.map(|(key, _)| *key) {
             Some(key) => match self.open.remove(&key) {
                 Some(mut row) => {
-                    row.documents.push(tag);
+                    row.start(tag);
                     row.extend(part);
                     (row, key.1)
                 }
@@ -83,7 +84,7 @@ impl<T: Copy> BestFit<T> {
                 (Open::with(part, tag), self.opened)
             }
         };
-        match self.room.left(&row) {
+        match self.room.saturating_sub(row.ids.len()) {
             0 => emit(row.close()),
             left => drop(self.open.insert((left, age), row)),
         }

@@ -50,6 +50,7 @@ use std::mem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pause::Insertion;
 use crate::sequence::Sequence;
 use crate::token::TokenId;
 
@@ -131,8 +132,8 @@ pub struct Cuts {
 /// The rows depend on the documents alone, in their order. `T` names a document
 /// in the rows that come out.
 #[derive(Clone, Debug)]
-pub struct Packer<T> {
-    room: Room,
+pub struct Packer<'a, T> {
+    room: Room<'a>,
     state: State<T>,
     cuts: Cuts,
 }
@@ -144,14 +145,16 @@ enum State<T> {
     Document(Overlong),
 }
 
-impl<T: Copy> Packer<T> {
-    /// Packs rows of `real_per_row` ids, which is at least 1
-    /// ([`crate::pause::Insertion::real_per_row`] of a valid policy).
-    pub fn new(method: Method, overlong: Overlong, real_per_row: usize) -> Self {
-        let room = Room(real_per_row.max(1));
+impl<'a, T: Copy> Packer<'a, T> {
+    /// Packs rows that are full once they have the pauses of `insertion`.
+    ///
+    /// [`Method::BestFit`] needs rows that always take as many ids
+    /// ([`crate::pause::Fill::Fixed`]): others come out longer than they may be.
+    pub fn new(method: Method, overlong: Overlong, insertion: &'a Insertion) -> Self {
+        let room = Room(insertion);
         let state = match method {
             Method::ConcatSplit => State::ConcatSplit(Open::new()),
-            Method::BestFit => State::BestFit(BestFit::new(room)),
+            Method::BestFit => State::BestFit(BestFit::new(room.most())),
             Method::Document => State::Document(overlong),
         };
         Self {
@@ -169,14 +172,13 @@ impl<T: Copy> Packer<T> {
         match &mut self.state {
             State::ConcatSplit(row) => concat_split(room, row, document, tag, emit),
             State::BestFit(rows) => {
-                self.cuts.documents += u64::from(room.of_a_row() < document.len());
+                self.cuts.documents += u64::from(room.most() < document.len());
                 rows.push(document, tag, emit);
             }
             State::Document(overlong) => {
-                let whole = document.len();
-                let lost = one_document(room, *overlong, document, tag, emit);
-                self.cuts.documents += u64::from(room.of_a_row() < whole);
-                self.cuts.trimmed += lost as u64;
+                let cuts = one_document(room, *overlong, document, tag, emit);
+                self.cuts.documents += cuts.documents;
+                self.cuts.trimmed += cuts.trimmed;
             }
         }
     }
@@ -184,8 +186,11 @@ impl<T: Copy> Packer<T> {
     /// The rows that are not full, once no document follows.
     pub fn finish(&mut self, emit: &mut impl FnMut(Row<T>)) {
         match &mut self.state {
-            State::ConcatSplit(row) if row.is_empty() => {}
-            State::ConcatSplit(row) => emit(mem::replace(row, Open::new()).close()),
+            State::ConcatSplit(waiting) => {
+                while !waiting.is_empty() {
+                    emit(waiting.take(self.room).close());
+                }
+            }
             State::BestFit(rows) => rows.finish(emit),
             State::Document(_) => {}
         }
@@ -202,17 +207,20 @@ pub const UNMARKED: f32 = f32::NAN;
 
 /// How many real ids rows take: all packers ask here.
 #[derive(Clone, Copy, Debug)]
-struct Room(usize);
+struct Room<'a>(&'a Insertion);
 
-impl Room {
-    /// How many ids a row takes that holds none.
-    fn of_a_row(self) -> usize {
-        self.0
+impl Room<'_> {
+    /// The most ids that a row takes; at least 1.
+    fn most(self) -> usize {
+        self.0.real_per_row().max(1)
     }
 
-    /// How many more ids an open row takes.
-    fn left<T>(self, row: &Open<T>) -> usize {
-        self.0.saturating_sub(row.ids.len())
+    /// How many of the first ids make a row; at least 1 of those that are there.
+    fn take(self, ids: &[TokenId], marks: &[f32]) -> usize {
+        let most = ids.len().min(self.most());
+        let ids = ids.get(..most).unwrap_or_default();
+        let marks = marks.get(..most).unwrap_or_default();
+        self.0.take(ids, marks).clamp(1.min(most), most)
     }
 }
 
@@ -252,7 +260,8 @@ impl<'a> Part<'a> {
 struct Open<T> {
     ids: Vec<TokenId>,
     marks: Vec<f32>,
-    documents: Vec<T>,
+    /// Documents and where in the row they start.
+    documents: Vec<(usize, T)>,
 }
 
 impl<T> Open<T> {
@@ -266,13 +275,18 @@ impl<T> Open<T> {
 
     fn with(part: Part, tag: T) -> Self {
         let mut row = Self::new();
-        row.documents.push(tag);
+        row.start(tag);
         row.extend(part);
         row
     }
 
     fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// Notes that a document, or a part of one, starts here.
+    fn start(&mut self, tag: T) {
+        self.documents.push((self.ids.len(), tag));
     }
 
     fn extend(&mut self, part: Part) {
@@ -286,6 +300,19 @@ impl<T> Open<T> {
         }
     }
 
+    /// Cuts a row off the front; what is left waits for the next.
+    fn take(&mut self, room: Room) -> Self {
+        let n = room.take(&self.ids, &self.marks);
+        let later = self.documents.partition_point(|(at, _)| *at < n);
+        let mut left = Self {
+            ids: self.ids.split_off(n),
+            marks: self.marks.split_off(n.min(self.marks.len())),
+            documents: self.documents.split_off(later),
+        };
+        left.documents.iter_mut().for_each(|(at, _)| *at -= n);
+        mem::replace(self, left)
+    }
+
     fn close(self) -> Row<T> {
         Row {
             sequence: Sequence {
@@ -293,47 +320,56 @@ impl<T> Open<T> {
                 prefix: None,
                 marks: self.marks,
             },
-            documents: self.documents,
+            documents: self.documents.into_iter().map(|(_, tag)| tag).collect(),
         }
     }
 }
 
 fn concat_split<T>(
     room: Room,
-    row: &mut Open<T>,
+    waiting: &mut Open<T>,
     mut rest: Part,
     tag: T,
     emit: &mut impl FnMut(Row<T>),
 ) {
-    row.documents.push(tag);
+    let most = room.most();
+    waiting.start(tag);
     while 0 < rest.len() {
-        if row.is_empty() {
-            row.ids.reserve_exact(room.of_a_row());
+        if waiting.is_empty() {
+            waiting.ids.reserve_exact(most);
         }
-        let (now, later) = rest.split_at(room.left(row));
-        row.extend(now);
+        let (now, later) = rest.split_at(most.saturating_sub(waiting.ids.len()));
+        waiting.extend(now);
         rest = later;
-        if room.left(row) == 0 {
-            emit(mem::replace(row, Open::new()).close());
+        if most <= waiting.ids.len() {
+            emit(waiting.take(room).close());
         }
     }
 }
 
-/// Returns how many ids were dropped.
+/// Gives a document rows of its own; returns what was cut.
 fn one_document<T: Copy>(
     room: Room,
     overlong: Overlong,
-    mut rest: Part,
+    document: Part,
     tag: T,
     emit: &mut impl FnMut(Row<T>),
-) -> usize {
-    while 0 < rest.len() {
-        let (now, later) = rest.split_at(room.of_a_row());
-        emit(Open::with(now, tag).close());
-        if overlong == Overlong::Drop {
-            return later.len();
+) -> Cuts {
+    let (first, mut rest) = document.split_at(room.take(document.ids, document.marks));
+    emit(Open::with(first, tag).close());
+    let mut cuts = Cuts {
+        documents: u64::from(0 < rest.len()),
+        trimmed: 0,
+    };
+    match overlong {
+        Overlong::Drop => cuts.trimmed = rest.len() as u64,
+        Overlong::Split => {
+            while 0 < rest.len() {
+                let (now, later) = rest.split_at(room.take(rest.ids, rest.marks));
+                emit(Open::with(now, tag).close());
+                rest = later;
+            }
         }
-        rest = later;
     }
-    0
+    cuts
 }

@@ -2,6 +2,7 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
+use crate::pause::Policy;
 use crate::sequence::drawing::{RESERVED, draw, ids};
 
 const METHODS: [(Method, Overlong); 4] = [
@@ -21,8 +22,17 @@ fn pack(
     room: usize,
     documents: &[Sequence],
 ) -> (Vec<Row<usize>>, Cuts) {
+    let insertion = Insertion::new(Policy::None, RESERVED, room).unwrap();
+    pack_for(method, &insertion, documents)
+}
+
+fn pack_for(
+    method: (Method, Overlong),
+    insertion: &Insertion,
+    documents: &[Sequence],
+) -> (Vec<Row<usize>>, Cuts) {
     let mut rows = Vec::new();
-    let mut packer = Packer::new(method.0, method.1, room);
+    let mut packer = Packer::new(method.0, method.1, insertion);
     for (index, document) in documents.iter().enumerate() {
         packer.push(document, index, &mut |row| rows.push(row));
     }
@@ -225,7 +235,7 @@ proptest! {
     fn best_fit_is_its_twin(room in 1usize..20, rows_max in 1usize..9, lengths in lengths()) {
         let documents = distinct(&lengths);
         let mut rows = Vec::new();
-        let mut packer = BestFit::with_rows(Room(room), rows_max);
+        let mut packer = BestFit::with_rows(room, rows_max);
         for (index, document) in documents.iter().enumerate() {
             packer.push(Part::of(document), index, &mut |row| rows.push(row));
             prop_assert!(packer.n_open() <= rows_max);
@@ -274,6 +284,47 @@ proptest! {
             }
             prop_assert_eq!(cuts, Cuts { documents: cut, trimmed });
         }
+    }
+
+    /// Where pauses depend on the text, so does where a row ends: a pause stands
+    /// before every id with a mark above 0.
+    #[test]
+    fn rows_end_where_their_own_pauses_let_them(
+        row_length in 4usize..20,
+        lengths in lengths(),
+        pauses in prop::collection::vec(any::<bool>(), 100),
+    ) {
+        let mut documents = distinct(&lengths);
+        for document in &mut documents {
+            let mark = |id: &TokenId| f32::from(u8::from(pauses[id.0 as usize % pauses.len()]));
+            document.marks = document.ids.iter().map(mark).collect();
+        }
+        let insertion =
+            Insertion::new(Policy::Positions { count: 1 }, RESERVED, row_length).unwrap();
+        let (rows, _) = pack_for(METHODS[0], &insertion, &documents);
+        // The whole stream in memory.
+        let mut stream = Sequence::default();
+        for document in &documents {
+            stream.ids.extend(&document.ids);
+            stream.marks.extend(&document.marks);
+        }
+        let (mut naive, mut from) = (Vec::new(), 0);
+        while from < stream.len() {
+            let until = stream.len().min(from + insertion.real_per_row());
+            let n = insertion.take(&stream.ids[from..until], &stream.marks[from..until]);
+            naive.push(stream.ids[from..from + n].to_vec());
+            from += n;
+        }
+        prop_assert_eq!(joined(METHODS[0].0, &rows, documents.len()).concat(), stream.ids.clone());
+        prop_assert_eq!(bare(rows), naive);
+        let (rows, cuts) = pack_for(METHODS[2], &insertion, &documents);
+        let mut pieces = vec![0; documents.len()];
+        for row in &rows {
+            prop_assert!(insertion.longest(&row.sequence) <= row_length);
+            pieces[row.documents[0]] += 1;
+        }
+        prop_assert_eq!(joined(METHODS[2].0, &rows, documents.len()).concat(), stream.ids);
+        prop_assert_eq!(cuts.documents, pieces.iter().filter(|n| 1 < **n).count() as u64);
     }
 
     /// The mark of an id is its own number; every third document has none.

@@ -4,9 +4,9 @@
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
-use crate::manifest::{Split, SplitRecord, Totals};
+use crate::manifest::{Part, Split, SplitRecord, Totals};
 use crate::pack::{Method, Overlong, Packer, Repeats, Row};
-use crate::pause::{self, Insertion};
+use crate::pause::{self, Insertion, Policy};
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
@@ -68,7 +68,7 @@ impl<'a> Destination<'a> {
 /// Packs, places and writes; dropped before [`Rows::finish`], its open shard leaves nothing.
 pub struct Rows<'a> {
     to: Destination<'a>,
-    packer: Packer<DocumentRecord>,
+    packer: Packer<'a, DocumentRecord>,
     repeats: Repeats<Ended>,
     /// Rows without their pauses.
     rows: Vec<Row<DocumentRecord>>,
@@ -92,7 +92,7 @@ impl<'a> Rows<'a> {
     pub fn new(to: Destination<'a>) -> Self {
         let (method, overlong) = to.packing;
         Self {
-            packer: Packer::new(method, overlong, to.insertion.real_per_row()),
+            packer: Packer::new(method, overlong, to.insertion),
             to,
             repeats: Repeats::new(),
             rows: Vec::new(),
@@ -190,9 +190,9 @@ impl<'a> Rows<'a> {
         }
         writer.push(&row.sequence)?;
         self.writer = Some(writer);
-        observe(&mut self.record.totals, row, self.to.insertion.pause);
+        observe(&mut self.record.totals, row, self.to.insertion);
         if self.to.packing.0.leaves_room() {
-            let room = self.to.insertion.row_length;
+            let room = self.to.insertion.row_length();
             self.record.totals.padded += room.saturating_sub(row.sequence.len()) as u64;
         }
         self.rows_written += 1;
@@ -222,12 +222,13 @@ fn ended(encoded: Encoded, end: TokenId) -> Ended {
     let sequence = match encoded.ids {
         Ids::Plain(mut ids) => {
             ids.push(end);
-            Sequence::plain(ids)
+            Sequence {
+                ids,
+                prefix: None,
+                marks: encoded.marks,
+            }
         }
-        Ids::Example { prefix, mut target } => {
-            target.push(end);
-            Sequence::example(&prefix, &target)
-        }
+        Ids::Example { prefix, target } => example(&prefix, &target, &encoded.marks, end),
     };
     Ended {
         record: encoded.record,
@@ -244,8 +245,21 @@ pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
         .item(unit)
 }
 
+/// The row of an example, without its pauses; `marks` are those of the target.
+pub fn example(prefix: &[TokenId], target: &[TokenId], marks: &[f32], end: TokenId) -> Sequence {
+    let mut row = Sequence::example(prefix, target);
+    row.ids.push(end);
+    if !marks.is_empty() {
+        row.marks = vec![f32::NAN; prefix.len()];
+        row.marks.extend_from_slice(marks);
+        row.marks.resize(row.ids.len(), f32::NAN);
+    }
+    row
+}
+
 /// Counts what a row holds.
-pub fn observe(totals: &mut Totals, row: &pause::Placed, pause: TokenId) {
+pub fn observe(totals: &mut Totals, row: &pause::Placed, insertion: &Insertion) {
+    let pause = insertion.pause();
     let ids = &row.sequence.ids;
     let n_pauses = ids.iter().filter(|id| **id == pause).count() as u64;
     totals.rows += 1;
@@ -254,11 +268,13 @@ pub fn observe(totals: &mut Totals, row: &pause::Placed, pause: TokenId) {
     totals.scored += pause::target::scored(&row.sequence, pause);
     totals.overflowed += row.overflowed as u64;
     for length in pause::runs(ids, pause) {
-        if totals.pause_runs.len() < length {
-            totals.pause_runs.resize(length, 0);
-        }
-        if let Some(count) = totals.pause_runs.get_mut(length.saturating_sub(1)) {
-            *count += 1;
+        totals.observe_run(length);
+    }
+    if let Policy::Mix { of } = insertion.policy() {
+        totals.parts.resize(of.len(), Part::default());
+        if let Some(part) = totals.parts.get_mut(row.part) {
+            part.rows += 1;
+            part.pauses += n_pauses;
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{At, Outcome, Purpose};
 use crate::corpus::Source;
 use crate::corpus::weight::{WEIGHT_DIGITS, WEIGHT_MAX, Weight};
 use crate::pack::{Method, Overlong};
+use crate::pause::Fill;
 use crate::recipe::Stage;
 
 /// Whether a source's weight is one.
@@ -39,6 +40,14 @@ pub(super) fn method(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
             "is for pretraining: a finetuning example has its own row",
         );
         return Err(finding.hint("leave `method` out"));
+    }
+    let by_text = stage.pause.fill(pack.seq_len) == Fill::ByText;
+    if by_text && pack.method == Method::BestFit {
+        let problem = "is `best-fit`, which needs a number of pauses that the text does not decide";
+        let finding = at.fail("method", problem);
+        return Err(finding.hint(
+            "take `concat-split` or `document`, or a pause policy such as `random` or `stride`",
+        ));
     }
     if pack.overlong != Overlong::Split && pack.method != Method::Document {
         let finding = at.fail("overlong", "needs `method = \"document\"`");
