@@ -70,6 +70,8 @@ pub struct Scope {
     pub only: Option<Stage>,
     /// Which units.
     pub partition: Partition,
+    /// Share of the texts, 0 to 1, that are encoded by the `tokenizers` library too.
+    pub verify_sample: f64,
 }
 
 impl Scope {
@@ -77,6 +79,7 @@ impl Scope {
     pub const WHOLE: Self = Self {
         only: None,
         partition: Partition::WHOLE,
+        verify_sample: 0.0,
     };
 
     fn includes(self, stage: Stage) -> bool {
@@ -92,7 +95,7 @@ pub fn prepare(
     stop: &Stop,
 ) -> Result<Vec<(Stage, Outcome)>, Error> {
     fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
-    let tokenizer = tokenizer(plan, progress)?;
+    let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
     let mut outcomes = Vec::new();
     for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
         let part = plan.data_part(stage)?;
