@@ -91,7 +91,7 @@ fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
         .map_or_else(String::new, |file| file.name.clone());
     Error::Document {
         file,
-        row: id.row + 1,
+        row: corpus.row_in_file(id.file, id.row) + 1,
         source,
     }
 }

@@ -181,7 +181,7 @@ pub const ORIGIN: &str = "origin.json";
 /// Depends on the input and the recipe alone: any number of threads, any
 /// partition and any number of kills and reruns give the same bytes.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
-    let corpus = Corpus::resolve(&job.recipe.sources, job.data_root, purpose(job.stage))?;
+    let corpus = corpus(job.stage, job.recipe, job.data_root)?;
     let insertion = insertion(job)?;
     let draft = draft(job, &corpus);
     if let Some(dataset) = sealed(job, &draft)? {
@@ -236,7 +236,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
 
 /// What [`run`] would do: files, units and bytes, without reading any text.
 pub fn survey(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Survey, Error> {
-    let corpus = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
+    let corpus = corpus(stage, recipe, data_root)?;
     recipe.pause.validate(recipe.pack.seq_len)?;
     Ok(Survey {
         files: corpus
@@ -255,6 +255,12 @@ pub struct Survey {
     pub files: Vec<(String, u64)>,
     /// Units of work.
     pub units: usize,
+}
+
+/// The files of a stage, cut into parts that units can share.
+pub fn corpus(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Corpus, Error> {
+    let whole = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
+    Ok(whole.cut(recipe.pack.unit_bytes)?)
 }
 
 /// How documents of a stage are read.
@@ -290,6 +296,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Manifest {
         name: file.name.clone(),
         source: file.source,
         bytes: file.bytes,
+        span: file.span,
         documents: 0,
     });
     Manifest {
