@@ -197,6 +197,8 @@ impl Golden {
             }],
             splits,
             ledger,
+            contamination: Vec::new(),
+            rejects: Vec::new(),
         }
     }
 }
