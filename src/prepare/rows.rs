@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::Error;
 use super::encode::{Encoded, Ids};
-use super::unit::Work;
+use super::unit::Target;
 use crate::manifest::{Part, Split, SplitRecord, Totals};
 use crate::pack::ConcatSplit;
 use crate::pause::{self, Insertion, Policy};
@@ -40,9 +40,9 @@ pub struct Destination<'a> {
 }
 
 impl<'a> Destination<'a> {
-    /// The destination of a split of the unit that `work` makes.
-    pub fn new(work: &Work<'a>, split: Split) -> Self {
-        let (job, tokenizer) = (work.job, work.job.tokenizer);
+    /// The destination of a split of a unit.
+    pub fn new(target: &Target<'a>, unit: usize, split: Split) -> Self {
+        let (job, tokenizer) = (target.job, target.job.tokenizer);
         let shard = ShardSpec {
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             vocab_size: tokenizer.vocab_size(),
@@ -50,14 +50,14 @@ impl<'a> Destination<'a> {
             row_length: job.recipe.pack.seq_len,
             stage: job.stage,
             tokenizer: tokenizer.digest(),
-            unit: u32::try_from(work.index).unwrap_or(u32::MAX),
+            unit: u32::try_from(unit).unwrap_or(u32::MAX),
             part: 0,
         };
         Self {
             folder: job.folder,
             split,
             seed: job.seed,
-            insertion: work.insertion,
+            insertion: target.insertion,
             shard,
             shard_tokens: job.recipe.pack.shard_tokens,
         }
@@ -98,18 +98,18 @@ impl<'a> Rows<'a> {
     }
 
     /// Puts a document's ids into rows; `waiting` remembers where it starts.
-    pub fn add(&mut self, encoded: Encoded) {
+    pub fn add(&mut self, encoded: &Encoded) {
         let end = self.to.shard.reserved.end;
         self.waiting.push_back((self.ids_added, encoded.record));
         let rows = &mut self.rows;
-        match (encoded.ids, &mut self.packer) {
+        match (&encoded.ids, &mut self.packer) {
             (Ids::Plain(ids), Some(packer)) => {
                 self.ids_added += ids.len() as u64 + 1;
-                packer.push((&ids, &encoded.marks), end, &mut |row| rows.push(row));
+                packer.push((ids, &encoded.marks), end, &mut |row| rows.push(row));
             }
             (Ids::Plain(_), None) => {}
             (Ids::Example { prefix, target }, _) => {
-                let row = example(&prefix, &target, &encoded.marks, end);
+                let row = example(prefix, target, &encoded.marks, end);
                 self.ids_added += row.len() as u64;
                 rows.push(row);
             }
