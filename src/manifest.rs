@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::corpus::Span;
 use crate::curate::contamination::EvaluationFile;
 use crate::digest::Digest;
 use crate::fs;
@@ -95,7 +96,7 @@ pub struct TokenizerRecord {
     pub reserved: Reserved,
 }
 
-/// One input file.
+/// One input file, or a part of a large one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
@@ -105,6 +106,9 @@ pub struct FileRecord {
     pub source: usize,
     /// Size in bytes; 0 for generated text.
     pub bytes: u64,
+    /// Which part of the file this is; none where it is all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
     /// Documents read from it.
     pub documents: u64,
 }

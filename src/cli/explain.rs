@@ -100,6 +100,7 @@ impl Explain for prepare::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
+            Self::Missing { .. } => Kind::Damaged,
             Self::Dataset(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
             _ => Kind::Failed,
@@ -115,6 +116,9 @@ impl Explain for prepare::Error {
             Self::Shard(error) => error.advice(),
             Self::Dataset(error) => error.advice(),
             Self::Manifest(error) => error.advice(),
+            Self::Missing { .. } => Some(
+                "run the partitions that make them again, or `pausedata prepare RECIPE`, which makes them and seals".into(),
+            ),
             Self::Record { .. } => Some("start this dataset again with `--force`".into()),
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,

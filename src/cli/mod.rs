@@ -12,8 +12,10 @@ mod completions;
 mod doctor;
 mod eval;
 mod explain;
+mod finalize;
 mod generate;
 mod inspect;
+mod plan;
 mod prepare;
 mod recipe;
 mod run;
@@ -90,7 +92,9 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Plan(plan::Args),
     Prepare(prepare::Args),
+    Finalize(finalize::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Stats(stats::Args),
@@ -123,7 +127,9 @@ pub fn main() -> ExitCode {
 fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
     match command {
         Command::Run(args) => run::execute(args, ui),
+        Command::Plan(args) => plan::execute(args, ui),
         Command::Prepare(args) => prepare::execute(args, ui),
+        Command::Finalize(args) => finalize::execute(args, ui),
         Command::Verify(args) => verify::execute(args, ui),
         Command::Inspect(args) => inspect::execute(args, ui),
         Command::Stats(args) => stats::execute(args, ui),
@@ -218,7 +224,9 @@ mod tests {
             let cli = cli.unwrap_or_else(|error| panic!("{example}: {error}"));
             let recipe = match &cli.command {
                 Command::Run(args) => &args.recipe,
+                Command::Plan(args) => &args.recipe,
                 Command::Prepare(args) => &args.recipe,
+                Command::Finalize(args) => &args.recipe,
                 Command::Train(args) => &args.recipe,
                 Command::Eval(args) => &args.recipe,
                 _ => continue,

@@ -1,13 +1,13 @@
 //! `pausedata prepare`: corpora to sealed datasets.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use pausedata::digest::Digest;
 use pausedata::fs;
 use pausedata::manifest::{Stage, Totals};
 use pausedata::prepare::{self, Freshness, Partition, Survey};
-use pausedata::recipe::Plan;
-use pausedata::run::datasets::{self, Scope};
+use pausedata::run::datasets::{self, Scope, Twins};
 use serde::Serialize;
 
 use super::Outcome;
@@ -25,8 +25,9 @@ use super::values;
 Examples:
   pausedata prepare pipelines/quickstart.toml
   pausedata prepare pipelines/novels.toml --data-root ~/corpora --only pretrain
+  pausedata prepare pipelines/novels.toml --twin             (and the same text without pauses)
   pausedata prepare pipelines/novels.toml --partition 2/4    (on four machines with one disk;
-  pausedata prepare pipelines/novels.toml                     then once without, to seal)
+  pausedata finalize pipelines/novels.toml                    then once this, to seal)
   pausedata prepare pipelines/novels.toml --verify-sample 1%
   pausedata prepare pipelines/quickstart.toml --dry-run")]
 pub struct Args {
@@ -42,6 +43,10 @@ pub struct Args {
     /// and stop where the ids differ
     #[arg(long, value_name = "PERCENT")]
     pub verify_sample: Option<values::Share>,
+    /// Write the standard twin of each dataset as well: data/<stage>-standard holds the same
+    /// text without pauses, as `pause = { policy = "none" }` would make it, from one pass
+    #[arg(long)]
+    pub twin: bool,
     /// List the input files and what would be made of them, and make nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -62,6 +67,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         only,
         partition,
         verify_sample: args.verify_sample.map_or(0.0, |share| share.0),
+        twins: twins(args.twin),
     };
     if args.dry_run {
         return show(&datasets::survey(&plan, scope)?, ui);
@@ -72,13 +78,26 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
         {
             fs::remove_dir(&plan.data_dir(stage))?;
+            if args.twin {
+                fs::remove_dir(&plan.twin_dir(stage))?;
+            }
         }
     }
-    let outcomes = datasets::prepare(&plan, scope, ui, &stop)?;
-    let prepared: Vec<Prepared> = outcomes
-        .iter()
-        .map(|(stage, outcome)| Prepared::of(&plan, *stage, outcome))
-        .collect();
+    let prepared = datasets::prepare(&plan, scope, ui, &stop)?;
+    report(&prepared, ui)
+}
+
+/// Which datasets `--twin` asks for.
+pub fn twins(twin: bool) -> Twins {
+    match twin {
+        true => Twins::Both,
+        false => Twins::One,
+    }
+}
+
+/// Tells what came of each dataset.
+pub fn report(prepared: &[datasets::Prepared], ui: &Ui) -> Result<Outcome, Failure> {
+    let prepared: Vec<Prepared> = prepared.iter().map(Prepared::of).collect();
     match ui.format() {
         Format::Json => ui.print_json(&prepared)?,
         Format::Text => ui.print(&prepared.iter().map(Prepared::text).collect::<String>())?,
@@ -86,7 +105,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// What came of one stage.
+/// What came of one dataset.
 #[derive(Serialize)]
 struct Prepared {
     stage: &'static str,
@@ -112,8 +131,8 @@ enum State {
 }
 
 impl Prepared {
-    fn of(plan: &Plan, stage: Stage, outcome: &prepare::Outcome) -> Self {
-        let state = match outcome {
+    fn of(prepared: &datasets::Prepared) -> Self {
+        let state = match &prepared.outcome {
             prepare::Outcome::Partial { missing } => State::Partial {
                 missing_units: missing.clone(),
             },
@@ -135,8 +154,8 @@ impl Prepared {
             }
         };
         Self {
-            stage: prepare::stage_name(stage),
-            folder: plan.data_dir(stage),
+            stage: prepare::stage_name(prepared.stage),
+            folder: prepared.folder.clone(),
             state,
         }
     }
@@ -145,7 +164,7 @@ impl Prepared {
         let folder = self.folder.display();
         match &self.state {
             State::Partial { missing_units } => format!(
-                "{NAME}{}{NAME:#}  {folder}: {} units are left to other partitions; run without --partition to seal\n",
+                "{NAME}{}{NAME:#}  {folder}: {} units are left to other partitions; `pausedata finalize` seals when all are done\n",
                 self.stage,
                 missing_units.len(),
             ),
@@ -178,17 +197,36 @@ pub fn show(surveys: &[(Stage, Survey)], ui: &Ui) -> Result<Outcome, Failure> {
             Format::Json => {
                 ui.print_json(&serde_json::json!({ "stage": stage, "survey": survey }))?
             }
-            Format::Text => {
-                ui.print(&format!(
-                    "{NAME}{stage}{NAME:#}  {} files in {} units\n",
-                    survey.files.len(),
-                    survey.units
-                ))?;
-                for (name, bytes) in &survey.files {
-                    ui.print(&format!("  {:>14} bytes  {name}\n", grouped(*bytes)))?;
-                }
-            }
+            Format::Text => ui.print(&table(stage, survey))?,
         }
     }
     Ok(Outcome::Done)
+}
+
+fn table(stage: &str, survey: &Survey) -> String {
+    let files: Vec<_> = survey.units.iter().flat_map(|unit| &unit.files).collect();
+    let names: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let mut text = format!(
+        "{NAME}{stage}{NAME:#}  {} files in {} units",
+        names.len(),
+        survey.units.len()
+    );
+    // Four bytes an id is what byte-level BPE comes to on English text.
+    if let Some(bytes) = survey.text_bytes {
+        text += &format!(", about {} ids", grouped(bytes / 4));
+    }
+    text.push('\n');
+    for unit in &survey.units {
+        for file in &unit.files {
+            let span = file.span.map(|span| format!(", {span}"));
+            text += &format!(
+                "  unit {:<5} {:>14} bytes  {}{}\n",
+                unit.unit,
+                grouped(file.bytes),
+                file.name,
+                span.unwrap_or_default()
+            );
+        }
+    }
+    text
 }

@@ -15,6 +15,9 @@ use super::block::BLOCK_BYTES;
 use super::decompress::Input;
 use super::error::{Error, Place};
 
+/// Bytes read at once to end a line that goes beyond the part of the file that is read.
+const SPILL_BYTES: usize = 1 << 16;
+
 /// A line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line<'a> {
@@ -33,7 +36,7 @@ pub struct Owner {
     pub name: String,
     /// The most bytes that a line may have.
     pub limit: usize,
-    /// Where reading began, if not at the start of the file.
+    /// From which byte on lines are read, if not from the start of the file.
     pub begin: Option<(PathBuf, u64)>,
 }
 
@@ -42,13 +45,14 @@ impl Owner {
     /// the part that was read is counted now: only messages ask.
     pub fn place(&self, number: u64) -> Place {
         let before = self.begin.as_ref();
-        let before = before.map_or(0, |(path, begin)| lines_before(path, *begin));
+        // The line that holds the byte before the beginning was begun before it.
+        let before = before.map_or(0, |(path, begin)| lines_before(path, begin - 1) + 1);
         Place::Line(before + number)
     }
 
     /// Whether reading began at the start of the file.
     pub fn is_start(&self) -> bool {
-        self.begin.as_ref().is_none_or(|(_, begin)| *begin == 0)
+        self.begin.is_none()
     }
 
     /// A line is longer than lines may be.
@@ -231,7 +235,7 @@ impl LineBlocks {
         let owner = Owner {
             name: lines.owner.name.clone(),
             limit,
-            begin: Some((path.into(), begin)),
+            begin: (0 < span.start).then(|| (path.into(), span.start)),
         };
         Ok(Self {
             owner: Arc::new(owner),
@@ -255,11 +259,16 @@ impl LineBlocks {
         let mut whole = 0;
         while !self.ended && whole == 0 {
             let searched = bytes.len();
-            let read = self.input.read(BLOCK_BYTES, &mut bytes);
+            let left = self.end.saturating_sub(self.offset + searched as u64);
+            let most = match usize::try_from(left).unwrap_or(usize::MAX) {
+                0 => SPILL_BYTES,
+                left => left.min(BLOCK_BYTES),
+            };
+            let read = self.input.read(most, &mut bytes);
             let fresh = bytes.get(searched..).unwrap_or_default();
             whole = memrchr(b'\n', fresh).map_or(0, |end| searched + end + 1);
             match read {
-                Ok(read) if read < BLOCK_BYTES => {
+                Ok(read) if read < most => {
                     self.ended = true;
                     whole = bytes.len();
                 }

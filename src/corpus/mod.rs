@@ -16,6 +16,7 @@ mod lines;
 mod parquet;
 mod select;
 pub mod source;
+mod span;
 pub mod synthetic;
 mod template;
 mod text;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use block::{Block, Blocks, Documents};
 pub use decompress::Compression;
 pub use error::{Error, Place, Problem};
+pub use span::{Span, UNIT_BYTES};
 pub use template::FieldError;
 
 use schemars::JsonSchema;
@@ -38,9 +40,6 @@ use serde::{Deserialize, Serialize};
 
 /// The longest document that is read, and the longest line of a file: 64 MiB.
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
-
-/// The size on disk that a unit of several files grows to.
-const UNIT_BYTES: u64 = 64 << 20;
 
 /// Where documents come from, as a recipe says it: a `path` or a `synthetic` corpus.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,11 +122,13 @@ pub enum Purpose {
 /// The files of a list of sources, ordered by (source, name).
 #[derive(Clone, Debug)]
 pub struct Corpus {
-    /// The files; [`DocumentId::file`] indexes them.
+    /// The files, or parts of them; [`crate::document::DocumentId::file`] indexes them.
     pub files: Vec<File>,
+    /// The size on disk that a unit grows to.
+    unit_bytes: u64,
 }
 
-/// A file, or the text of one synthetic source.
+/// A file, a part of one, or the text of one synthetic source.
 #[derive(Clone, Debug)]
 pub struct File {
     /// The path as reached from the data root, or `synthetic:<corpus>`.
@@ -136,8 +137,12 @@ pub struct File {
     pub source: usize,
     /// Size on disk; 0 for generated text.
     pub bytes: u64,
+    /// Which part of the file this is; none where it is all of it.
+    pub span: Option<Span>,
     /// Where it lies; none for generated text.
     pub path: Option<PathBuf>,
+    /// Rows of a table before this part of it.
+    first_row: u64,
     reading: Arc<source::Reading>,
 }
 
@@ -179,10 +184,12 @@ impl Corpus {
                 return Err(Error::Source { index, problem });
             }
         }
-        Ok(Self { files })
+        let unit_bytes = UNIT_BYTES;
+        Ok(Self { files, unit_bytes })
     }
 
-    /// Groups of consecutive files, each closed once it reaches 64 MiB on disk.
+    /// Groups of consecutive files, each closed once it reaches the size that
+    /// [`Corpus::cut`] was told; 64 MiB where it was told none.
     ///
     /// Decided by the files alone, so that work divided by units does not
     /// depend on who does it. A synthetic source is a unit of its own.
@@ -196,7 +203,7 @@ impl Corpus {
                 start = index;
             }
             bytes += file.bytes;
-            if UNIT_BYTES <= bytes || file.path.is_none() {
+            if self.unit_bytes <= bytes || file.path.is_none() {
                 units.push(start..index + 1);
                 start = index + 1;
                 bytes = 0;

@@ -19,6 +19,7 @@ use super::block::Chunk;
 use super::columns::Columns;
 use super::error::{Error, Place};
 use super::template::{FieldError, Found, Record, Scalar, Shape};
+use super::{File, Span};
 
 /// Rows decoded at once: documents can be whole chapters.
 const BATCH_ROWS: usize = 64;
@@ -27,14 +28,17 @@ const BATCH_ROWS: usize = 64;
 pub struct Batches {
     rows: Rows,
     shape: Arc<Shape>,
-    /// Size of the file on disk, and its rows.
+    /// Size of the file, or the part of it, on disk, and its rows.
     whole: (u64, u64),
+    /// Rows of the file before this part of it.
+    first_row: u64,
 }
 
 impl Batches {
     /// Opens a file; its columns must hold the fields of `shape`.
-    pub fn open(path: &Path, name: &str, bytes: u64, shape: Arc<Shape>) -> Result<Self, Error> {
-        let rows = Rows::open(path, name, |schema| {
+    pub fn open(file: &File, path: &Path, shape: Arc<Shape>) -> Result<Self, Error> {
+        let name = file.name.as_str();
+        let rows = Rows::open(path, name, file.span, |schema| {
             let column = |field| {
                 root(schema, field).ok_or_else(|| Error::Field {
                     file: name.into(),
@@ -47,8 +51,12 @@ impl Batches {
             };
             shape.fields().into_iter().map(column).collect()
         })?;
-        let whole = (bytes, rows.n_rows);
-        Ok(Self { rows, shape, whole })
+        Ok(Self {
+            whole: (file.bytes, rows.n_rows),
+            first_row: file.first_row,
+            rows,
+            shape,
+        })
     }
 
     /// About how many bytes of the file were read when so many rows were.
@@ -77,6 +85,7 @@ impl Iterator for Batches {
                         batch,
                         at: 0,
                         first,
+                        before: self.first_row,
                     }),
                 }))
             }
@@ -91,8 +100,10 @@ struct Documents {
     shape: Arc<Shape>,
     batch: RecordBatch,
     at: usize,
-    /// The row of the file that the batch begins with.
+    /// The row that the batch begins with.
     first: u64,
+    /// Rows of the file before the part of it that is read.
+    before: u64,
 }
 
 impl Iterator for Documents {
@@ -113,7 +124,7 @@ impl Iterator for Documents {
             Ok((text, notes)) => Ok((number, text, notes)),
             Err(problem) => Err(Error::Field {
                 file: self.name.clone(),
-                place: Place::Row(number),
+                place: Place::Row(self.before + number),
                 problem,
             }),
         })
@@ -123,7 +134,7 @@ impl Iterator for Documents {
 /// Reads all records of a file into columns.
 pub fn collect(path: &Path, name: &str, columns: &mut Columns) -> Result<(), Error> {
     let mut cells = Vec::new();
-    let mut rows = Rows::open(path, name, |schema| {
+    let mut rows = Rows::open(path, name, None, |schema| {
         for field in schema.fields() {
             leaves(field.name(), field.data_type(), &mut cells);
         }
@@ -189,15 +200,23 @@ impl Rows {
     fn open(
         path: &Path,
         name: &str,
+        span: Option<Span>,
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, Error>,
     ) -> Result<Self, Error> {
         let file = fs::open(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged(name))?;
         let schema = builder.schema().clone();
-        let n_rows = builder.metadata().file_metadata().num_rows();
+        let groups = builder.metadata().row_groups();
+        let chosen = match span {
+            Some(Span::RowGroups { start, end }) => start..end,
+            _ => 0..groups.len(),
+        };
+        let n_rows = groups.get(chosen.clone()).unwrap_or_default();
+        let n_rows = n_rows.iter().map(|group| group.num_rows()).sum::<i64>();
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns(&schema)?);
         let reader = builder
             .with_projection(mask)
+            .with_row_groups(chosen.collect())
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(damaged(name))?;
@@ -237,7 +256,7 @@ impl Rows {
     }
 }
 
-fn damaged<E>(name: &str) -> impl FnOnce(E) -> Error
+pub(super) fn damaged<E>(name: &str) -> impl FnOnce(E) -> Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {

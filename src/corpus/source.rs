@@ -14,7 +14,8 @@ use super::lines::{LineBlock, LineBlocks};
 use super::select::{self, Table};
 use super::template::{Shape, Template};
 use super::{
-    DOCUMENT_BYTES_MAX, File, Format, Purpose, Source, TextUnit, jsonl, parquet, synthetic, text,
+    DOCUMENT_BYTES_MAX, File, Format, Purpose, Source, Span, TextUnit, jsonl, parquet, synthetic,
+    text,
 };
 
 /// How a file is read, settled once.
@@ -25,6 +26,19 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Whether a document is a line, and a line can be found without reading those before it.
+    pub(super) fn is_lines(&self) -> bool {
+        matches!(
+            self.content,
+            Content::Jsonl(Compression::None) | Content::Text(Compression::None, TextUnit::Line)
+        )
+    }
+
+    /// Whether the file is a table whose rows are documents.
+    pub(super) fn is_parquet(&self) -> bool {
+        matches!(self.content, Content::Parquet)
+    }
+
     /// Whether the file is about as long as the text in it.
     pub(super) fn is_uncompressed(&self) -> bool {
         matches!(
@@ -74,6 +88,8 @@ pub(super) fn resolve(
                     Ok(File {
                         source: index,
                         bytes: fs::size(&path)?,
+                        span: None,
+                        first_row: 0,
                         path: Some(path),
                         reading: Arc::new(Reading {
                             content,
@@ -96,17 +112,15 @@ pub(super) fn open(file: &File) -> Result<Chunks, Error> {
         Content::Jsonl(compression) => {
             let shape = Arc::new(shape.clone());
             let roots = Arc::new(jsonl::roots(&shape));
-            lines(
-                LineBlocks::new(input(*compression)?, DOCUMENT_BYTES_MAX),
-                move |block| Box::new(jsonl::Documents::new(block, shape.clone(), roots.clone())),
-            )
+            lines(file, *compression, move |block| {
+                Box::new(jsonl::Documents::new(block, shape.clone(), roots.clone()))
+            })?
         }
         Content::Text(compression, TextUnit::Line) => {
             let shape = shape.clone();
-            lines(
-                LineBlocks::new(input(*compression)?, DOCUMENT_BYTES_MAX),
-                move |block| Box::new(text::LineDocuments::new(block, shape.clone())),
-            )
+            lines(file, *compression, move |block| {
+                Box::new(text::LineDocuments::new(block, shape.clone()))
+            })?
         }
         Content::Text(compression, unit) => Box::new(Gathered::new(
             text::Documents::new(input(*compression)?, *unit, shape.clone()),
@@ -114,7 +128,7 @@ pub(super) fn open(file: &File) -> Result<Chunks, Error> {
         )),
         Content::Parquet => {
             let shape = Arc::new(shape.clone());
-            Box::new(parquet::Batches::open(path, &file.name, file.bytes, shape)?)
+            Box::new(parquet::Batches::open(file, path, shape)?)
         }
         Content::Select(table, query) => Box::new(Gathered::new(
             select::Documents::open(path, &file.name, *table, query, shape.clone())?,
@@ -129,13 +143,24 @@ pub(super) fn open(file: &File) -> Result<Chunks, Error> {
 
 /// Blocks of lines, to be parsed by `records`.
 fn lines(
-    mut blocks: LineBlocks,
+    file: &File,
+    compression: Compression,
     records: impl Fn(LineBlock) -> Records + Send + 'static,
-) -> Chunks {
+) -> Result<Chunks, Error> {
+    let path = file.path.as_deref().unwrap_or(Path::new(""));
+    let (limit, bytes) = (DOCUMENT_BYTES_MAX, file.bytes);
+    let mut blocks = match file.span {
+        Some(Span::Bytes { start, end }) => {
+            let input = Input::open_at(path, &file.name, compression, start.saturating_sub(1))?;
+            LineBlocks::of_span(input, limit, path, start..end)?
+        }
+        _ => LineBlocks::new(Input::open(path, &file.name, compression)?, limit),
+    };
     let mut told = 0;
-    Box::new(std::iter::from_fn(move || {
+    Ok(Box::new(std::iter::from_fn(move || {
         let block = blocks.next()?;
-        let position = blocks.bytes_read();
+        // A part of a file ends with a line, which may go beyond it.
+        let position = blocks.bytes_read().min(bytes);
         let read = position - told;
         told = position;
         Some(block.map(|block| Chunk {
@@ -143,7 +168,7 @@ fn lines(
             bytes: block.len(),
             records: records(block),
         }))
-    }))
+    })))
 }
 
 /// What documents are made of, for this purpose.
@@ -183,6 +208,8 @@ fn generated(source: &Source, spec: &synthetic::Spec, shape: Shape) -> Result<Fi
         name,
         source: 0,
         bytes: 0,
+        span: None,
+        first_row: 0,
         path: None,
         reading: Arc::new(Reading {
             content: Content::Synthetic(spec.clone()),

@@ -4,6 +4,7 @@ mod jsonl;
 mod real;
 mod samples;
 mod sources;
+mod spans;
 mod tables;
 mod text;
 

@@ -192,6 +192,7 @@ impl Golden {
                 name: "golden.txt".into(),
                 source: 0,
                 bytes: 0,
+                span: None,
                 documents: ledger.read,
             }],
             splits,

@@ -30,6 +30,7 @@ fn manifest() -> Manifest {
             name: "a.txt".into(),
             source: 0,
             bytes: 12,
+            span: None,
             documents: 1,
         }],
         splits: BTreeMap::from([(Split::Validation, SplitRecord::default())]),

@@ -106,7 +106,7 @@ pub fn split(checksum: u64, validation: f64) -> Split {
 fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
     Error::Document {
         file: file_name(id, corpus),
-        row: id.row + 1,
+        row: corpus.row_in_file(id.file, id.row) + 1,
         source,
     }
 }

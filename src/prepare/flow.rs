@@ -255,3 +255,7 @@ fn caught<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, Failure<E>> {
         Err(panic) => Err(Failure::Panic(panic)),
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;

@@ -1,7 +1,5 @@
 //! What becomes of a document: curation, ids, and whether they fit; on any thread.
 
-use std::borrow::Cow;
-
 use super::encode::{self, Encoded, Ids};
 use super::{Error, rows};
 use crate::corpus::Corpus;
@@ -22,8 +20,8 @@ pub struct Judge<'a> {
     pub validation: f64,
     /// All files.
     pub corpus: &'a Corpus,
-    /// What rows must have room for.
-    pub insertion: &'a Insertion,
+    /// What the rows of each dataset must have room for.
+    pub insertions: &'a [&'a Insertion],
 }
 
 /// A document that was judged.
@@ -34,21 +32,49 @@ pub struct Judged {
     pub bytes: u64,
     /// Pieces of evaluation sets in it.
     pub hits: Vec<Hit>,
-    /// What becomes of it.
-    pub verdict: Verdict,
+    fate: Fate,
 }
 
-/// What becomes of a document.
-pub enum Verdict {
+/// What becomes of a document, in all datasets.
+enum Fate {
+    /// It was curated out.
+    Dropped { reason: Reason, text: Text },
+    /// It was encoded.
+    Encoded(Encoded),
+    /// It was encoded, and some datasets have no place for it: why, by dataset.
+    Unfit {
+        encoded: Encoded,
+        text: Text,
+        why: Vec<Option<&'static str>>,
+    },
+}
+
+/// What becomes of a document in one dataset.
+pub enum Verdict<'a> {
     /// It goes into rows.
-    Keep(Encoded),
+    Keep(&'a Encoded),
     /// It is left out.
     Drop {
         /// Why.
-        reason: Reason,
+        reason: &'a str,
         /// Its text, normalised.
-        text: Text,
+        text: &'a Text,
     },
+}
+
+impl Judged {
+    /// What becomes of it in the dataset that stands at `place` among those that it
+    /// was judged for.
+    pub fn verdict(&self, place: usize) -> Verdict<'_> {
+        match &self.fate {
+            Fate::Dropped { reason, text } => Verdict::Drop { reason, text },
+            Fate::Encoded(encoded) => Verdict::Keep(encoded),
+            Fate::Unfit { encoded, text, why } => match why.get(place) {
+                Some(Some(reason)) => Verdict::Drop { reason, text },
+                _ => Verdict::Keep(encoded),
+            },
+        }
+    }
 }
 
 impl Judge<'_> {
@@ -63,12 +89,12 @@ impl Judge<'_> {
                 curate::Error::File(error) => Error::File(error),
                 source @ curate::Error::Shifted => Error::Curate {
                     file: encode::file_name(id, self.corpus),
-                    row: id.row + 1,
+                    row: self.corpus.row_in_file(id.file, id.row) + 1,
                     source,
                 },
             })?;
-        let verdict = match curated.reason {
-            Some(reason) => Verdict::Drop {
+        let fate = match curated.reason {
+            Some(reason) => Fate::Dropped {
                 reason,
                 text: curated.document.text,
             },
@@ -78,21 +104,26 @@ impl Judge<'_> {
             id,
             bytes,
             hits: curated.hits,
-            verdict,
+            fate,
         })
     }
 
-    fn encode(&self, document: Document) -> Result<Verdict, Error> {
+    fn encode(&self, document: Document) -> Result<Fate, Error> {
         let encoded = encode::encode(&document, self.tokenizer, self.validation, self.corpus)?;
-        Ok(
-            match unfit(&encoded, self.insertion, self.tokenizer.reserved().end) {
-                None => Verdict::Keep(encoded),
-                Some(reason) => Verdict::Drop {
-                    reason: Cow::Borrowed(reason),
-                    text: document.text,
-                },
-            },
-        )
+        let end = self.tokenizer.reserved().end;
+        let unfit = |insertion: &&Insertion| unfit(&encoded, insertion, end);
+        if self
+            .insertions
+            .iter()
+            .all(|insertion| unfit(insertion).is_none())
+        {
+            return Ok(Fate::Encoded(encoded));
+        }
+        Ok(Fate::Unfit {
+            why: self.insertions.iter().map(unfit).collect(),
+            text: document.text,
+            encoded,
+        })
     }
 }
 

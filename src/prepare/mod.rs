@@ -2,7 +2,7 @@
 //!
 //! The input is cut into units by [`Corpus::units`]; each unit becomes shards of
 //! its own, published together with a record, and the manifest is sealed when
-//! every unit has one. A killed run loses the unit it was in and nothing else.
+//! every unit has one, by the same process or by [`finalize`]. A killed run loses the unit it was in and nothing else.
 
 mod curation;
 pub mod encode;
@@ -14,12 +14,13 @@ pub mod rows;
 pub mod tokenizer;
 pub mod unit;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus};
-use crate::curate::{self, Curator};
+use crate::curate;
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
@@ -113,9 +114,34 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Units are not done.
+    #[error(
+        "`{}` lacks {} of its {of} units: {}",
+        folder.display(),
+        units.len(),
+        ranges(units)
+    )]
+    Missing {
+        /// The dataset.
+        folder: PathBuf,
+        /// Which, from 0, rising.
+        units: Vec<usize>,
+        /// How many there are.
+        of: usize,
+    },
     /// A signal asked to stop.
     #[error("stopped before the dataset was complete")]
     Stopped,
+}
+
+/// Rising numbers in short: `0, 3-7`.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let shown = runs.map(|run| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        run => run.iter().map(usize::to_string).collect(),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// One dataset to make.
@@ -134,8 +160,6 @@ pub struct Job<'a> {
     pub recipe: &'a recipe::Stage,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Which units to do.
-    pub partition: Partition,
 }
 
 /// The units that one of several processes does: those with `unit % of == index`.
@@ -191,92 +215,247 @@ pub struct Origin {
 /// The name of the file that holds the [`Origin`].
 pub const ORIGIN: &str = "origin.json";
 
-/// Makes the dataset, or the units of it that the partition takes.
+/// Makes datasets, or the units of them that the partition takes.
 ///
-/// Depends on the input and the recipe alone: any number of threads, any
-/// partition and any number of kills and reruns give the same bytes.
-pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
-    let corpus = Corpus::resolve(&job.recipe.sources, job.data_root, purpose(job.stage))?;
-    let insertion = insertion(job)?;
-    let draft = draft(job, &corpus)?;
-    if let Some(dataset) = sealed(job, &draft)? {
-        return Ok(Outcome::Sealed {
-            dataset: Box::new(dataset),
-            freshness: Freshness::Found,
-        });
+/// The jobs differ in where pauses go and in nothing else: the text is read and
+/// encoded once for all of them. What is made depends on the input and the recipe
+/// alone: any number of threads, any partition, any number of kills and reruns, and
+/// any company of other jobs give the same bytes. One of several partitions leaves
+/// sealing to [`finalize`].
+pub fn run(
+    jobs: &[Job],
+    partition: Partition,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Vec<Outcome>, Error> {
+    let Some(first) = jobs.first() else {
+        return Ok(Vec::new());
+    };
+    let corpus = corpus(first.stage, first.recipe, first.data_root)?;
+    let mut makings = jobs
+        .iter()
+        .map(|job| Making::begin(job, &corpus))
+        .collect::<Result<Vec<_>, _>>()?;
+    make(&mut makings, &corpus, partition, progress, stop)?;
+    makings
+        .into_iter()
+        .map(|making| match partition.of {
+            1 => making.seal(),
+            _ => making.leave(),
+        })
+        .collect()
+}
+
+/// Seals a dataset whose units are all done, by whichever processes.
+///
+/// # Errors
+/// [`Error::Missing`] names the units that are not.
+pub fn finalize(job: &Job) -> Result<Outcome, Error> {
+    let corpus = corpus(job.stage, job.recipe, job.data_root)?;
+    Making::begin(job, &corpus)?.seal()
+}
+
+/// Makes the units that the partition takes and any of the datasets lacks.
+fn make(
+    makings: &mut [Making],
+    corpus: &Corpus,
+    partition: Partition,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<(), Error> {
+    let lacks =
+        |making: &Making, unit| making.found.is_none() && !making.records.contains_key(&unit);
+    let units = corpus.units().into_iter().enumerate();
+    let units: Vec<_> = units
+        .filter(|(unit, _)| partition.takes(*unit))
+        .filter(|(unit, _)| makings.iter().any(|making| lacks(making, *unit)))
+        .collect();
+    let Some(lacking) = makings.iter().find(|making| making.found.is_none()) else {
+        return Ok(());
+    };
+    if units.is_empty() {
+        return Ok(());
     }
-    fs::create_dir(job.folder)?;
-    let plan = Digest::of(&to_json(&draft));
-    let (mut records, mut missing, mut todo) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, files) in corpus.units().into_iter().enumerate() {
-        if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
-            records.push(record);
-        } else if job.partition.takes(index) {
-            todo.push((index, files));
-        } else {
-            missing.push(index);
+    let curator = curation::curator(lacking.job, corpus, lacking.plan, progress, stop)?;
+    let work = |(index, files): &(usize, std::ops::Range<usize>)| unit::Work {
+        targets: makings
+            .iter()
+            .enumerate()
+            .filter(|(_, making)| lacks(making, *index))
+            .map(|(dataset, making)| making.target(dataset))
+            .collect(),
+        corpus,
+        curator: &curator,
+        index: *index,
+        files: files.clone(),
+    };
+    let work: Vec<unit::Work> = units.iter().map(work).collect();
+    let files = units
+        .iter()
+        .flat_map(|(_, files)| corpus.files.get(files.clone()));
+    let bytes = |file: &corpus::File| file.path.is_some().then_some(file.bytes);
+    let total = files.flatten().map(bytes).sum();
+    progress.start(stage_name(lacking.job.stage), total, Unit::Bytes);
+    let made = unit::prepare(work, progress, stop)?;
+    progress.finish();
+    for (dataset, record) in made {
+        if let Some(making) = makings.get_mut(dataset) {
+            making.records.insert(record.unit, record);
         }
     }
-    let curator = match todo.is_empty() {
-        true => Curator::default(),
-        false => curation::curator(job, &corpus, plan, progress, stop)?,
-    };
-    let work = |(index, files)| unit::Work {
-        job,
-        corpus: &corpus,
-        insertion: &insertion,
-        curator: &curator,
-        plan,
-        index,
-        files,
-    };
-    let todo = todo.into_iter().map(work).collect();
-    progress.start(stage_name(job.stage), corpus.bytes(), Unit::Bytes);
-    for record in &records {
-        progress.advance(
-            record
-                .documents
-                .keys()
-                .map(|file| corpus.bytes_of(*file))
-                .sum(),
-        );
+    Ok(())
+}
+
+/// One dataset on its way.
+struct Making<'a> {
+    job: &'a Job<'a>,
+    insertion: Insertion,
+    draft: Manifest,
+    /// Digest of the draft: records of another one count for nothing.
+    plan: Digest,
+    n_units: usize,
+    /// What is done, by unit.
+    records: BTreeMap<usize, UnitRecord>,
+    /// The dataset that is sealed already.
+    found: Option<Dataset>,
+}
+
+impl<'a> Making<'a> {
+    /// Looks for what is done already.
+    fn begin(job: &'a Job, corpus: &Corpus) -> Result<Self, Error> {
+        let draft = draft(job, corpus)?;
+        let mut making = Self {
+            insertion: insertion(job)?,
+            plan: Digest::of(&to_json(&draft)),
+            n_units: corpus.units().len(),
+            records: BTreeMap::new(),
+            found: sealed(job, &draft)?,
+            job,
+            draft,
+        };
+        if making.found.is_none() {
+            fs::create_dir(job.folder)?;
+            for unit in 0..making.n_units {
+                if let Some(record) = UnitRecord::find(job.folder, unit, &making.plan)? {
+                    making.records.insert(unit, record);
+                }
+            }
+        }
+        Ok(making)
     }
-    records.extend(unit::prepare(todo, progress, stop)?);
-    records.sort_by_key(|record| record.unit);
-    progress.finish();
-    if !missing.is_empty() {
-        return Ok(Outcome::Partial { missing });
+
+    fn target(&self, dataset: usize) -> unit::Target<'_> {
+        unit::Target {
+            dataset,
+            job: self.job,
+            insertion: &self.insertion,
+            plan: self.plan,
+        }
     }
-    let manifest = ledger::merge(draft, &records);
-    refuse_empty(job.stage, &manifest)?;
-    let dataset = seal(job, &manifest)?;
-    Ok(Outcome::Sealed {
-        dataset: Box::new(dataset),
-        freshness: Freshness::Made,
-    })
+
+    fn missing(&self) -> Vec<usize> {
+        (0..self.n_units)
+            .filter(|unit| !self.records.contains_key(unit))
+            .collect()
+    }
+
+    /// Merges the records into a manifest, which makes the folder a dataset.
+    fn seal(self) -> Result<Outcome, Error> {
+        let missing = self.missing();
+        let (dataset, freshness) = match self.found {
+            Some(dataset) => (dataset, Freshness::Found),
+            None if !missing.is_empty() => {
+                return Err(Error::Missing {
+                    folder: self.job.folder.to_path_buf(),
+                    units: missing,
+                    of: self.n_units,
+                });
+            }
+            None => {
+                let records: Vec<UnitRecord> = self.records.into_values().collect();
+                let manifest = ledger::merge(self.draft, &records);
+                refuse_empty(self.job.stage, &manifest)?;
+                (seal(self.job, &manifest)?, Freshness::Made)
+            }
+        };
+        Ok(Outcome::Sealed {
+            dataset: Box::new(dataset),
+            freshness,
+        })
+    }
+
+    /// Leaves the sealing to others.
+    fn leave(self) -> Result<Outcome, Error> {
+        match self.found {
+            Some(_) => self.seal(),
+            None => Ok(Outcome::Partial {
+                missing: self.missing(),
+            }),
+        }
+    }
 }
 
 /// What [`run`] would do: files, units and bytes, without reading any text.
 pub fn survey(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Survey, Error> {
-    let corpus = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
+    let corpus = corpus(stage, recipe, data_root)?;
     recipe.pause.validate(recipe.pack.seq_len)?;
+    let part = |file: &corpus::File| Input {
+        name: file.name.clone(),
+        span: file.span,
+        bytes: file.bytes,
+    };
+    let units = corpus.units().into_iter().enumerate();
+    let units = units.map(|(unit, files)| {
+        let files = corpus.files.get(files).unwrap_or_default();
+        UnitSurvey {
+            unit,
+            bytes: files.iter().map(|file| file.bytes).sum(),
+            files: files.iter().map(part).collect(),
+        }
+    });
     Ok(Survey {
-        files: corpus
-            .files
-            .iter()
-            .map(|file| (file.name.clone(), file.bytes))
-            .collect(),
-        units: corpus.units().len(),
+        units: units.collect(),
+        text_bytes: corpus.text_bytes(),
     })
 }
 
 /// The inputs of a dataset, before it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Survey {
-    /// Names and sizes in bytes.
-    pub files: Vec<(String, u64)>,
     /// Units of work.
-    pub units: usize,
+    pub units: Vec<UnitSurvey>,
+    /// About how many bytes of text there are; unknown where files are compressed or
+    /// text is generated.
+    pub text_bytes: Option<u64>,
+}
+
+/// One unit of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnitSurvey {
+    /// Its number, from 0.
+    pub unit: usize,
+    /// Bytes to read.
+    pub bytes: u64,
+    /// What is read.
+    pub files: Vec<Input>,
+}
+
+/// A file, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Input {
+    /// The file's name.
+    pub name: String,
+    /// Which part of it; none where it is all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<corpus::Span>,
+    /// Bytes on disk; 0 where the text is generated.
+    pub bytes: u64,
+}
+
+/// The files of a stage, cut into parts that units can share.
+pub fn corpus(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Corpus, Error> {
+    let whole = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
+    Ok(whole.cut(recipe.pack.unit_bytes)?)
 }
 
 /// How documents of a stage are read.
@@ -308,6 +487,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
         name: file.name.clone(),
         source: file.source,
         bytes: file.bytes,
+        span: file.span,
         documents: 0,
     });
     Ok(Manifest {
@@ -375,10 +555,25 @@ fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
         &job.folder.join(ORIGIN),
         &to_json(&Origin { data_root: root }),
     )?;
+    remove_strangers(job.folder, manifest)?;
     manifest.seal(job.folder)?;
     fs::remove_dir(&job.folder.join(ledger::UNITS))?;
     fs::remove_temporaries(&job.folder.join(manifest::SHARDS))?;
     Ok(Dataset::open(job.folder)?)
+}
+
+/// Removes shards that were made from another recipe and never sealed.
+fn remove_strangers(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let shards = manifest.splits.values().flat_map(|split| &split.shards);
+    let known: BTreeSet<&str> = shards.map(|shard| shard.name.as_str()).collect();
+    for path in fs::list(&folder.join(manifest::SHARDS))? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let split = name.split('-').next().unwrap_or_default();
+        if ["train", "validation"].contains(&split) && !known.contains(name.as_ref()) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, Span};
 use crate::digest::Digest;
 use crate::document::{DocumentId, Text};
 use crate::fs;
@@ -17,7 +17,10 @@ use crate::manifest::{REJECTS, RejectsRecord};
 struct Line<'a> {
     /// The source file's name.
     file: &'a str,
-    /// Its row in that file, from 0.
+    /// Which part of the file it is in; none where files are whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span: Option<Span>,
+    /// Its row in that file, or the part of it, from 0.
     row: u64,
     /// Why it was dropped.
     reason: &'a str,
@@ -70,6 +73,7 @@ impl Rejects {
         let parts = parts.into_iter();
         let line = Line {
             file: file.map_or("", |file| &file.name),
+            span: file.and_then(|file| file.span),
             row: id.row,
             reason,
             text: parts

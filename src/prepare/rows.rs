@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::encode::{Encoded, Ids};
-use super::unit::Work;
+use super::unit::Target;
 use crate::manifest::{Part, Split, SplitRecord, Totals};
 use crate::pack::{Method, Overlong, Packer, Repeats, Row};
 use crate::pause::{self, Insertion, Policy};
@@ -40,9 +40,9 @@ pub struct Destination<'a> {
 }
 
 impl<'a> Destination<'a> {
-    /// The destination of a split of the unit that `work` makes.
-    pub fn new(work: &Work<'a>, split: Split) -> Self {
-        let (job, tokenizer) = (work.job, work.job.tokenizer);
+    /// The destination of a split of a unit.
+    pub fn new(target: &Target<'a>, unit: usize, split: Split) -> Self {
+        let (job, tokenizer) = (target.job, target.job.tokenizer);
         let shard = ShardSpec {
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             vocab_size: tokenizer.vocab_size(),
@@ -50,14 +50,14 @@ impl<'a> Destination<'a> {
             row_length: job.recipe.pack.seq_len,
             stage: job.stage,
             tokenizer: tokenizer.digest(),
-            unit: u32::try_from(work.index).unwrap_or(u32::MAX),
+            unit: u32::try_from(unit).unwrap_or(u32::MAX),
             part: 0,
         };
         Self {
             folder: job.folder,
             split,
             seed: job.seed,
-            insertion: work.insertion,
+            insertion: target.insertion,
             packing: (job.recipe.pack.method, job.recipe.pack.overlong),
             shard,
             shard_tokens: job.recipe.pack.shard_tokens,
@@ -104,7 +104,7 @@ impl<'a> Rows<'a> {
 
     /// Puts a document's ids into rows, and into later ones again until there are
     /// `copies`, which is at least 1; writes rows where many wait.
-    pub fn add(&mut self, encoded: Encoded, copies: u64) -> Result<(), Error> {
+    pub fn add(&mut self, encoded: &Encoded, copies: u64) -> Result<(), Error> {
         let document = ended(encoded, self.to.shard.reserved.end);
         self.pack(&document)?;
         let length = document.sequence.len();
@@ -218,17 +218,19 @@ impl<'a> Rows<'a> {
 }
 
 /// The ids of a document as they stand in its rows, its end behind them.
-fn ended(encoded: Encoded, end: TokenId) -> Ended {
-    let sequence = match encoded.ids {
-        Ids::Plain(mut ids) => {
+fn ended(encoded: &Encoded, end: TokenId) -> Ended {
+    let sequence = match &encoded.ids {
+        Ids::Plain(text) => {
+            let mut ids = Vec::with_capacity(text.len() + 1);
+            ids.extend_from_slice(text);
             ids.push(end);
             Sequence {
                 ids,
                 prefix: None,
-                marks: encoded.marks,
+                marks: encoded.marks.clone(),
             }
         }
-        Ids::Example { prefix, target } => example(&prefix, &target, &encoded.marks, end),
+        Ids::Example { prefix, target } => example(prefix, target, &encoded.marks, end),
     };
     Ended {
         record: encoded.record,

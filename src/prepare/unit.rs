@@ -14,7 +14,7 @@ use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
 use crate::corpus::weight::Mixture;
 use crate::corpus::{Block, Blocks, Corpus};
-use crate::curate::{Curator, Reason};
+use crate::curate::Curator;
 use crate::digest::Digest;
 use crate::document::{DocumentId, Text};
 use crate::manifest::{Ledger, Split};
@@ -29,32 +29,40 @@ const THREADS_A_UNIT: usize = 4;
 /// What a unit is made from.
 #[derive(Clone)]
 pub struct Work<'a> {
-    /// The dataset.
-    pub job: &'a Job<'a>,
+    /// The datasets that lack it; at least one.
+    pub targets: Vec<Target<'a>>,
     /// All files.
     pub corpus: &'a Corpus,
-    /// Where pauses go.
-    pub insertion: &'a Insertion,
     /// Which documents are kept.
     pub curator: &'a Curator,
-    /// Digest of the recipe and inputs.
-    pub plan: Digest,
     /// Which unit this is.
     pub index: usize,
     /// Its files.
     pub files: Range<usize>,
 }
 
+/// A dataset that the unit's documents go to.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// Which of the datasets that are made together.
+    pub dataset: usize,
+    /// What it is.
+    pub job: &'a Job<'a>,
+    /// Where pauses go.
+    pub insertion: &'a Insertion,
+    /// Digest of the recipe and inputs.
+    pub plan: Digest,
+}
+
+/// The record of a unit, and which dataset it belongs to.
+pub type Made = (usize, UnitRecord);
+
 /// Makes and publishes the shards and the record of every unit.
 ///
 /// # Errors
 /// With the first in the order of documents, however many threads met one; the
 /// units before it are finished.
-pub fn prepare(
-    units: Vec<Work>,
-    progress: &dyn Progress,
-    stop: &Stop,
-) -> Result<Vec<UnitRecord>, Error> {
+pub fn prepare(units: Vec<Work>, progress: &dyn Progress, stop: &Stop) -> Result<Vec<Made>, Error> {
     let threads = rayon::current_num_threads();
     let lanes = Lanes::new(units, threads, progress, stop);
     std::thread::scope(|scope| {
@@ -67,13 +75,13 @@ pub fn prepare(
     lanes.finish()
 }
 
-type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Judged>, Error, UnitRecord>;
+type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Judged>, Error, Vec<Made>>;
 
 /// The units that are being made, each on its lane, and those that wait.
 struct Lanes<'a> {
     waiting: Mutex<std::vec::IntoIter<Work<'a>>>,
     lanes: Vec<Mutex<Option<(Work<'a>, Arc<Unit<'a>>)>>>,
-    done: Mutex<Vec<UnitRecord>>,
+    done: Mutex<Vec<Made>>,
     /// The first unit that failed, and how.
     failed: Mutex<Option<(usize, Failure<Error>)>>,
     budget: Budget,
@@ -138,7 +146,7 @@ impl<'a> Lanes<'a> {
                 .filter(|work| !self.is_behind_a_failure(work.index))
                 .map(|work| {
                     let blocks = work.corpus.blocks(work.files.clone());
-                    let unit = Flow::new(blocks, Build::new(work.clone()));
+                    let unit = Flow::new(blocks, Build::new(&work));
                     (work, Arc::new(unit))
                 });
             lane.clone()
@@ -146,22 +154,26 @@ impl<'a> Lanes<'a> {
     }
 
     fn judge(&self, work: &Work, block: Block) -> Result<Vec<Judged>, Error> {
+        let read = block.read();
+        let Some(job) = work.targets.first().map(|target| target.job) else {
+            return Ok(Vec::new());
+        };
+        let insertions: Vec<_> = work.targets.iter().map(|to| to.insertion).collect();
         let judge = Judge {
             curator: work.curator,
-            tokenizer: work.job.tokenizer,
-            validation: work.job.recipe.validation,
+            tokenizer: job.tokenizer,
+            validation: job.recipe.validation,
             corpus: work.corpus,
-            insertion: work.insertion,
+            insertions: &insertions,
         };
-        let read = block.read();
         let judged = block.map(|document| judge.judge(document?)).collect();
         self.progress.advance(read);
         judged
     }
 
-    fn note(&self, unit: usize, outcome: Result<UnitRecord, Failure<Error>>) {
+    fn note(&self, unit: usize, outcome: Result<Vec<Made>, Failure<Error>>) {
         match outcome {
-            Ok(record) => lock(&self.done).push(record),
+            Ok(made) => lock(&self.done).extend(made),
             Err(failure) => {
                 let mut failed = lock(&self.failed);
                 if failed.as_ref().is_none_or(|(first, _)| unit < *first) {
@@ -175,7 +187,7 @@ impl<'a> Lanes<'a> {
         matches!(&*lock(&self.failed), Some((first, _)) if *first < unit)
     }
 
-    fn finish(self) -> Result<Vec<UnitRecord>, Error> {
+    fn finish(self) -> Result<Vec<Made>, Error> {
         let failed = self.failed.into_inner().unwrap_or_default();
         match failed {
             Some((_, failure)) => Err(failure.into_error()),
@@ -186,7 +198,41 @@ impl<'a> Lanes<'a> {
 
 /// A unit while it is made.
 struct Build<'a> {
-    work: Work<'a>,
+    corpus: &'a Corpus,
+    parts: Vec<Part<'a>>,
+}
+
+impl<'a> Build<'a> {
+    fn new(work: &Work<'a>) -> Self {
+        let parts = work.targets.iter().enumerate();
+        Self {
+            corpus: work.corpus,
+            parts: parts.map(|(n, to)| Part::new(n, *to, work.index)).collect(),
+        }
+    }
+}
+
+impl Sink<Vec<Judged>, Error> for Build<'_> {
+    type Made = Vec<Made>;
+
+    fn add(&mut self, block: Vec<Judged>) -> Result<(), Error> {
+        let corpus = self.corpus;
+        self.parts
+            .iter_mut()
+            .try_for_each(|part| part.add(&block, corpus))
+    }
+
+    fn finish(self) -> Result<Vec<Made>, Error> {
+        self.parts.into_iter().map(Part::finish).collect()
+    }
+}
+
+/// A unit of one of the datasets while it is made.
+struct Part<'a> {
+    /// Its place among the targets of the unit.
+    place: usize,
+    to: Target<'a>,
+    unit: usize,
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
@@ -196,13 +242,15 @@ struct Build<'a> {
     rejects: Option<Rejects>,
 }
 
-impl<'a> Build<'a> {
-    fn new(work: Work<'a>) -> Self {
+impl<'a> Part<'a> {
+    fn new(place: usize, to: Target<'a>, unit: usize) -> Self {
         let splits = [Split::Train, Split::Validation]
-            .map(|split| (split, Rows::new(Destination::new(&work, split))));
-        let mixture = Mixture::new(&work.job.recipe.sources);
+            .map(|split| (split, Rows::new(Destination::new(&to, unit, split))));
+        let mixture = Mixture::new(&to.job.recipe.sources);
         Self {
-            work,
+            place,
+            to,
+            unit,
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -212,40 +260,54 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn add_document(&mut self, judged: Judged) -> Result<(), Error> {
+    fn add(&mut self, block: &[Judged], corpus: &Corpus) -> Result<(), Error> {
+        for document in block {
+            self.add_document(document, corpus)?;
+        }
+        self.splits
+            .values_mut()
+            .try_for_each(|split| split.write(Flush::FullRows))
+    }
+
+    fn add_document(&mut self, judged: &Judged, corpus: &Corpus) -> Result<(), Error> {
         *self.documents.entry(judged.id.file).or_default() += 1;
         self.contamination.observe(judged.id, &judged.hits);
-        match judged.verdict {
+        match judged.verdict(self.place) {
             Verdict::Keep(encoded) => {
-                let copies = self.take(&encoded);
+                let copies = self.take(encoded, corpus);
                 match (copies, self.splits.get_mut(&encoded.split)) {
                     (1.., Some(split)) => split.add(encoded, copies),
                     _ => Ok(()),
                 }
             }
             Verdict::Drop { reason, text } => {
-                self.ledger.leave_out(&reason);
-                self.reject(judged.id, &reason, &text)
+                self.ledger.leave_out(reason);
+                self.reject((judged.id, corpus), reason, text)
             }
         }
     }
 
-    fn reject(&mut self, id: DocumentId, reason: &Reason, text: &Text) -> Result<(), Error> {
-        if !self.work.job.recipe.rejects {
+    fn reject(
+        &mut self,
+        (id, corpus): (DocumentId, &Corpus),
+        reason: &str,
+        text: &Text,
+    ) -> Result<(), Error> {
+        if !self.to.job.recipe.rejects {
             return Ok(());
         }
         let mut rejects = match self.rejects.take() {
             Some(rejects) => rejects,
-            None => Rejects::create(self.work.job.folder, self.work.index)?,
+            None => Rejects::create(self.to.job.folder, self.unit)?,
         };
-        rejects.push(self.work.corpus, id, reason, text)?;
+        rejects.push(corpus, id, reason, text)?;
         self.rejects = Some(rejects);
         Ok(())
     }
 
     /// How often a document that fits is taken, by its source's weight; counted.
-    fn take(&mut self, encoded: &Encoded) -> u64 {
-        let source = self.work.corpus.source(encoded.record.id.file);
+    fn take(&mut self, encoded: &Encoded, corpus: &Corpus) -> u64 {
+        let source = corpus.source(encoded.record.id.file);
         let copies = self.mixture.take(source);
         self.ledger.take(copies);
         if self.mixture.is_weighted() {
@@ -255,35 +317,22 @@ impl<'a> Build<'a> {
         }
         copies
     }
-}
 
-impl Sink<Vec<Judged>, Error> for Build<'_> {
-    type Made = UnitRecord;
-
-    fn add(&mut self, block: Vec<Judged>) -> Result<(), Error> {
-        block
-            .into_iter()
-            .try_for_each(|document| self.add_document(document))?;
-        self.splits
-            .values_mut()
-            .try_for_each(|split| split.write(Flush::FullRows))
-    }
-
-    fn finish(self) -> Result<UnitRecord, Error> {
+    fn finish(self) -> Result<Made, Error> {
         let mut splits = BTreeMap::new();
         for (name, split) in self.splits {
             splits.insert(name, split.finish()?);
         }
         let record = UnitRecord {
-            plan: self.work.plan,
-            unit: self.work.index,
+            plan: self.to.plan,
+            unit: self.unit,
             documents: self.documents,
             splits,
             ledger: self.ledger,
             contamination: self.contamination,
             rejects: self.rejects.map(Rejects::finish).transpose()?,
         };
-        record.publish(self.work.job.folder)?;
-        Ok(record)
+        record.publish(self.to.job.folder)?;
+        Ok((self.to.dataset, record))
     }
 }

@@ -27,6 +27,8 @@ const VOCAB_SIZE_MIN: u32 = 256;
 const SEQ_LEN_MIN: u64 = 8;
 /// Offsets inside a shard fit 31 bits, as Megatron's index has them.
 const SHARD_TOKENS_MAX: u64 = (1 << 31) - 1;
+/// Smaller units are more files than bytes.
+const UNIT_BYTES_MIN: u64 = 4096;
 
 /// Finds the first broken rule.
 pub(super) fn check(recipe: &Recipe) -> Outcome {
@@ -218,6 +220,7 @@ fn check_stage(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     pack.at_least("seq_len", seq_len, SEQ_LEN_MIN)?;
     pack.at_least("shard_tokens", stage.pack.shard_tokens, seq_len)?;
     pack.at_most("shard_tokens", stage.pack.shard_tokens, SHARD_TOKENS_MAX)?;
+    pack.at_least("unit_bytes", stage.pack.unit_bytes, UNIT_BYTES_MIN)?;
     rows::method(&pack, stage, purpose)?;
     check_pause(at, stage, purpose)?;
     match &stage.train {
@@ -532,6 +535,10 @@ mod tests {
         (
             "pretrain.pack.shard_tokens=2147483648",
             "`pretrain.pack.shard_tokens` must be at most",
+        ),
+        (
+            "pretrain.pack.unit_bytes=4095",
+            "`pretrain.pack.unit_bytes` must be at least 4096",
         ),
         (
             "pretrain.pause.fraction=nan",

@@ -94,6 +94,13 @@ pub struct Pack {
     /// Ids a shard at most; less than 2^31.
     #[serde(default = "default_shard_tokens")]
     pub shard_tokens: u64,
+    /// Bytes of input that are prepared as one unit, about: larger files are cut where
+    /// that can be done, smaller ones are taken together.
+    #[serde(
+        default = "default_unit_bytes",
+        skip_serializing_if = "is_default_unit_bytes"
+    )]
+    pub unit_bytes: u64,
 }
 
 /// How a model is trained.
@@ -243,6 +250,12 @@ fn default_seed() -> u64 {
 }
 fn default_shard_tokens() -> u64 {
     1 << 26
+}
+fn default_unit_bytes() -> u64 {
+    crate::corpus::UNIT_BYTES
+}
+fn is_default_unit_bytes(bytes: &u64) -> bool {
+    *bytes == default_unit_bytes()
 }
 fn default_min_lr() -> f64 {
     0.1

@@ -10,6 +10,7 @@ use crate::corpus::Source;
 use crate::curate::{Evaluation, Filter};
 use crate::manifest;
 use crate::model::config;
+use crate::pause::Policy;
 
 /// A recipe and where it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,6 +114,23 @@ impl Plan {
     /// The dataset of a stage.
     pub fn data_dir(&self, stage: manifest::Stage) -> PathBuf {
         self.out.join("data").join(folder(stage))
+    }
+
+    /// The standard twin of a stage's dataset: the same text without pauses.
+    pub fn twin_dir(&self, stage: manifest::Stage) -> PathBuf {
+        self.out
+            .join("data")
+            .join(format!("{}-standard", folder(stage)))
+    }
+
+    /// The plan whose stages have no pauses.
+    pub fn standard(&self) -> Self {
+        let mut plan = self.clone();
+        let stages = [&mut plan.recipe.pretrain, &mut plan.recipe.finetune];
+        for stage in stages.into_iter().flatten() {
+            stage.pause = Policy::None;
+        }
+        plan
     }
 
     /// What training a stage leaves behind.

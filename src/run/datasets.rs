@@ -72,6 +72,17 @@ pub struct Scope {
     pub partition: Partition,
     /// Share of the texts, 0 to 1, that are encoded by the `tokenizers` library too.
     pub verify_sample: f64,
+    /// Which datasets of a stage.
+    pub twins: Twins,
+}
+
+/// Which datasets of a stage are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twins {
+    /// The one that the recipe describes.
+    One,
+    /// That one and, in the same pass, its standard twin: the same text without pauses.
+    Both,
 }
 
 impl Scope {
@@ -80,11 +91,22 @@ impl Scope {
         only: None,
         partition: Partition::WHOLE,
         verify_sample: 0.0,
+        twins: Twins::One,
     };
 
     fn includes(self, stage: Stage) -> bool {
         self.only.is_none_or(|only| only == stage)
     }
+}
+
+/// What became of one dataset.
+pub struct Prepared {
+    /// Its stage.
+    pub stage: Stage,
+    /// Where it is.
+    pub folder: PathBuf,
+    /// What was found or made.
+    pub outcome: Outcome,
 }
 
 /// Makes the datasets of a recipe; writes the resolved recipe beside them.
@@ -93,34 +115,75 @@ pub fn prepare(
     scope: Scope,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<Vec<(Stage, Outcome)>, Error> {
-    fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
-    let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
-    let mut outcomes = Vec::new();
-    for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
-        let part = plan.data_part(stage)?;
-        let job = Job {
-            stage,
-            folder: &plan.data_dir(stage),
-            data_root: &plan.data_root,
-            seed: plan.recipe.seed,
-            part: &part,
-            recipe,
-            tokenizer: &tokenizer,
-            partition: scope.partition,
-        };
-        let outcome = prepare::run(&job, progress, stop);
-        outcomes.push((
-            stage,
-            outcome.map_err(|source| Error::Prepare { stage, source })?,
-        ));
-    }
+) -> Result<Vec<Prepared>, Error> {
+    let made = each_stage(plan, scope, progress, |jobs| {
+        prepare::run(jobs, scope.partition, progress, stop)
+    })?;
     if scope.partition == Partition::WHOLE {
         // Nobody else writes here now; what a killed run left half-written goes.
-        fs::remove_temporaries(&plan.out)?;
-        fs::remove_temporaries(&plan.out.join("data"))?;
+        remove_temporaries(plan)?;
     }
-    Ok(outcomes)
+    Ok(made)
+}
+
+/// Seals the datasets of a recipe whose units several processes have made.
+pub fn finalize(
+    plan: &Plan,
+    scope: Scope,
+    progress: &dyn Progress,
+) -> Result<Vec<Prepared>, Error> {
+    let made = each_stage(plan, scope, progress, |jobs| {
+        jobs.iter().map(prepare::finalize).collect()
+    })?;
+    remove_temporaries(plan)?;
+    Ok(made)
+}
+
+fn remove_temporaries(plan: &Plan) -> Result<(), Error> {
+    fs::remove_temporaries(&plan.out)?;
+    Ok(fs::remove_temporaries(&plan.out.join("data"))?)
+}
+
+/// Does something with the datasets of each stage, which are made together.
+fn each_stage(
+    plan: &Plan,
+    scope: Scope,
+    progress: &dyn Progress,
+    make: impl Fn(&[Job]) -> Result<Vec<Outcome>, prepare::Error>,
+) -> Result<Vec<Prepared>, Error> {
+    fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
+    let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
+    let standard = plan.standard();
+    let mut prepared = Vec::new();
+    for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
+        let mut datasets = vec![(plan.data_dir(stage), plan.data_part(stage)?, recipe)];
+        if let Some(recipe) = standard.stage(stage)
+            && scope.twins == Twins::Both
+        {
+            datasets.push((plan.twin_dir(stage), standard.data_part(stage)?, recipe));
+        }
+        let job = |(folder, part, recipe)| Job {
+            stage,
+            folder,
+            data_root: &plan.data_root,
+            seed: plan.recipe.seed,
+            part,
+            recipe,
+            tokenizer: &tokenizer,
+        };
+        let jobs = datasets.iter();
+        let jobs: Vec<Job> = jobs
+            .map(|(folder, part, recipe)| job((folder.as_path(), part, *recipe)))
+            .collect();
+        let outcomes = make(&jobs).map_err(|source| Error::Prepare { stage, source })?;
+        let folders = datasets.into_iter().map(|(folder, ..)| folder);
+        prepared.extend(folders.zip(outcomes).map(|(folder, outcome)| Prepared {
+            stage,
+            folder,
+            outcome,
+        }));
+    }
+    Ok(prepared)
 }
 
 /// What [`prepare`] would read, without reading it.

@@ -359,7 +359,11 @@ impl Tokenizer {
     pub fn verifying(self, share: f64) -> Self {
         Self {
             // 1 and above is every text.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "saturates"
+            )]
             verified: (share * 2f64.powi(32)) as u64,
             ..self
         }

@@ -42,12 +42,18 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
         listed
             .map_err(|error| error.to_string())
             .and_then(|listed: Vec<corpus::Source>| {
-                Corpus::resolve(&listed, &data_root, purpose(manifest.stage))
-                    .map_err(|error| chain(&error))
+                let whole = Corpus::resolve(&listed, &data_root, purpose(manifest.stage));
+                let cut = whole.and_then(|whole| match unit_bytes(manifest) {
+                    Some(unit_bytes) => whole.cut(unit_bytes),
+                    None => Ok(whole),
+                });
+                cut.map_err(|error| chain(&error))
             });
     let corpus = found.and_then(|corpus| {
-        let now = corpus.files.iter().map(|file| (&file.name, file.bytes));
-        let then = manifest.corpus.iter().map(|file| (&file.name, file.bytes));
+        let now = corpus.files.iter();
+        let now = now.map(|file| (&file.name, file.span, file.bytes));
+        let then = manifest.corpus.iter();
+        let then = then.map(|file| (&file.name, file.span, file.bytes));
         match now
             .clone()
             .zip(then.clone())
@@ -58,7 +64,7 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
                 now.len(),
                 then.len()
             )),
-            Some(((name, bytes), (_, was))) => Err(format!(
+            Some(((name, _, bytes), (_, _, was))) => Err(format!(
                 "`{name}` has {bytes} bytes, but had {was} when it was prepared"
             )),
             None => Ok(corpus),
@@ -74,6 +80,14 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
     };
     report.check(name, None, found_or(&corpus, detail, hint));
     corpus.ok()
+}
+
+/// Where large files were cut; none where they were left whole.
+fn unit_bytes(manifest: &Manifest) -> Option<u64> {
+    manifest.corpus.iter().find_map(|file| file.span)?;
+    let pack = manifest.recipe.get("pack");
+    let bytes = pack.and_then(|pack| pack.get("unit_bytes"));
+    Some(bytes.and_then(Value::as_u64).unwrap_or(corpus::UNIT_BYTES))
 }
 
 fn found_or(
@@ -354,11 +368,11 @@ impl Proof<'_> {
 
     fn place(&self, id: DocumentId) -> String {
         let file = self.manifest.corpus.get(id.file as usize);
-        format!(
-            "document {} of `{}`",
-            id.row + 1,
-            file.map_or("?", |file| &file.name)
-        )
+        let name = file.map_or("?", |file| &file.name);
+        match file.and_then(|file| file.span) {
+            None => format!("document {} of `{name}`", id.row + 1),
+            Some(span) => format!("row {} of `{name}`, counted in {span}", id.row + 1),
+        }
     }
 }
 

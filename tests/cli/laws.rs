@@ -40,23 +40,33 @@ fn law_3_shards_decode_to_the_text_they_came_from() {
     }
 }
 
+/// Spans, units and shards of a few kilobytes each.
+const SMALL: &str = "--set pretrain.pack.unit_bytes=4096";
+
 #[test]
 fn law_4_one_thread_equals_eight_and_one_partition_equals_seven() {
     let sandbox = Sandbox::new();
-    // Large files make several units; these are small, so each file becomes its own source.
-    let sources: Vec<String> = (0..5)
-        .map(|i| format!("{{ path = \"text/{i}.jsonl\" }}"))
-        .collect();
-    let recipe = super::sandbox::RECIPE.replace("{ path = \"text/*.jsonl\" }", &sources.join(", "));
-    sandbox.write("recipe.toml", recipe);
-    sandbox.ok("prepare recipe.toml --out one --threads 1");
-    sandbox.ok("prepare recipe.toml --out eight --threads 8");
-    for partition in [4, 7, 1, 6, 2, 5, 3] {
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out one --threads 1 {SMALL}"
+    ));
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out eight --threads 8 {SMALL}"
+    ));
+    let plan = sandbox.ok(&format!("plan recipe.toml --only pretrain --json {SMALL}"));
+    let plan: serde_json::Value = serde_json::from_str(&plan.out).unwrap();
+    let units = plan["survey"]["units"].as_array().unwrap();
+    let spans = units
+        .iter()
+        .flat_map(|unit| unit["files"].as_array().unwrap());
+    assert!(8 <= units.len(), "{} units prove little", units.len());
+    assert!(spans.into_iter().any(|file| file["span"].is_object()));
+    for partition in [4, 7, 1, 6, 2, 5, 3, 4] {
         sandbox.ok(&format!(
-            "prepare recipe.toml --out seven --partition {partition}/7"
+            "prepare recipe.toml --out seven --partition {partition}/7 {SMALL}"
         ));
     }
-    sandbox.ok("prepare recipe.toml --out seven");
+    sandbox.ok(&format!("finalize recipe.toml --out seven {SMALL}"));
+    sandbox.ok("verify seven/data/pretrain");
     let one = bytes(&sandbox, "one");
     assert!(10 < one.len(), "{} files prove little", one.len());
     assert!(one == bytes(&sandbox, "eight"), "threads change the bytes");
@@ -67,16 +77,64 @@ fn law_4_one_thread_equals_eight_and_one_partition_equals_seven() {
 }
 
 #[test]
+fn finalize_names_the_units_that_are_missing() {
+    let sandbox = Sandbox::new();
+    let prepare = format!("prepare recipe.toml --out out --only pretrain {SMALL}");
+    sandbox.ok(&format!("{prepare} --partition 1/3"));
+    sandbox.ok(&format!("{prepare} --partition 3/3"));
+    let finalize = format!("finalize recipe.toml --out out --only pretrain {SMALL}");
+    let said = sandbox.run(&finalize);
+    assert_eq!(said.code, Some(3), "{}", said.err);
+    assert!(said.err.contains("units: 1, 4, 7"), "{}", said.err);
+    // A shard that went makes its unit missing again.
+    fs::remove_file(&sandbox.path("out/data/pretrain/shards/train-00003-000.bin")).unwrap();
+    let said = sandbox.run(&finalize);
+    assert!(said.err.contains("units: 1, 3-4, 7"), "{}", said.err);
+    // What another recipe left does not get into the dataset.
+    sandbox.write("out/data/pretrain/shards/train-00099-000.bin", "old");
+    sandbox.ok(&prepare);
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out whole --only pretrain {SMALL}"
+    ));
+    assert!(bytes(&sandbox, "out") == bytes(&sandbox, "whole"));
+    sandbox.ok(&finalize);
+}
+
+#[test]
+fn twins_are_what_separate_runs_make() {
+    let sandbox = Sandbox::new();
+    let none = "--set pretrain.pause={policy=\"none\"} --set finetune.pause={policy=\"none\"}";
+    sandbox.ok("prepare recipe.toml --out pause");
+    sandbox.ok(&format!("prepare recipe.toml --out standard {none}"));
+    // One twin is there already when the other is asked for.
+    sandbox.ok("prepare recipe.toml --out late --only pretrain");
+    for out in ["twins", "late"] {
+        sandbox.ok(&format!("prepare recipe.toml --out {out} --twin"));
+        for stage in ["pretrain", "finetune"] {
+            let digest = |dataset: &str| sandbox.digest(&format!("{dataset}/{stage}"));
+            assert_eq!(digest(&format!("{out}/data")), digest("pause/data"));
+            let twin = sandbox.digest(&format!("{out}/data/{stage}-standard"));
+            assert_eq!(twin, digest("standard/data"));
+            sandbox.ok(&format!("verify {out}/data/{stage}"));
+            sandbox.ok(&format!("verify {out}/data/{stage}-standard"));
+        }
+    }
+    for partition in 1..=2 {
+        let part = format!("--twin --only pretrain --partition {partition}/2");
+        sandbox.ok(&format!("prepare recipe.toml --out parts {part}"));
+    }
+    sandbox.ok("finalize recipe.toml --out parts --only pretrain --twin");
+    let twin = |out: &str| sandbox.digest(&format!("{out}/data/pretrain-standard"));
+    assert_eq!(twin("parts"), twin("twins"));
+}
+
+#[test]
 fn law_1_a_pause_dataset_without_pauses_is_the_standard_dataset() {
     let sandbox = Sandbox::new();
-    sandbox.ok("prepare recipe.toml --out pause --only pretrain");
-    let none = "--set pretrain.pause={policy=\"none\"}";
-    sandbox.ok(&format!(
-        "prepare recipe.toml --out standard --only pretrain {none}"
-    ));
+    sandbox.ok("prepare recipe.toml --out out --only pretrain --twin");
     let stream = |out: &str| {
         let dataset =
-            pausedata::dataset::Dataset::open(&sandbox.path(out).join("data/pretrain")).unwrap();
+            pausedata::dataset::Dataset::open(&sandbox.path("out/data").join(out)).unwrap();
         let split = pausedata::manifest::Split::Train;
         let pause = dataset.manifest.tokenizer.reserved.pause;
         let rows = (0..dataset.rows(split)).map(|row| dataset.row(split, row).unwrap());
@@ -84,7 +142,7 @@ fn law_1_a_pause_dataset_without_pauses_is_the_standard_dataset() {
         let pauses = ids.iter().filter(|id| **id == pause).count();
         (pausedata::pause::strip(&ids, pause), pauses)
     };
-    let (pause, standard) = (stream("pause"), stream("standard"));
+    let (pause, standard) = (stream("pretrain"), stream("pretrain-standard"));
     assert!(
         0 < pause.1 && standard.1 == 0,
         "{} and {} pauses",

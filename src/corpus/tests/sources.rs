@@ -186,6 +186,7 @@ fn files_and_units_are_fixed_groups() {
         });
         Corpus {
             files: files.collect(),
+            unit_bytes: UNIT_BYTES,
         }
         .units()
     };

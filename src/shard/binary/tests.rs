@@ -42,6 +42,7 @@ fn manifest(spec: &ShardSpec) -> Manifest {
             name: "a.txt".into(),
             source: 0,
             bytes: 0,
+            span: None,
             documents: 0,
         }],
         splits: BTreeMap::new(),
