@@ -53,6 +53,22 @@ fn text(stats: &Stats) -> String {
         grouped(dropped),
         reasons.collect::<String>(),
     );
+    for set in &stats.contamination {
+        text += &format!(
+            "overlap    {} documents hold pieces of {}\n",
+            grouped(set.documents),
+            set.name
+        );
+        for overlap in &set.shown {
+            let file = stats.files.get(overlap.file as usize);
+            text += &format!(
+                "  document {} of `{}`: {}\n",
+                overlap.row + 1,
+                file.map_or("?", String::as_str),
+                overlap.words
+            );
+        }
+    }
     for (split, stats) in stats
         .splits
         .iter()

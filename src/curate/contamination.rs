@@ -148,11 +148,18 @@ impl Pieces {
             for window in &mut windows {
                 let leaving = last.get(window.n()).copied();
                 let run = last.front().and_then(|word| window.push(*word, leaving));
-                let owners = run.and_then(|run| self.owners.get(&run)).copied().unwrap_or(0);
+                let owners = run
+                    .and_then(|run| self.owners.get(&run))
+                    .copied()
+                    .unwrap_or(0);
                 let mut new = owners & !found;
                 found |= owners;
                 while new != 0 {
-                    hits.push((new.trailing_zeros() as usize, index - window.n(), window.n()));
+                    hits.push((
+                        new.trailing_zeros() as usize,
+                        index - window.n(),
+                        window.n(),
+                    ));
                     new &= new - 1;
                 }
             }
@@ -210,7 +217,10 @@ fn each_word(text: &Text, mut visit: impl FnMut(&str)) {
         Text::Example { prefix, target } => [prefix.as_str(), target.as_str()],
     };
     let mut word = String::new();
-    for c in parts.into_iter().flat_map(|part| part.chars().chain(['\n'])) {
+    for c in parts
+        .into_iter()
+        .flat_map(|part| part.chars().chain(['\n']))
+    {
         let alone = is_word_alone(c);
         if (alone || !c.is_alphanumeric()) && !word.is_empty() {
             visit(&word);
@@ -292,7 +302,9 @@ mod tests {
 
     fn check(pieces: &Pieces, text: &str, expected: Expect) {
         let hits = pieces.find(&plain(text));
-        let lines = hits.iter().map(|hit| format!("{}: {}\n", hit.set, hit.words));
+        let lines = hits
+            .iter()
+            .map(|hit| format!("{}: {}\n", hit.set, hit.words));
         expected.assert_eq(&lines.collect::<String>());
     }
 
@@ -304,31 +316,51 @@ mod tests {
         ];
         let pieces = pieces(&sets, (4, 3));
         assert_eq!(pieces.sets()[0], ("set-0".into(), 1, 1));
-        check(&pieces, "He asked: WHO WROTE \"Faust\" -- and left.", expect![[r#"
+        check(
+            &pieces,
+            "He asked: WHO WROTE \"Faust\" -- and left.",
+            expect![[r#"
             0: who wrote faust and
-        "#]]);
-        check(&pieces, "When was it printed? Who cares.", expect![[r#"
+        "#]],
+        );
+        check(
+            &pieces,
+            "When was it printed? Who cares.",
+            expect![[r#"
             0: when was it printed
             1: was it printed who
-        "#]]);
-        check(&pieces, "Who wrote and printed Faust? Short one.", expect![[r#""#]]);
+        "#]],
+        );
+        check(
+            &pieces,
+            "Who wrote and printed Faust? Short one.",
+            expect![[r#""#]],
+        );
     }
 
     #[test]
     fn a_short_example_is_found_as_a_whole() {
         let pieces = pieces(&[&["two plus two is four"]], (13, 5));
-        check(&pieces, "Everyone knows two plus two is four, surely.", expect![[r#"
+        check(
+            &pieces,
+            "Everyone knows two plus two is four, surely.",
+            expect![[r#"
             0: two plus two is four
-        "#]]);
+        "#]],
+        );
         check(&pieces, "two plus two is five", expect![[r#""#]]);
     }
 
     #[test]
     fn scripts_without_spaces_have_words_too() {
         let pieces = pieces(&[&["谁写了《浮士德》这本书？"]], (5, 5));
-        check(&pieces, "我想知道谁写了浮士德。", expect![[r#"
+        check(
+            &pieces,
+            "我想知道谁写了浮士德。",
+            expect![[r#"
             0: 谁 写 了 浮 士
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -340,9 +372,13 @@ mod tests {
             target: "three four".into(),
         };
         pieces.add(set, &example, (4, 4));
-        check(&pieces, "One, two, three, four!", expect![[r#"
+        check(
+            &pieces,
+            "One, two, three, four!",
+            expect![[r#"
             0: one two three four
-        "#]]);
+        "#]],
+        );
         assert_eq!(pieces.find(&example).len(), 1);
     }
 
@@ -360,7 +396,11 @@ mod tests {
         }
         let text = words(text);
         let found = (1..=ngram).flat_map(|n| text.windows(n));
-        found.filter_map(|run| runs.get(run)).flatten().copied().collect()
+        found
+            .filter_map(|run| runs.get(run))
+            .flatten()
+            .copied()
+            .collect()
     }
 
     fn sentence() -> impl Strategy<Value = String> {

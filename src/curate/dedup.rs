@@ -170,7 +170,9 @@ fn write(
             Ok(())
         })
     })?;
-    let records = records.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let records = records
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut sorted = records.finish()?;
     let mut places = Sorter::<PLACE_BYTES>::new(scratch, RUN_BYTES);
     let mut before = None;
@@ -192,26 +194,39 @@ fn write(
 }
 
 fn hand_over(records: &Mutex<Sorter<RECORD_BYTES>>, batch: Vec<Record>) -> Result<(), fs::Error> {
-    let mut records = records.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    batch.into_iter().try_for_each(|record| records.push(record))
+    let mut records = records
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    batch
+        .into_iter()
+        .try_for_each(|record| records.push(record))
 }
 
 fn record(document: Document, normalize: Normalize) -> Record {
     let digest = digest(&normalize.apply(document.text));
     let mut record = [0; RECORD_BYTES];
-    for (to, from) in record.iter_mut().zip(digest.into_iter().chain(place(document.id))) {
+    for (to, from) in record
+        .iter_mut()
+        .zip(digest.into_iter().chain(place(document.id)))
+    {
         *to = from;
     }
     record
 }
 
 fn split(record: &Record) -> ([u8; DIGEST_BYTES], Place) {
-    let (digest, place) = record.split_first_chunk().unwrap_or((&[0; DIGEST_BYTES], &[]));
+    let (digest, place) = record
+        .split_first_chunk()
+        .unwrap_or((&[0; DIGEST_BYTES], &[]));
     (*digest, place.first_chunk().copied().unwrap_or_default())
 }
 
 fn place(id: DocumentId) -> Place {
-    let bytes = id.file.to_be_bytes().into_iter().chain(id.row.to_be_bytes());
+    let bytes = id
+        .file
+        .to_be_bytes()
+        .into_iter()
+        .chain(id.row.to_be_bytes());
     let mut place = [0; PLACE_BYTES];
     for (to, from) in place.iter_mut().zip(bytes) {
         *to = from;

@@ -141,13 +141,31 @@ mod tests {
         let off = Normalize::default();
         let text = "\u{feff} e\u{301}\u{fb01} \r\na\u{0}\tb\rc ";
         assert_eq!(plain(off, text), text);
-        let nfc = Normalize { unicode: Some(Form::Nfc), ..off };
-        assert_eq!(plain(nfc, text), "\u{feff} \u{e9}\u{fb01} \r\na\u{0}\tb\rc ");
-        let nfkc = Normalize { unicode: Some(Form::Nfkc), ..off };
+        let nfc = Normalize {
+            unicode: Some(Form::Nfc),
+            ..off
+        };
+        assert_eq!(
+            plain(nfc, text),
+            "\u{feff} \u{e9}\u{fb01} \r\na\u{0}\tb\rc "
+        );
+        let nfkc = Normalize {
+            unicode: Some(Form::Nfkc),
+            ..off
+        };
         assert_eq!(plain(nfkc, text), "\u{feff} \u{e9}fi \r\na\u{0}\tb\rc ");
-        let newlines = Normalize { newlines: true, ..off };
-        assert_eq!(plain(newlines, text), "\u{feff} e\u{301}\u{fb01} \na\u{0}\tb\nc ");
-        let control = Normalize { control: true, ..off };
+        let newlines = Normalize {
+            newlines: true,
+            ..off
+        };
+        assert_eq!(
+            plain(newlines, text),
+            "\u{feff} e\u{301}\u{fb01} \na\u{0}\tb\nc "
+        );
+        let control = Normalize {
+            control: true,
+            ..off
+        };
         assert_eq!(plain(control, text), " e\u{301}\u{fb01} \r\na\tb\rc ");
         let trim = Normalize { trim: true, ..off };
         assert_eq!(plain(trim, " \n a  \n\n b \n c \n "), "a\n\n b\n c");
@@ -171,9 +189,26 @@ mod tests {
     /// Text in which everything that normalising looks at is frequent.
     fn text() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "a", "e\u{301}", "\u{301}", "\u{fb01}", "\u{212b}", "\r", "\n", "\r\n", " ", "\t",
-            "\u{0}", "\u{85}", "\u{a0}", "\u{feff}", "\u{2028}", "\u{1100}\u{1161}", "\u{ac00}",
-            "\u{3000}", "x\u{323}\u{307}", "\u{200b}",
+            "a",
+            "e\u{301}",
+            "\u{301}",
+            "\u{fb01}",
+            "\u{212b}",
+            "\r",
+            "\n",
+            "\r\n",
+            " ",
+            "\t",
+            "\u{0}",
+            "\u{85}",
+            "\u{a0}",
+            "\u{feff}",
+            "\u{2028}",
+            "\u{1100}\u{1161}",
+            "\u{ac00}",
+            "\u{3000}",
+            "x\u{323}\u{307}",
+            "\u{200b}",
         ]);
         prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
     }

@@ -107,7 +107,8 @@ impl<const N: usize> Sorted<N> {
             None => self.memory.next(),
             Some(run) => run.read()?,
         };
-        self.next.extend(record.map(|record| Reverse((record, run))));
+        self.next
+            .extend(record.map(|record| Reverse((record, run))));
         Ok(())
     }
 }
@@ -117,7 +118,11 @@ impl Run {
         let mut record = [0; N];
         let mut filled = 0;
         while let Some(rest) = record.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.reader.read(rest).map_err(fs::Error::new("read", &self.path))? {
+            match self
+                .reader
+                .read(rest)
+                .map_err(fs::Error::new("read", &self.path))?
+            {
                 0 if filled == 0 => return Ok(None),
                 0 => {
                     let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);

@@ -23,7 +23,11 @@ fn document(text: &str) -> Document {
 #[test]
 fn stages_stand_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(&folder.path().join("q.jsonl"), b"{\"q\": \"a b\", \"a\": \"c\"}\n").unwrap();
+    fs::write(
+        &folder.path().join("q.jsonl"),
+        b"{\"q\": \"a b\", \"a\": \"c\"}\n",
+    )
+    .unwrap();
     let rules = rules(
         "normalize = { trim = true }\nfilter = { min_words = 2, max_words = 5 }\n\
          decontaminate = { against = [{ name = 'q', sources = [{ path = 'q.jsonl', prefix = '{q}', target = ' {a}' }] }], min_words = 3 }",
@@ -66,7 +70,10 @@ fn numbers_about_a_text_must_not_shift() {
         ..document(text)
     };
     assert!(curator.judge(with_positions("abc")).is_ok());
-    assert!(matches!(curator.judge(with_positions(" abc")), Err(Error::Shifted)));
+    assert!(matches!(
+        curator.judge(with_positions(" abc")),
+        Err(Error::Shifted)
+    ));
 }
 
 /// What [`dedup::find`] finds, with a set of texts.

@@ -35,7 +35,11 @@ pub fn curator(
 ) -> Result<Curator, Error> {
     let rules = job.recipe.rules();
     let curator = Curator::new(&rules, job.data_root)?;
-    for (name, found, short) in curator.pieces().into_iter().flat_map(|pieces| pieces.sets()) {
+    for (name, found, short) in curator
+        .pieces()
+        .into_iter()
+        .flat_map(|pieces| pieces.sets())
+    {
         if 0 < *short {
             progress.note(&format!(
                 "{short} of {} examples of `{name}` are too short to be looked for",
@@ -46,7 +50,10 @@ pub fn curator(
     if rules.dedup.is_none() {
         return Ok(curator);
     }
-    let path = job.folder.join(ledger::UNITS).join(format!("duplicates-{plan}"));
+    let path = job
+        .folder
+        .join(ledger::UNITS)
+        .join(format!("duplicates-{plan}"));
     if let Some(duplicates) = dedup::Duplicates::open(&path)? {
         return Ok(curator.with_duplicates(duplicates));
     }

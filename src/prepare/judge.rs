@@ -55,14 +55,17 @@ impl Judge<'_> {
     pub fn judge(&self, document: Document) -> Result<Judged, Error> {
         let bytes = document.text.bytes() as u64;
         let id = document.id;
-        let curated = self.curator.judge(document).map_err(|source| match source {
-            curate::Error::File(error) => Error::File(error),
-            source @ curate::Error::Shifted => Error::Curate {
-                file: encode::file_name(id, self.corpus),
-                row: id.row + 1,
-                source,
-            },
-        })?;
+        let curated = self
+            .curator
+            .judge(document)
+            .map_err(|source| match source {
+                curate::Error::File(error) => Error::File(error),
+                source @ curate::Error::Shifted => Error::Curate {
+                    file: encode::file_name(id, self.corpus),
+                    row: id.row + 1,
+                    source,
+                },
+            })?;
         let verdict = match curated.reason {
             Some(reason) => Verdict::Drop {
                 reason,

@@ -10,9 +10,7 @@ use super::{Error, rejects};
 use crate::curate::Hit;
 use crate::digest::Digest;
 use crate::document::DocumentId;
-use crate::manifest::{
-    Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord,
-};
+use crate::manifest::{Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord};
 use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.
@@ -60,6 +58,13 @@ pub struct Found {
 impl Contamination {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Adds the counts of other documents; what is shown stays.
+    pub fn add(&mut self, other: &Self) {
+        for (set, found) in &other.0 {
+            self.0.entry(*set).or_default().documents += found.documents;
+        }
     }
 
     /// Counts the pieces that a document holds.

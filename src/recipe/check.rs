@@ -1,5 +1,7 @@
 //! What a recipe must satisfy beyond its types.
 
+mod curation;
+
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
 use crate::corpus::{Source, synthetic};
 use crate::model::config::Spec;
@@ -40,9 +42,11 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
     check_model(recipe)?;
     if let Some(stage) = &recipe.pretrain {
         check_stage(&At("pretrain.".into()), stage, Purpose::Pretrain)?;
+        curation::check(&At("pretrain.".into()), stage, recipe)?;
     }
     if let Some(stage) = &recipe.finetune {
         check_stage(&At("finetune.".into()), stage, Purpose::Finetune)?;
+        curation::check(&At("finetune.".into()), stage, recipe)?;
     }
     match &recipe.eval {
         Some(eval) => check_eval(recipe, eval),
@@ -362,14 +366,7 @@ fn check_eval(recipe: &Recipe, eval: &Eval) -> Outcome {
 }
 
 fn check_task<'a>(at: &At, task: &Task, mut earlier: impl Iterator<Item = &'a Task>) -> Outcome {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if task.name.is_empty() || task.name.starts_with('.') || !task.name.chars().all(plain) {
-        let finding = at.fail(
-            "name",
-            format!("is `{}`, which cannot name a file", task.name),
-        );
-        return Err(finding.hint("use letters, digits, `-`, `_` and `.`"));
-    }
+    plain_name(at, &task.name)?;
     if earlier.any(|other| other.name == task.name) {
         return Err(at.fail(
             "name",
@@ -379,6 +376,16 @@ fn check_task<'a>(at: &At, task: &Task, mut earlier: impl Iterator<Item = &'a Ta
     check_sources(at, &task.sources, Purpose::Finetune)?;
     at.at_least("limit", task.limit, 1)?;
     at.at_least("max_tokens", task.max_tokens as u64, 1)
+}
+
+/// A name that a file could have.
+fn plain_name(at: &At, name: &str) -> Outcome {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        let finding = at.fail("name", format!("is `{name}`, which cannot name a file"));
+        return Err(finding.hint("use letters, digits, `-`, `_` and `.`"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -444,6 +451,36 @@ mod tests {
         (
             "finetune.sources.0.synthetic.documents=0",
             "`finetune.sources.0.synthetic.documents` must",
+        ),
+        ("pretrain.normalize={}", "`pretrain.normalize` normalises"),
+        ("pretrain.filter={}", "`pretrain.filter` has no limits"),
+        (
+            "pretrain.filter={max_short_lines=2.0}",
+            "`pretrain.filter.max_short_lines` must lie in 0 to 1",
+        ),
+        (
+            "pretrain.filter={preset='gopher',max_words=9}",
+            "`pretrain.filter.min_words` must be at most 9, found 50",
+        ),
+        (
+            "pretrain.filter={min_words=1,stop_words=['a']}",
+            "`pretrain.filter.stop_words` means nothing",
+        ),
+        (
+            "pretrain.decontaminate.ngram=1",
+            "`pretrain.decontaminate.ngram` must be at least 2",
+        ),
+        (
+            "pretrain.decontaminate.against=[]",
+            "`pretrain.decontaminate.against` must be at least 1",
+        ),
+        (
+            "pretrain.decontaminate.against=[{name='a/b',sources=[]}]",
+            "`pretrain.decontaminate.against.0.name` is `a/b`",
+        ),
+        (
+            "pretrain.decontaminate.against=[{name='a',sources=[{}]}]",
+            "`pretrain.decontaminate.against.0.sources.0` has neither",
         ),
         (
             "pretrain.validation=1",

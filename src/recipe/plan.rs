@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Recipe, Stage, check};
 use crate::corpus::Source;
-use crate::curate::{Evaluation, Filter};
+use crate::curate::{Evaluation, Filter, Rules};
 use crate::digest::Digest;
 use crate::manifest;
 use crate::model::config;
@@ -162,6 +162,7 @@ impl Plan {
         part.add("tokenizer", &self.recipe.tokenizer)?;
         part.add("model_from", &self.recipe.model.from)?;
         part.add("tokenizer_sources", &self.tokenizer_sources())?;
+        part.add("tokenizer_rules", &self.tokenizer_rules())?;
         if let Some(stage) = self.stage(stage) {
             part.add("sources", &stage.sources)?;
             let rules = stage.rules();
@@ -208,6 +209,13 @@ impl Plan {
         let stage = self.stage(self.tokenizer_stage()?)?;
         Some(&stage.sources)
     }
+
+    /// What the texts that a trained tokenizer has seen were chosen by, where by anything.
+    fn tokenizer_rules(&self) -> Option<Rules> {
+        self.tokenizer_sources()?;
+        let rules = self.stage(self.tokenizer_stage()?)?.rules().of_texts();
+        (rules != Rules::default()).then_some(rules)
+    }
 }
 
 /// Spells out the evaluation sets that a stage without a list of its own is cleaned of.
@@ -219,7 +227,10 @@ fn name_evaluations(recipe: &mut Recipe) {
             sources: task.sources.clone(),
         })
         .collect();
-    for stage in [&mut recipe.pretrain, &mut recipe.finetune].into_iter().flatten() {
+    for stage in [&mut recipe.pretrain, &mut recipe.finetune]
+        .into_iter()
+        .flatten()
+    {
         if let Some(settings) = &mut stage.decontaminate {
             settings.against.get_or_insert_with(|| tasks.clone());
         }
@@ -319,6 +330,36 @@ mod tests {
     }
 
     #[test]
+    fn evaluation_sets_are_spelt_out() {
+        let task = "eval.tasks=[{name='q',sources=[{path='q',prefix='{q}',target='{a}'}]}]";
+        let model = "pretrain.train.steps=10";
+        let plan = plan(&["pretrain.decontaminate={}", task, model]);
+        let part = plan.data_part(Pretrain).unwrap();
+        assert_eq!(part["decontaminate"]["against"][0]["name"], "q");
+        assert_eq!(part["decontaminate"]["ngram"], 13);
+        let text = plan.recipe_toml().unwrap();
+        let again = Recipe::parse(&text, Path::new("recipe.toml"), &[]).unwrap();
+        assert_eq!(again, plan.recipe);
+    }
+
+    #[test]
+    fn keys_that_are_off_leave_no_trace() {
+        let part = plan(&[]).data_part(Pretrain).unwrap();
+        let keys: Vec<_> = part.as_object().unwrap().keys().cloned().collect();
+        let expected = [
+            "stage",
+            "seed",
+            "tokenizer",
+            "tokenizer_sources",
+            "sources",
+            "pause",
+            "pack",
+            "validation",
+        ];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
     fn parts_change_with_what_they_decide_and_with_nothing_else() {
         let prints = |overrides: &[&str]| {
             let plan = plan(overrides);
@@ -341,6 +382,12 @@ mod tests {
         assert_eq!(changed(&["finetune.pause.count=3"]), [false, true, false]);
         // The tokenizer is trained on the pretraining text, so finetuning ids follow it.
         assert_eq!(changed(&["pretrain.sources.0.text=t"]), [true, true, false]);
+        assert_eq!(changed(&["finetune.dedup=exact"]), [false, true, false]);
+        assert_eq!(changed(&["pretrain.dedup=exact"]), [true, false, false]);
+        assert_eq!(changed(&["pretrain.rejects=true"]), [true, false, false]);
+        // The tokenizer is trained on the texts that are kept.
+        let filter = "pretrain.filter={min_words=2}";
+        assert_eq!(changed(&[filter]), [true, true, false]);
         assert_eq!(
             changed(&["tokenizer.train.vocab_size=400"]),
             [true, true, false]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
+use crate::curate::{Curator, Reason};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
 use crate::manifest::{Manifest, Split, Stage};
@@ -26,7 +27,11 @@ use crate::tokenize::Tokenizer;
 const CHUNK: usize = 2048;
 
 /// The sources that the dataset was made from, if they still are what they were.
-pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Option<Corpus> {
+pub fn corpus(
+    dataset: &Dataset,
+    sources: &Sources,
+    report: &mut Report,
+) -> Option<(Corpus, PathBuf)> {
     let name = "the sources are at hand";
     let data_root = match sources {
         Sources::Ignored => return None,
@@ -71,7 +76,7 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
         )
     };
     report.check(name, None, found_or(&corpus, detail, hint));
-    corpus.ok()
+    Some((corpus.ok()?, data_root))
 }
 
 fn found_or(
@@ -88,7 +93,7 @@ fn found_or(
 /// Compares every document.
 pub fn check(
     dataset: &Dataset,
-    corpus: Option<&Corpus>,
+    corpus: Option<(&Corpus, &Curator)>,
     progress: &dyn Progress,
     stop: &Stop,
     report: &mut Report,
@@ -185,7 +190,9 @@ enum Original {
     Unread,
     /// The sources do not have it.
     Missing,
-    /// Its text.
+    /// The recipe drops it.
+    Dropped(Reason),
+    /// Its text, normalised.
     Text(Text),
 }
 
@@ -199,7 +206,7 @@ impl Proof<'_> {
     fn run(
         &mut self,
         dataset: &Dataset,
-        corpus: Option<&Corpus>,
+        corpus: Option<(&Corpus, &Curator)>,
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<(), Wrong> {
@@ -257,6 +264,9 @@ impl Proof<'_> {
         let decoded = self.decode(&held.ids)?;
         match &held.original {
             Original::Missing => Err("the sources no longer hold it".into()),
+            Original::Dropped(reason) => {
+                Err(format!("it is kept, but the recipe drops it: {reason}"))
+            }
             Original::Text(text) if encode::text_checksum(text) != checksum => {
                 Err("the source no longer holds the text that was prepared".into())
             }
@@ -443,22 +453,31 @@ impl Iterator for Paired<'_> {
 
 /// The sources, read once a split in step with the shards.
 struct Originals<'a> {
+    curator: &'a Curator,
     documents: Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>,
 }
 
 impl<'a> Originals<'a> {
-    fn new(corpus: &'a Corpus) -> Self {
+    fn new((corpus, curator): (&'a Corpus, &'a Curator)) -> Self {
         Self {
+            curator,
             documents: Box::new(corpus.documents(0..corpus.files.len())),
         }
     }
 
-    /// The text of a document; those passed over must have been dropped or held out.
+    /// The text of a document, normalised; those passed over must have been dropped or held out.
     fn find(&mut self, id: DocumentId) -> Result<Original, String> {
         for document in self.documents.by_ref() {
             let document = document.map_err(|error| chain(&error))?;
             if document.id == id {
-                return Ok(Original::Text(document.text));
+                let judged = self
+                    .curator
+                    .judge(document)
+                    .map_err(|error| chain(&error))?;
+                return match judged.reason {
+                    None => Ok(Original::Text(judged.document.text)),
+                    Some(reason) => Ok(Original::Dropped(reason)),
+                };
             }
             if id < document.id {
                 break;

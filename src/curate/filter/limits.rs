@@ -157,12 +157,16 @@ impl Filter {
             ("max_duplicate_lines", self.max_duplicate_lines),
             ("max_duplicate_paragraphs", self.max_duplicate_paragraphs),
             ("max_duplicate_line_chars", self.max_duplicate_line_chars),
-            ("max_duplicate_paragraph_chars", self.max_duplicate_paragraph_chars),
+            (
+                "max_duplicate_paragraph_chars",
+                self.max_duplicate_paragraph_chars,
+            ),
         ];
         let ngrams = self.top_ngrams().into_iter().chain(self.duplicate_ngrams());
         let ngrams = ngrams.map(|(_, limit, name)| (name, limit));
         let all = shares.into_iter().chain(ngrams);
-        all.filter_map(|(name, limit)| Some((name, limit?))).collect()
+        all.filter_map(|(name, limit)| Some((name, limit?)))
+            .collect()
     }
 
     /// The numbers a word among the limits, with their keys.
@@ -174,7 +178,9 @@ impl Filter {
             ("max_ellipses", self.max_ellipses),
         ];
         let rates = rates.into_iter();
-        rates.filter_map(|(name, limit)| Some((name, limit?))).collect()
+        rates
+            .filter_map(|(name, limit)| Some((name, limit?)))
+            .collect()
     }
 
     fn gopher() -> Self {

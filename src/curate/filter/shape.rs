@@ -29,8 +29,8 @@ pub(super) struct Shape {
 
 /// Marks that close a sentence or a quotation of one, in the scripts that have them.
 const CLOSING: [char; 32] = [
-    '.', '!', '?', '…', '"', '\'', '”', '’', '»', '。', '．', '！', '？', '｡', '」', '』', '؟', '۔',
-    '।', '॥', '։', '።', '፧', '፨', '။', '។', '៕', '᠃', '᠉', '‼', '⁇', '⁉',
+    '.', '!', '?', '…', '"', '\'', '”', '’', '»', '。', '．', '！', '？', '｡', '」', '』', '؟',
+    '۔', '।', '॥', '։', '።', '፧', '፨', '။', '។', '៕', '᠃', '᠉', '‼', '⁇', '⁉',
 ];
 
 impl Shape {
@@ -46,7 +46,9 @@ impl Shape {
             shape.word_chars += word.chars().count() as u64;
             shape.alphabetic_words += u64::from(word.chars().any(char::is_alphabetic));
             if !stop_words.is_empty() {
-                let word = word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+                let word = word
+                    .trim_matches(|c: char| !c.is_alphanumeric())
+                    .to_lowercase();
                 for (found, stop_word) in found.iter_mut().zip(stop_words) {
                     *found |= word == *stop_word;
                 }

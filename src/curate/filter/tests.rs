@@ -138,7 +138,9 @@ and made a muff of its skin I must die of hunger.\"\n";
 #[test]
 fn presets() {
     let menu = "Home\nAbout\nNews\nSports\nContact\n".repeat(12);
-    let numbers: String = (0..60).map(|i| format!("{} {}.\n", i * 37, i * 91)).collect();
+    let numbers: String = (0..60)
+        .map(|i| format!("{} {}.\n", i * 37, i * 91))
+        .collect();
     let texts = [
         ("story", STORY.to_string()),
         ("menu", menu),
@@ -168,7 +170,8 @@ fn presets() {
         upper: kept, min_punctuated_lines
         short: min_words, min_words
         nothing: min_words, min_words
-    "#]].assert_eq(&shown);
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
