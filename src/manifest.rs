@@ -157,6 +157,19 @@ pub struct Totals {
     pub overflowed: u64,
     /// `pause_runs[n - 1]`: how many runs of exactly `n` pauses there are.
     pub pause_runs: Vec<u64>,
+    /// What each policy of a mixture got, in their order; empty for other policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// What one policy of a mixture got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Rows.
+    pub rows: u64,
+    /// Pauses in them.
+    pub pauses: u64,
 }
 
 /// What happened to every document.
@@ -361,6 +374,12 @@ impl AddAssign<&Totals> for Totals {
         self.pause_runs.resize(length, 0);
         for (sum, more) in self.pause_runs.iter_mut().zip(&other.pause_runs) {
             *sum += more;
+        }
+        let parts = self.parts.len().max(other.parts.len());
+        self.parts.resize(parts, Part::default());
+        for (sum, more) in self.parts.iter_mut().zip(&other.parts) {
+            sum.rows += more.rows;
+            sum.pauses += more.pauses;
         }
     }
 }

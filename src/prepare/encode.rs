@@ -17,6 +17,9 @@ pub struct Encoded {
     pub split: Split,
     /// Its ids.
     pub ids: Ids,
+    /// A number for each id that a pause policy reads, the target's for an example,
+    /// and one for the end; empty where none does.
+    pub marks: Vec<f32>,
 }
 
 /// The ids of a document, without pauses and without the end-of-document id.
@@ -61,6 +64,7 @@ pub fn encode(
         },
         split: split(checksum, validation),
         ids,
+        marks: Vec::new(),
     })
 }
 

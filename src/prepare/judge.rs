@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use super::Error;
 use super::encode::{self, Encoded, Ids};
+use super::{Error, rows};
 use crate::corpus::Corpus;
 use crate::curate::{self, Curator, Hit, Reason};
 use crate::document::{Document, DocumentId, Text};
 use crate::pause::Insertion;
+use crate::token::TokenId;
 use crate::tokenize::Tokenizer;
 
 /// What documents are judged with.
@@ -83,25 +84,27 @@ impl Judge<'_> {
 
     fn encode(&self, document: Document) -> Result<Verdict, Error> {
         let encoded = encode::encode(&document, self.tokenizer, self.validation, self.corpus)?;
-        Ok(match unfit(&encoded.ids, self.insertion) {
-            None => Verdict::Keep(encoded),
-            Some(reason) => Verdict::Drop {
-                reason: Cow::Borrowed(reason),
-                text: document.text,
+        Ok(
+            match unfit(&encoded, self.insertion, self.tokenizer.reserved().end) {
+                None => Verdict::Keep(encoded),
+                Some(reason) => Verdict::Drop {
+                    reason: Cow::Borrowed(reason),
+                    text: document.text,
+                },
             },
-        })
+        )
     }
 }
 
-/// Why ids cannot stand in the dataset. An example must fit with the most pauses
-/// it could draw, so that its fate does not depend on the draw.
-fn unfit(ids: &Ids, insertion: &Insertion) -> Option<&'static str> {
-    match ids {
+/// Why a document cannot stand in the dataset. An example must fit with the most
+/// pauses it could draw, so that its fate does not depend on the draw.
+fn unfit(encoded: &Encoded, insertion: &Insertion, end: TokenId) -> Option<&'static str> {
+    match &encoded.ids {
         Ids::Plain(ids) => ids.is_empty().then_some("empty"),
         Ids::Example { target, .. } if target.is_empty() => Some("empty"),
         Ids::Example { prefix, target } => {
-            let length = prefix.len() + insertion.n_pauses() + target.len() + 1;
-            (insertion.row_length < length).then_some("too-long")
+            let row = rows::example(prefix, target, &encoded.marks, end);
+            (insertion.row_length() < insertion.longest(&row)).then_some("too-long")
         }
     }
 }

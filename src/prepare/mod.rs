@@ -297,13 +297,9 @@ pub fn stage_name(stage: Stage) -> &'static str {
 
 fn insertion(job: &Job) -> Result<Insertion, Error> {
     let row_length = job.recipe.pack.seq_len;
-    job.recipe.pause.validate(row_length)?;
     let policy = job.recipe.pause.clone();
-    Ok(Insertion {
-        policy,
-        pause: job.tokenizer.reserved().pause,
-        row_length,
-    })
+    let insertion = Insertion::new(policy, job.tokenizer.reserved(), row_length)?;
+    Ok(insertion.with_pieces(|| job.tokenizer.pieces())?)
 }
 
 /// The manifest as far as it is known before any text is read.
