@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::{Error, Report, chain};
+use super::{Error, Report, chain, rows};
 use crate::corpus::{Block, Corpus};
 use crate::curate::{Curator, Rules, dedup};
 use crate::dataset::Dataset;
 use crate::manifest::Ledger;
-use crate::pause::Insertion;
 use crate::prepare::judge::{Judge, Verdict};
 use crate::prepare::ledger::Contamination;
 use crate::progress::{Progress, Stop, Unit};
@@ -142,15 +141,10 @@ fn tally(
     curator: &Curator,
     (progress, stop): Watch,
 ) -> Result<Tally, Wrong> {
-    let manifest = &dataset.manifest;
     let tokenizer = dataset
         .tokenizer()
         .map_err(|error| Wrong::Reason(chain(&error)))?;
-    let insertion = Insertion {
-        policy: manifest.pause.clone(),
-        pause: manifest.tokenizer.reserved.pause,
-        row_length: manifest.row_length,
-    };
+    let insertion = rows::insertion(dataset).map_err(Wrong::Reason)?;
     let judge = Judge {
         curator,
         tokenizer: &tokenizer,
