@@ -66,7 +66,6 @@ impl Rules {
 }
 
 /// For serde: whether a key that is off by default is left out.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 pub fn is_false(value: &bool) -> bool {
     !value
 }

@@ -496,36 +496,6 @@ mod tests {
             "finetune.sources.0.synthetic.documents=0",
             "`finetune.sources.0.synthetic.documents` must",
         ),
-        ("pretrain.normalize={}", "`pretrain.normalize` normalises"),
-        ("pretrain.filter={}", "`pretrain.filter` has no limits"),
-        (
-            "pretrain.filter={max_short_lines=2.0}",
-            "`pretrain.filter.max_short_lines` must lie in 0 to 1",
-        ),
-        (
-            "pretrain.filter={preset='gopher',max_words=9}",
-            "`pretrain.filter.min_words` must be at most 9, found 50",
-        ),
-        (
-            "pretrain.filter={min_words=1,stop_words=['a']}",
-            "`pretrain.filter.stop_words` means nothing",
-        ),
-        (
-            "pretrain.decontaminate.ngram=1",
-            "`pretrain.decontaminate.ngram` must be at least 2",
-        ),
-        (
-            "pretrain.decontaminate.against=[]",
-            "`pretrain.decontaminate.against` must be at least 1",
-        ),
-        (
-            "pretrain.decontaminate.against=[{name='a/b',sources=[]}]",
-            "`pretrain.decontaminate.against.0.name` is `a/b`",
-        ),
-        (
-            "pretrain.decontaminate.against=[{name='a',sources=[{}]}]",
-            "`pretrain.decontaminate.against.0.sources.0` has neither",
-        ),
         (
             "pretrain.validation=1",
             "`pretrain.validation` must be at least 0 and less than 1",

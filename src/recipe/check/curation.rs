@@ -101,3 +101,84 @@ fn check_decontaminate(at: &At, settings: &Decontaminate, recipe: &Recipe) -> Ou
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::recipe::{Error, Recipe};
+
+    const GOOD: &str = r#"
+        tokenizer = { train = { vocab_size = 300 } }
+        [pretrain]
+        sources = [{ path = "a.jsonl" }]
+        pack = { seq_len = 64 }
+        normalize = { trim = true }
+        filter = { preset = "fineweb", min_words = 5 }
+        decontaminate = { against = [{ name = "q", sources = [{ path = "q.jsonl", text = "q" }] }] }
+        dedup = "exact"
+        rejects = true
+    "#;
+
+    /// An override of [`GOOD`] and how the message about it begins.
+    const BROKEN: &[(&str, &str)] = &[
+        ("pretrain.normalize={}", "`pretrain.normalize` normalises"),
+        ("pretrain.filter={}", "`pretrain.filter` has no limits"),
+        (
+            "pretrain.filter={max_short_lines=2.0}",
+            "`pretrain.filter.max_short_lines` must lie in 0 to 1",
+        ),
+        (
+            "pretrain.filter={preset='gopher',max_words=9}",
+            "`pretrain.filter.min_words` must be at most 9, found 50",
+        ),
+        (
+            "pretrain.filter={min_words=1,stop_words=['a']}",
+            "`pretrain.filter.stop_words` means nothing",
+        ),
+        (
+            "pretrain.decontaminate.ngram=1",
+            "`pretrain.decontaminate.ngram` must be at least 2",
+        ),
+        (
+            "pretrain.decontaminate.against=[]",
+            "`pretrain.decontaminate.against` must be at least 1",
+        ),
+        (
+            "pretrain.decontaminate.against=[{name='a/b',sources=[]}]",
+            "`pretrain.decontaminate.against.0.name` is `a/b`",
+        ),
+        (
+            "pretrain.decontaminate.against=[{name='a',sources=[{}]}]",
+            "`pretrain.decontaminate.against.0.sources.0` has neither",
+        ),
+        (
+            "pretrain.filter={max_short_lines=0.5,min_word_length=9,max_word_length=8}",
+            "`pretrain.filter.min_word_length` must lie in 0 to 8",
+        ),
+        (
+            "pretrain.filter={min_words=1,short_line=9}",
+            "`pretrain.filter.short_line` means nothing",
+        ),
+        (
+            "pretrain.decontaminate={}",
+            "`pretrain.decontaminate.against` is missing",
+        ),
+        ("pretrain.dedup=fuzzy", "unknown value `fuzzy`"),
+    ];
+
+    #[test]
+    fn every_rule_can_be_broken() {
+        let message =
+            |overrides: &[String]| match Recipe::parse(GOOD, Path::new("r.toml"), overrides) {
+                Ok(_) => "fine".into(),
+                Err(Error::Invalid(diagnosis)) => diagnosis.message,
+                Err(error) => error.to_string(),
+            };
+        assert_eq!(message(&[]), "fine");
+        for (setting, expected) in BROKEN {
+            let message = message(&[setting.to_string()]);
+            assert!(message.starts_with(expected), "{setting}: {message}");
+        }
+    }
+}
