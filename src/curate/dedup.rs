@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::normalize::Normalize;
-use super::sort::{RUN_BYTES, Sorter};
+use super::sort::{Limits, Sorter};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::{Document, DocumentId, Text};
@@ -155,7 +155,7 @@ fn write(
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let records = Mutex::new(Sorter::<RECORD_BYTES>::new(scratch, RUN_BYTES));
+    let records = Mutex::new(Sorter::<RECORD_BYTES>::new(scratch, Limits::USUAL));
     corpus.units().into_par_iter().try_for_each(|files| {
         corpus.blocks(files).par_bridge().try_for_each(|block| {
             if stop.requested() {
@@ -174,7 +174,7 @@ fn write(
         .into_inner()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut sorted = records.finish()?;
-    let mut places = Sorter::<PLACE_BYTES>::new(scratch, RUN_BYTES);
+    let mut places = Sorter::<PLACE_BYTES>::new(scratch, Limits::USUAL);
     let mut before = None;
     while let Some(record) = sorted.next()? {
         let (digest, place) = split(&record);
