@@ -23,9 +23,6 @@ pub struct Stats {
     /// What the documents hold of evaluation sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contamination: Vec<ContaminationRecord>,
-    /// The input files, which overlaps name.
-    #[serde(skip)]
-    pub files: Vec<String>,
     /// The splits.
     pub splits: BTreeMap<Split, SplitStats>,
 }
@@ -79,11 +76,6 @@ pub fn of(dataset: &Dataset) -> Result<Stats, dataset::Error> {
         vocab_size: manifest.tokenizer.vocab_size,
         ledger: manifest.ledger.clone(),
         contamination: manifest.contamination.clone(),
-        files: manifest
-            .corpus
-            .iter()
-            .map(|file| file.name.clone())
-            .collect(),
         splits,
     })
 }

@@ -27,6 +27,7 @@ Examples:
   pausedata prepare pipelines/novels.toml --data-root ~/corpora --only pretrain
   pausedata prepare pipelines/novels.toml --partition 2/4    (on four machines with one disk;
   pausedata prepare pipelines/novels.toml                     then once without, to seal)
+  pausedata prepare pipelines/novels.toml --verify-sample 1%
   pausedata prepare pipelines/quickstart.toml --dry-run")]
 pub struct Args {
     #[command(flatten)]
@@ -37,6 +38,10 @@ pub struct Args {
     /// Prepare the data of one stage only
     #[arg(long, value_name = "STAGE")]
     pub only: Option<values::Stage>,
+    /// Encode this share of the documents a second time, by the `tokenizers` library,
+    /// and stop where the ids differ
+    #[arg(long, value_name = "PERCENT")]
+    pub verify_sample: Option<values::Share>,
     /// List the input files and what would be made of them, and make nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -53,7 +58,11 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         index: part.index,
         of: part.count,
     });
-    let scope = Scope { only, partition };
+    let scope = Scope {
+        only,
+        partition,
+        verify_sample: args.verify_sample.map_or(0.0, |share| share.0),
+    };
     if args.dry_run {
         return show(&datasets::survey(&plan, scope)?, ui);
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pausedata::dataset::Dataset;
+use pausedata::manifest::Manifest;
 use pausedata::prepare;
 use pausedata::stats::{self, SplitStats, Stats};
 
@@ -28,12 +29,12 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let stats = stats::of(&dataset)?;
     match ui.format() {
         Format::Json => ui.print_json(&stats)?,
-        Format::Text => ui.print(&text(&stats))?,
+        Format::Text => ui.print(&text(&stats, &dataset.manifest))?,
     }
     Ok(Outcome::Done)
 }
 
-fn text(stats: &Stats) -> String {
+fn text(stats: &Stats, manifest: &Manifest) -> String {
     let ledger = &stats.ledger;
     let mut text = format!(
         "{NAME}dataset{NAME:#} {}  {}, vocabulary {}\n",
@@ -53,22 +54,8 @@ fn text(stats: &Stats) -> String {
         grouped(dropped),
         reasons.collect::<String>(),
     );
-    for set in &stats.contamination {
-        text += &format!(
-            "overlap    {} documents hold pieces of {}\n",
-            grouped(set.documents),
-            set.name
-        );
-        for overlap in &set.shown {
-            let file = stats.files.get(overlap.file as usize);
-            text += &format!(
-                "  document {} of `{}`: {}\n",
-                overlap.row + 1,
-                file.map_or("?", String::as_str),
-                overlap.words
-            );
-        }
-    }
+    text += &overlaps(manifest);
+    text += &mixture(manifest);
     for (split, stats) in stats
         .splits
         .iter()
@@ -76,6 +63,63 @@ fn text(stats: &Stats) -> String {
     {
         text += &format!("\n{NAME}{}{NAME:#}\n", format!("{split:?}").to_lowercase());
         text += &split_text(stats);
+    }
+    text
+}
+
+/// What each source gave, where any has a weight.
+fn mixture(manifest: &Manifest) -> String {
+    let ledger = &manifest.ledger;
+    let ids: u64 = ledger.sources.values().map(|share| share.ids).sum();
+    let mut text = String::new();
+    if 0 < ledger.copies {
+        text += &format!(
+            "copies     {} beside the first of a document\n",
+            grouped(ledger.copies)
+        );
+    }
+    for (source, share) in &ledger.sources {
+        let recipe = manifest
+            .recipe
+            .get("sources")
+            .and_then(|sources| sources.get(source));
+        let key = |key: &str| recipe.and_then(|recipe| recipe.get(key));
+        let name = match (
+            key("path"),
+            key("synthetic").and_then(|spec| spec.get("corpus")),
+        ) {
+            (Some(name), _) | (None, Some(name)) => name.as_str().unwrap_or("?"),
+            (None, None) => "?",
+        };
+        text += &format!(
+            "source     {} documents, {} ids ({:.1} %): {name} times {}\n",
+            grouped(share.documents),
+            grouped(share.ids),
+            100.0 * share.ids as f64 / ids.max(1) as f64,
+            key("weight").map_or_else(|| "1".into(), ToString::to_string),
+        );
+    }
+    text
+}
+
+/// Where the documents met evaluation sets.
+fn overlaps(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    for set in &manifest.contamination {
+        text += &format!(
+            "overlap    {} documents hold pieces of {}\n",
+            grouped(set.documents),
+            set.name
+        );
+        for overlap in &set.shown {
+            let file = manifest.corpus.get(overlap.file as usize);
+            text += &format!(
+                "  document {} of `{}`: {}\n",
+                overlap.row + 1,
+                file.map_or("?", |file| &file.name),
+                overlap.words
+            );
+        }
     }
     text
 }
@@ -99,6 +143,16 @@ fn split_text(stats: &SplitStats) -> String {
         text += &format!(
             "  overflow   {} ids of text were pushed out by pauses\n",
             grouped(totals.overflowed)
+        );
+    }
+    if 0 < totals.padded + totals.cut {
+        let positions = totals.padded + totals.real + totals.pauses;
+        text += &format!(
+            "  packing    {} positions left empty ({:.2} %), {} documents cut, {} ids of them dropped\n",
+            grouped(totals.padded),
+            100.0 * totals.padded as f64 / positions.max(1) as f64,
+            grouped(totals.cut),
+            grouped(totals.trimmed)
         );
     }
     let runs = totals.pause_runs.iter().enumerate();

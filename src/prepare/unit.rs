@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::encode::Encoded;
 use super::flow::{Budget, Failure, Flow, Sink, Step, lock};
 use super::judge::{Judge, Judged, Verdict};
 use super::ledger::{Contamination, UnitRecord};
 use super::rejects::Rejects;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
+use crate::corpus::weight::Mixture;
 use crate::corpus::{Block, Blocks, Corpus};
-use crate::curate::Curator;
+use crate::curate::{Curator, Reason};
 use crate::digest::Digest;
+use crate::document::{DocumentId, Text};
 use crate::manifest::{Ledger, Split};
 use crate::pause::Insertion;
 use crate::progress::{Progress, Stop};
@@ -187,6 +190,7 @@ struct Build<'a> {
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
+    mixture: Mixture,
     contamination: Contamination,
     /// Open once a document was dropped, where the recipe keeps them.
     rejects: Option<Rejects>,
@@ -196,11 +200,13 @@ impl<'a> Build<'a> {
     fn new(work: Work<'a>) -> Self {
         let splits = [Split::Train, Split::Validation]
             .map(|split| (split, Rows::new(Destination::new(&work, split))));
+        let mixture = Mixture::new(&work.job.recipe.sources);
         Self {
             work,
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
+            mixture,
             contamination: Contamination::default(),
             rejects: None,
         }
@@ -211,24 +217,43 @@ impl<'a> Build<'a> {
         self.contamination.observe(judged.id, &judged.hits);
         match judged.verdict {
             Verdict::Keep(encoded) => {
-                self.ledger.keep();
-                if let Some(split) = self.splits.get_mut(&encoded.split) {
-                    split.add(encoded);
+                let copies = self.take(&encoded);
+                match (copies, self.splits.get_mut(&encoded.split)) {
+                    (1.., Some(split)) => split.add(encoded, copies),
+                    _ => Ok(()),
                 }
             }
             Verdict::Drop { reason, text } => {
                 self.ledger.leave_out(&reason);
-                if self.work.job.recipe.rejects {
-                    let mut rejects = match self.rejects.take() {
-                        Some(rejects) => rejects,
-                        None => Rejects::create(self.work.job.folder, self.work.index)?,
-                    };
-                    rejects.push(self.work.corpus, judged.id, &reason, &text)?;
-                    self.rejects = Some(rejects);
-                }
+                self.reject(judged.id, &reason, &text)
             }
         }
+    }
+
+    fn reject(&mut self, id: DocumentId, reason: &Reason, text: &Text) -> Result<(), Error> {
+        if !self.work.job.recipe.rejects {
+            return Ok(());
+        }
+        let mut rejects = match self.rejects.take() {
+            Some(rejects) => rejects,
+            None => Rejects::create(self.work.job.folder, self.work.index)?,
+        };
+        rejects.push(self.work.corpus, id, reason, text)?;
+        self.rejects = Some(rejects);
         Ok(())
+    }
+
+    /// How often a document that fits is taken, by its source's weight; counted.
+    fn take(&mut self, encoded: &Encoded) -> u64 {
+        let source = self.work.corpus.source(encoded.record.id.file);
+        let copies = self.mixture.take(source);
+        self.ledger.take(copies);
+        if self.mixture.is_weighted() {
+            let share = self.ledger.sources.entry(source).or_default();
+            share.documents += copies;
+            share.ids += copies * (encoded.ids.len() as u64 + 1);
+        }
+        copies
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Error, Report, chain, rows};
 use crate::corpus::{Block, Corpus};
 use crate::curate::{Curator, Rules, dedup};
 use crate::dataset::Dataset;
-use crate::manifest::Ledger;
+use crate::manifest::{Ledger, NOT_TAKEN};
 use crate::prepare::judge::{Judge, Verdict};
 use crate::prepare::ledger::Contamination;
 use crate::progress::{Progress, Stop, Unit};
@@ -189,8 +189,15 @@ fn of_block(judge: &Judge, block: Block) -> Result<Tally, prepare::Error> {
 
 fn compare(dataset: &Dataset, tally: &Tally) -> Result<String, String> {
     let ledger = &dataset.manifest.ledger;
-    if *ledger != tally.ledger {
-        return Err(format!("expected {:?}, found {ledger:?}", tally.ledger));
+    // Weights are counted where the documents are.
+    let mut dropped = ledger.dropped.clone();
+    let kept = ledger.kept + dropped.remove(NOT_TAKEN).unwrap_or(0);
+    let found = (ledger.read, kept, &dropped);
+    let expected = (tally.ledger.read, tally.ledger.kept, &tally.ledger.dropped);
+    if found != expected {
+        return Err(format!(
+            "expected {expected:?}, found {found:?} read, kept and dropped"
+        ));
     }
     for (index, set) in dataset.manifest.contamination.iter().enumerate() {
         let found = tally
@@ -205,7 +212,7 @@ fn compare(dataset: &Dataset, tally: &Tally) -> Result<String, String> {
             ));
         }
     }
-    let reasons = ledger.dropped.iter();
+    let reasons = dropped.iter();
     let reasons: Vec<String> = reasons.map(|(reason, n)| format!("{n} {reason}")).collect();
     Ok(match reasons.as_slice() {
         [] => "nothing was dropped".into(),

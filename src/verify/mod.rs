@@ -7,6 +7,8 @@
 
 mod drops;
 mod files;
+mod held;
+mod recount;
 mod rows;
 mod text;
 
