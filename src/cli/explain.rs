@@ -120,6 +120,7 @@ impl Explain for prepare::Error {
                 "run the partitions that make them again, or `pausedata prepare RECIPE`, which makes them and seals".into(),
             ),
             Self::Record { .. } => Some("start this dataset again with `--force`".into()),
+            Self::Curate { .. } => Some("leave `normalize` out of this stage".into()),
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,
         }

@@ -54,6 +54,7 @@ fn text(stats: &Stats, manifest: &Manifest) -> String {
         grouped(dropped),
         reasons.collect::<String>(),
     );
+    text += &overlaps(manifest);
     text += &mixture(manifest);
     for (split, stats) in stats
         .splits
@@ -97,6 +98,28 @@ fn mixture(manifest: &Manifest) -> String {
             100.0 * share.ids as f64 / ids.max(1) as f64,
             key("weight").map_or_else(|| "1".into(), ToString::to_string),
         );
+    }
+    text
+}
+
+/// Where the documents met evaluation sets.
+fn overlaps(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    for set in &manifest.contamination {
+        text += &format!(
+            "overlap    {} documents hold pieces of {}\n",
+            grouped(set.documents),
+            set.name
+        );
+        for overlap in &set.shown {
+            let file = manifest.corpus.get(overlap.file as usize);
+            text += &format!(
+                "  document {} of `{}`: {}\n",
+                overlap.row + 1,
+                file.map_or("?", |file| &file.name),
+                overlap.words
+            );
+        }
     }
     text
 }

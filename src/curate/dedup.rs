@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::normalize::Normalize;
-use super::sort::{RUN_BYTES, Sorter};
+use super::sort::{Limits, Sorter};
 use crate::corpus::{self, Corpus};
 use crate::digest::Digest;
 use crate::document::{Document, DocumentId, Text};
@@ -51,7 +51,7 @@ const DIGEST_BYTES: usize = 16;
 const PLACE_BYTES: usize = 4 + 8;
 const RECORD_BYTES: usize = DIGEST_BYTES + PLACE_BYTES;
 /// The BLAKE3 of the places before it, which ends the file.
-const SEAL_BYTES: u64 = 32;
+const SEAL_BYTES: usize = 32;
 /// Places read at a time.
 const BLOCK: usize = 256;
 const BLOCK_BYTES: u64 = (BLOCK * PLACE_BYTES) as u64;
@@ -79,7 +79,7 @@ impl Duplicates {
             file: fs::open(path)?,
             path: path.into(),
             firsts: Vec::new(),
-            places: fs::size(path)?.saturating_sub(SEAL_BYTES) / PLACE_BYTES as u64,
+            places: fs::size(path)?.saturating_sub(SEAL_BYTES as u64) / PLACE_BYTES as u64,
         };
         found.index()
     }
@@ -112,10 +112,10 @@ impl Duplicates {
             hasher.update(block.as_flattened());
             self.firsts.extend(block.first());
         }
-        let mut seal = [0; SEAL_BYTES as usize];
+        let mut seal = [0; SEAL_BYTES];
         let at = self.places * PLACE_BYTES as u64;
         let read = self.file.read_exact_at(&mut seal, at);
-        let whole = fs::size(&self.path)? == at + SEAL_BYTES;
+        let whole = fs::size(&self.path)? == at + SEAL_BYTES as u64;
         let sound = whole && read.is_ok() && *hasher.finalize().as_bytes() == seal;
         Ok(sound.then_some(self))
     }
@@ -155,7 +155,7 @@ fn write(
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let records = Mutex::new(Sorter::<RECORD_BYTES>::new(scratch, RUN_BYTES));
+    let records = Mutex::new(Sorter::<RECORD_BYTES>::new(scratch, Limits::USUAL));
     corpus.units().into_par_iter().try_for_each(|files| {
         corpus.blocks(files).par_bridge().try_for_each(|block| {
             if stop.requested() {
@@ -174,7 +174,7 @@ fn write(
         .into_inner()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut sorted = records.finish()?;
-    let mut places = Sorter::<PLACE_BYTES>::new(scratch, RUN_BYTES);
+    let mut places = Sorter::<PLACE_BYTES>::new(scratch, Limits::USUAL);
     let mut before = None;
     while let Some(record) = sorted.next()? {
         let (digest, place) = split(&record);

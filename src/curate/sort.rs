@@ -2,8 +2,8 @@
 //!
 //! Records are byte strings of one length, compared as such. They are sorted in
 //! runs that fit into memory, each written to a file of its own; the runs are
-//! merged as they are read. What is held is one run while records come, and a
-//! buffer a run afterwards, whatever the records are.
+//! merged as they are read; where they are many, they are merged into one before.
+//! What is held is one run and a buffer for each file, whatever the records are.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,8 +12,23 @@ use std::path::{Path, PathBuf};
 
 use crate::fs;
 
-/// Bytes of records that are sorted in memory at a time.
-pub const RUN_BYTES: usize = 64 << 20;
+/// What sorting may use at a time.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Bytes of records that are sorted in memory.
+    pub run_bytes: usize,
+    /// Files that are merged; at least 2.
+    pub files: usize,
+}
+
+impl Limits {
+    /// 64 MiB, and far fewer files than a process may open.
+    pub const USUAL: Self = Self {
+        run_bytes: 64 << 20,
+        files: 128,
+    };
+}
+
 /// Bytes read from a run at a time.
 const BUFFER_BYTES: usize = 1 << 16;
 
@@ -22,18 +37,22 @@ pub struct Sorter<const N: usize> {
     folder: PathBuf,
     records: Vec<[u8; N]>,
     most: usize,
+    most_runs: usize,
     runs: Vec<PathBuf>,
+    /// Files written so far, which names them.
+    written: usize,
 }
 
 impl<const N: usize> Sorter<N> {
-    /// Sorts with files in `folder`, which is the caller's to remove, and
-    /// `run_bytes` of memory.
-    pub fn new(folder: &Path, run_bytes: usize) -> Self {
+    /// Sorts with files in `folder`, which is the caller's to remove.
+    pub fn new(folder: &Path, limits: Limits) -> Self {
         Self {
             folder: folder.into(),
             records: Vec::new(),
-            most: (run_bytes / N.max(1)).max(1),
+            most: (limits.run_bytes / N.max(1)).max(1),
+            most_runs: limits.files.max(2),
             runs: Vec::new(),
+            written: 0,
         }
     }
 
@@ -49,33 +68,35 @@ impl<const N: usize> Sorter<N> {
     /// All records in order.
     pub fn finish(mut self) -> Result<Sorted<N>, fs::Error> {
         self.records.sort_unstable();
-        let mut sorted = Sorted {
-            memory: std::mem::take(&mut self.records).into_iter(),
-            runs: Vec::new(),
-            next: BinaryHeap::new(),
-        };
-        for path in &self.runs {
-            sorted.runs.push(Run {
-                reader: BufReader::with_capacity(BUFFER_BYTES, fs::open(path)?),
-                path: path.clone(),
-            });
-        }
-        for run in 0..=sorted.runs.len() {
-            sorted.refill(run)?;
-        }
-        Ok(sorted)
+        Sorted::of(&self.runs, std::mem::take(&mut self.records))
     }
 
     fn spill(&mut self) -> Result<(), fs::Error> {
         self.records.sort_unstable();
-        let path = self.folder.join(format!("{N}-{}", self.runs.len()));
-        let mut output = fs::Output::create(&path)?;
+        let (path, mut output) = self.next_run()?;
         for record in self.records.drain(..) {
             output.write_all(&record)?;
         }
         output.publish()?;
         self.runs.push(path);
-        Ok(())
+        if self.runs.len() < self.most_runs {
+            return Ok(());
+        }
+        let (path, mut output) = self.next_run()?;
+        let mut sorted = Sorted::<N>::of(&self.runs, Vec::new())?;
+        while let Some(record) = sorted.next()? {
+            output.write_all(&record)?;
+        }
+        output.publish()?;
+        let merged = std::mem::replace(&mut self.runs, vec![path]);
+        merged.iter().try_for_each(|run| fs::remove_file(run))
+    }
+
+    fn next_run(&mut self) -> Result<(PathBuf, fs::Output), fs::Error> {
+        let path = self.folder.join(format!("{N}-{}", self.written));
+        self.written += 1;
+        let output = fs::Output::create(&path)?;
+        Ok((path, output))
     }
 }
 
@@ -93,6 +114,25 @@ pub struct Sorted<const N: usize> {
 }
 
 impl<const N: usize> Sorted<N> {
+    /// Merges files and records that are each sorted.
+    fn of(runs: &[PathBuf], memory: Vec<[u8; N]>) -> Result<Self, fs::Error> {
+        let run = |path: &PathBuf| -> Result<Run, fs::Error> {
+            Ok(Run {
+                reader: BufReader::with_capacity(BUFFER_BYTES, fs::open(path)?),
+                path: path.clone(),
+            })
+        };
+        let mut sorted = Self {
+            memory: memory.into_iter(),
+            runs: runs.iter().map(run).collect::<Result<_, _>>()?,
+            next: BinaryHeap::new(),
+        };
+        for run in 0..=runs.len() {
+            sorted.refill(run)?;
+        }
+        Ok(sorted)
+    }
+
     /// The next record.
     pub fn next(&mut self) -> Result<Option<[u8; N]>, fs::Error> {
         let Some(Reverse((record, run))) = self.next.pop() else {
@@ -147,9 +187,10 @@ mod tests {
         fn records_come_back_in_order(
             records in prop::collection::vec(any::<[u8; 3]>(), 0..60),
             run_bytes in 1usize..64,
+            files in 2usize..8,
         ) {
             let folder = tempfile::tempdir().unwrap();
-            let mut sorter = Sorter::new(folder.path(), run_bytes);
+            let mut sorter = Sorter::new(folder.path(), Limits { run_bytes, files });
             for record in &records {
                 sorter.push(*record).unwrap();
             }

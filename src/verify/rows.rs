@@ -120,7 +120,7 @@ fn overflow(manifest: &Manifest) -> Overflow {
 }
 
 /// Where the pauses of the dataset were put.
-fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
+pub fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
     let manifest = &dataset.manifest;
     let policy = manifest.pause.clone();
     let reserved = manifest.tokenizer.reserved;
