@@ -93,7 +93,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pause::Policy;
+    use crate::pause::tests::beyond::{POLICIES, apply_uncapped, insertion_of, numbers, stream};
+    use crate::pause::tests::key;
+    use crate::pause::{Policy, apply, restore, strip};
     use crate::sequence::drawing::{RESERVED, draw, ids};
 
     fn rows(row_length: usize, documents: &[Vec<TokenId>]) -> Vec<Vec<TokenId>> {
@@ -164,6 +166,37 @@ mod tests {
             let naive = naive(row_length, &documents);
             prop_assert_eq!(rows.concat(), naive.concat());
             prop_assert_eq!(rows, naive);
+        }
+
+        /// Law 1 for every policy: rows joined and stripped are the stream, and none is too long.
+        #[test]
+        fn packed_rows_without_their_pauses_are_the_stream(
+            ids in stream(300), row_length in 18usize..40,
+        ) {
+            for policy in POLICIES {
+                let insertion = insertion_of(policy, row_length);
+                let mut rows = Vec::new();
+                let mut pack = ConcatSplit::new(&insertion);
+                let documents = ids.split(|id| *id == RESERVED.end);
+                let mut whole = Vec::new();
+                for document in documents {
+                    let marks = numbers(&[document, &[RESERVED.end]].concat());
+                    pack.push((document, &marks), RESERVED.end, &mut |row| rows.push(row));
+                    whole.extend_from_slice(document);
+                    whole.push(RESERVED.end);
+                }
+                pack.finish(&mut |row| rows.push(row));
+                let mut stripped = Vec::new();
+                for (item, row) in (0..).zip(&rows) {
+                    prop_assert_eq!(row.marks.len(), row.len());
+                    let placed = apply(&insertion, row, key(item)).sequence;
+                    prop_assert!(!placed.is_empty() && placed.len() <= row_length);
+                    prop_assert_eq!(&apply_uncapped(&insertion, row, key(item)), &placed, "{}", policy);
+                    stripped.extend(strip(&placed.ids, RESERVED.pause));
+                    prop_assert_eq!(restore(&placed, RESERVED.pause).ids, row.ids.clone());
+                }
+                prop_assert_eq!(stripped, whole);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 //! whole; `suffix` puts them right after it, `prefix` before it. A row without a
 //! prefix is all text for most policies, and all prefix for `suffix`, as a prompt is.
 
+mod error;
 pub mod place;
 pub mod policy;
 mod sites;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
-pub use policy::{Count, Error, FRACTION_MAX, Fill, Law, Overflow, Policy, Share, Side};
+pub use error::{Error, FRACTION_MAX};
+pub use policy::{Count, Fill, Law, Overflow, Policy, Share, Side};
 pub use text::Pieces;
 
 use crate::rng::{Key, Rng};
@@ -137,7 +139,7 @@ impl Insertion {
 
     /// The same with what ids spell, which policies that read text need.
     pub fn with_pieces(self, pieces: impl FnOnce() -> Option<Arc<Pieces>>) -> Result<Self, Error> {
-        if !self.policy.reads_text() {
+        if !(self.policy.reads_text() || self.policy.reads_positions()) {
             return Ok(self);
         }
         let pieces = Some(pieces().ok_or(Error::NoBytes)?);
@@ -349,4 +351,4 @@ fn spread(sequence: &Sequence, gaps: &[usize], count: usize, pause: TokenId) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,7 @@ const LAWS: [Law; 4] = [
     Law::Runs { mean: 3.0 },
 ];
 
-fn key(item: u64) -> Key {
+pub(crate) fn key(item: u64) -> Key {
     Key::new(11).stream(Stream::Pause).epoch(0).item(item)
 }
 
@@ -367,4 +367,4 @@ proptest! {
     }
 }
 
-mod beyond;
+pub(crate) mod beyond;

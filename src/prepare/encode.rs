@@ -1,10 +1,12 @@
 //! Documents to ids: one document at a time, on any thread.
 
-use super::Error;
+use super::{Error, NotesProblem};
 use crate::corpus::Corpus;
 use crate::digest::checksum;
-use crate::document::{Document, DocumentId, Text};
+use crate::document::{Document, DocumentId, Notes, Text};
 use crate::manifest::Split;
+use crate::pause::Policy;
+use crate::recipe;
 use crate::shard::DocumentRecord;
 use crate::token::TokenId;
 use crate::tokenize::{self, Tokenizer};
@@ -40,7 +42,7 @@ pub enum Ids {
 pub fn encode(
     document: &Document,
     tokenizer: &Tokenizer,
-    validation: f64,
+    stage: &recipe::Stage,
     corpus: &Corpus,
 ) -> Result<Encoded, Error> {
     let ids = |text: &str| {
@@ -54,6 +56,14 @@ pub fn encode(
         }
     };
     let ids = ids.map_err(|source| refused(document.id, corpus, source))?;
+    let target = match &ids {
+        Ids::Plain(ids) => ids,
+        Ids::Example { target, .. } => target,
+    };
+    let marks = marks(document, target, (tokenizer, &stage.pause)).map_err(|problem| {
+        let (file, row) = place(document.id, corpus);
+        Error::Notes { file, row, problem }
+    })?;
     let checksum = text_checksum(&document.text);
     let text_bytes = document.text.bytes() as u64;
     Ok(Encoded {
@@ -62,9 +72,9 @@ pub fn encode(
             text_bytes,
             checksum,
         },
-        split: split(checksum, validation),
+        split: split(checksum, stage.validation),
         ids,
-        marks: Vec::new(),
+        marks,
     })
 }
 
@@ -88,16 +98,63 @@ pub fn split(checksum: u64, validation: f64) -> Split {
     }
 }
 
-fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
-    let file = corpus
-        .files
-        .get(id.file as usize)
-        .map_or_else(String::new, |file| file.name.clone());
-    Error::Document {
-        file,
-        row: id.row + 1,
-        source,
+/// A number for each id, and one for the end, from what the source says about the
+/// text: its scores, or 1 where a position lies in an id or right before it.
+fn marks(
+    document: &Document,
+    ids: &[TokenId],
+    (tokenizer, policy): (&Tokenizer, &Policy),
+) -> Result<Vec<f32>, NotesProblem> {
+    let Notes {
+        scores, positions, ..
+    } = &document.notes;
+    if policy.reads_scores() {
+        if scores.len() != ids.len() {
+            return Err(NotesProblem::Scores {
+                scores: scores.len(),
+                tokens: ids.len(),
+            });
+        }
+        // Equal numbers compare as equal, and the end is never chosen.
+        let scores = scores.iter().map(|score| score + 0.0);
+        return Ok(scores.chain([f32::NAN]).collect());
     }
+    if !policy.reads_positions() {
+        return Ok(Vec::new());
+    }
+    let text = match &document.text {
+        Text::Plain(text) => text,
+        Text::Example { target, .. } => target,
+    };
+    let pieces = tokenizer.spell(ids).ok_or(NotesProblem::NotExact)?;
+    if pieces.bytes != text.as_bytes() {
+        return Err(NotesProblem::NotExact);
+    }
+    let starts = text.char_indices().map(|(start, _)| start);
+    let starts: Vec<usize> = starts.chain([text.len()]).collect();
+    let mut marks = vec![0.0; ids.len() + 1];
+    for position in positions {
+        let outside = || NotesProblem::Position {
+            position: *position,
+            characters: starts.len() - 1,
+        };
+        let start = starts.get(*position as usize).ok_or_else(outside)?;
+        let mark = marks.get_mut(pieces.gap(*start));
+        *mark.ok_or_else(outside)? = 1.0;
+    }
+    Ok(marks)
+}
+
+fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
+    let (file, row) = place(id, corpus);
+    Error::Document { file, row, source }
+}
+
+/// The file of a document and its row, from 1.
+fn place(id: DocumentId, corpus: &Corpus) -> (String, u64) {
+    let file = corpus.files.get(id.file as usize);
+    let file = file.map_or_else(String::new, |file| file.name.clone());
+    (file, id.row + 1)
 }
 
 #[cfg(test)]

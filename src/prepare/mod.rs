@@ -49,6 +49,16 @@ pub enum Error {
         #[source]
         source: tokenize::Error,
     },
+    /// What a source says about a document does not fit its text.
+    #[error("document {row} of `{file}`: {problem}")]
+    Notes {
+        /// The source file.
+        file: String,
+        /// Its row, from 1.
+        row: u64,
+        /// What is wrong.
+        problem: NotesProblem,
+    },
     /// The pause policy does not fit the rows.
     #[error(transparent)]
     Pause(#[from] pause::Error),
@@ -101,6 +111,34 @@ pub enum Error {
     /// A signal asked to stop.
     #[error("stopped before the dataset was complete")]
     Stopped,
+}
+
+/// What a source says about a document that does not fit its text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotesProblem {
+    /// Scores are counted by tokens.
+    #[error("expected a score for each of the {tokens} tokens of the text, found {scores} scores")]
+    Scores {
+        /// How many there are.
+        scores: usize,
+        /// How many there should be.
+        tokens: usize,
+    },
+    /// A position lies past the text.
+    #[error(
+        "expected positions of at most {characters}, the length of the text in characters, found {position}"
+    )]
+    Position {
+        /// The position.
+        position: u32,
+        /// Characters of the text.
+        characters: usize,
+    },
+    /// Positions cannot be found among the tokens.
+    #[error(
+        "positions need a tokenizer that gives back the text byte for byte, and this one does not"
+    )]
+    NotExact,
 }
 
 /// One dataset to make.

@@ -141,14 +141,8 @@ impl<'a> Lanes<'a> {
 
     fn encode(&self, work: &Work, block: Block) -> Result<Vec<Encoded>, Error> {
         let (job, read) = (work.job, block.read());
-        let encoded = block.map(|document| {
-            encode::encode(
-                &document?,
-                job.tokenizer,
-                job.recipe.validation,
-                work.corpus,
-            )
-        });
+        let encoded = block
+            .map(|document| encode::encode(&document?, job.tokenizer, job.recipe, work.corpus));
         let encoded = encoded.collect();
         self.progress.advance(read);
         encoded

@@ -3,6 +3,7 @@
 //! [`Recipe`] is what the author typed, checked; [`Plan`] is what a run does.
 
 mod check;
+mod check_pause;
 mod diagnose;
 mod locate;
 pub mod plan;

@@ -19,7 +19,7 @@ use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer 
 
 use crate::digest::Digest;
 use crate::fs;
-use crate::pause::Pieces;
+use crate::pause::text::{Pieces, Spelt};
 use crate::token::{Reserved, TokenId};
 
 /// An error of another module or library, as a cause.
@@ -343,6 +343,12 @@ impl Tokenizer {
         Some(Arc::new(Pieces::new(
             (0..self.vocab_size).map(|id| piece(TokenId(id))),
         )))
+    }
+
+    /// What `ids` spell, where the vocabulary is byte-level.
+    pub fn spell(&self, ids: &[TokenId]) -> Option<Spelt> {
+        let table = self.bytes.as_ref()?;
+        Some(Spelt::new(ids.iter().map(|id| table.bytes(*id))))
     }
 
     /// The token as the vocabulary stores it.

@@ -119,6 +119,7 @@ fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
     let reserved = manifest.tokenizer.reserved;
     let insertion = Insertion::new(policy, reserved, manifest.row_length);
     let insertion = insertion.map_err(|error| chain(&error))?;
+    // Positions are not placed again, and bytes not needed for them.
     if !insertion.policy().reads_text() {
         return Ok(insertion);
     }

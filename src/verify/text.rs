@@ -357,7 +357,7 @@ fn held_documents(
         });
     let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match dataset.manifest.stage {
         Stage::Pretrain => {
-            let rows = rows.map(move |row| row.map(|row| pause::strip(&row.ids, pause)));
+            let rows = rows.map(move |row| row.map(|row| pause::restore(&row, pause).ids));
             Box::new(Cut {
                 rows: Box::new(rows),
                 end,
@@ -365,8 +365,8 @@ fn held_documents(
             })
         }
         Stage::Finetune => Box::new(rows.map(move |row| {
-            let row = row?;
-            let mut ids = pause::strip(&row.ids, pause);
+            let row = pause::restore(&row?, pause);
+            let mut ids = row.ids;
             if ids.pop() != Some(end) {
                 return Err("a row does not close with the end-of-document id".into());
             }

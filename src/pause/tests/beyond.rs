@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::pack::ConcatSplit;
 
 /// An alphabet: id 4 + n spells the n-th of these.
 const LETTERS: [&str; 10] = ["a", "b", " c", " ", ".", ", ", "1", "2", "é", "x. "];
@@ -15,13 +14,13 @@ fn pieces() -> Arc<Pieces> {
     ))
 }
 
-fn insertion_of(policy: &str, row_length: usize) -> Insertion {
+pub(crate) fn insertion_of(policy: &str, row_length: usize) -> Insertion {
     let policy: Policy = toml::from_str(policy).unwrap();
     let insertion = Insertion::new(policy, RESERVED, row_length).unwrap();
     insertion.with_pieces(|| Some(pieces())).unwrap()
 }
 
-const POLICIES: [&str; 16] = [
+pub(crate) const POLICIES: [&str; 16] = [
     "policy = 'none'",
     "policy = 'random'\nfraction = 0.2",
     "policy = 'random'\nfraction = 0.3\nlaw = { runs = { mean = 2.5 } }",
@@ -41,13 +40,13 @@ const POLICIES: [&str; 16] = [
 ];
 
 /// Ids of [`LETTERS`] and ends of documents.
-fn stream(max: usize) -> impl Strategy<Value = Vec<TokenId>> {
+pub(crate) fn stream(max: usize) -> impl Strategy<Value = Vec<TokenId>> {
     let id = prop_oneof![12 => 4u32..14, 1 => Just(RESERVED.end.0)];
     prop::collection::vec(id.prop_map(TokenId), 0..max)
 }
 
 /// Numbers for ids: small and often equal, or none.
-fn numbers(ids: &[TokenId]) -> Vec<f32> {
+pub(crate) fn numbers(ids: &[TokenId]) -> Vec<f32> {
     let number = |id: &TokenId| match id.0 % 5 {
         4 => f32::NAN,
         n => n as f32,
@@ -62,7 +61,7 @@ fn fits(insertion: &Insertion, row: &Sequence) -> bool {
 }
 
 /// A row as [`apply`] makes it where there is room without end.
-fn apply_uncapped(insertion: &Insertion, row: &Sequence, key: Key) -> Sequence {
+pub(crate) fn apply_uncapped(insertion: &Insertion, row: &Sequence, key: Key) -> Sequence {
     let part = insertion.part(key);
     let policy = insertion.policy.parts().nth(part).unwrap();
     if !policy.places() {
@@ -162,37 +161,6 @@ fn unknown_keys_of_a_share_are_refused() {
 }
 
 proptest! {
-    /// Law 1 for every policy: rows joined and stripped are the stream, and none is too long.
-    #[test]
-    fn packed_rows_without_their_pauses_are_the_stream(
-        ids in stream(300), row_length in 18usize..40,
-    ) {
-        for policy in POLICIES {
-            let insertion = insertion_of(policy, row_length);
-            let mut rows = Vec::new();
-            let mut pack = ConcatSplit::new(&insertion);
-            let documents = ids.split(|id| *id == RESERVED.end);
-            let mut whole = Vec::new();
-            for document in documents {
-                let marks = numbers(&[document, &[RESERVED.end]].concat());
-                pack.push((document, &marks), RESERVED.end, &mut |row| rows.push(row));
-                whole.extend_from_slice(document);
-                whole.push(RESERVED.end);
-            }
-            pack.finish(&mut |row| rows.push(row));
-            let mut stripped = Vec::new();
-            for (item, row) in (0..).zip(&rows) {
-                prop_assert_eq!(row.marks.len(), row.len());
-                let placed = apply(&insertion, row, key(item)).sequence;
-                prop_assert!(!placed.is_empty() && placed.len() <= row_length);
-                prop_assert_eq!(&apply_uncapped(&insertion, row, key(item)), &placed, "{}", policy);
-                stripped.extend(strip(&placed.ids, RESERVED.pause));
-                prop_assert_eq!(restore(&placed, RESERVED.pause).ids, row.ids.clone());
-            }
-            prop_assert_eq!(stripped, whole);
-        }
-    }
-
     /// What a row takes is the most that fits; where a border cuts a match, it may be less.
     #[test]
     fn a_row_takes_as_much_as_fits(ids in stream(60), row_length in 18usize..40) {
