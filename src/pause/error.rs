@@ -74,6 +74,24 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The pause tokens that were asked for do not exist.
+    #[error("the pause token {problem}")]
+    NoToken {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The target rule has no meaning.
+    #[error("the target rule {problem}")]
+    Rule {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The weight of targets has no meaning.
+    #[error("the weight of targets {problem}")]
+    Weight {
+        /// What is wrong.
+        problem: String,
+    },
     /// The policy reads text, which this vocabulary does not give exactly.
     #[error(
         "the policy reads the text of token ids, and this tokenizer is not byte-level: \
@@ -93,6 +111,9 @@ impl Error {
             Self::NoMarks => "marks",
             Self::Pattern { .. } => "pattern",
             Self::Mix { .. } => "of",
+            Self::NoToken { .. } => "token",
+            Self::Rule { .. } => "target",
+            Self::Weight { .. } => "target_weight",
             Self::NoBytes => "policy",
         }
     }

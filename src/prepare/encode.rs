@@ -5,7 +5,7 @@ use crate::corpus::Corpus;
 use crate::digest::checksum;
 use crate::document::{Document, DocumentId, Notes, Text};
 use crate::manifest::Split;
-use crate::pause::Policy;
+use crate::pause::{Policy, Rule};
 use crate::recipe;
 use crate::shard::DocumentRecord;
 use crate::token::TokenId;
@@ -22,6 +22,8 @@ pub struct Encoded {
     /// A number for each id that a pause policy reads, the target's for an example,
     /// and one for the end; empty where none does.
     pub marks: Vec<f32>,
+    /// What the pauses of an example are trained to say; mostly nothing.
+    pub hint: Vec<TokenId>,
 }
 
 /// The ids of a document, without pauses and without the end-of-document id.
@@ -45,22 +47,26 @@ pub fn encode(
     stage: &recipe::Stage,
     corpus: &Corpus,
 ) -> Result<Encoded, Error> {
-    let ids = |text: &str| {
+    let ids_of = |text: &str| {
         let mut ids = Vec::with_capacity(text.len() / 3);
         tokenizer.encode(text, &mut ids).map(|()| ids)
     };
     let ids = match &document.text {
-        Text::Plain(text) => ids(text).map(Ids::Plain),
-        Text::Example { prefix, target } => {
-            ids(prefix).and_then(|prefix| ids(target).map(|target| Ids::Example { prefix, target }))
-        }
+        Text::Plain(text) => ids_of(text).map(Ids::Plain),
+        Text::Example { prefix, target } => ids_of(prefix)
+            .and_then(|prefix| ids_of(target).map(|target| Ids::Example { prefix, target })),
     };
     let ids = ids.map_err(|source| refused(document.id, corpus, source))?;
+    let hint = match (&document.notes.hint, stage.pause.target) {
+        (Some(text), Rule::Hint) => ids_of(text),
+        _ => Ok(Vec::new()),
+    };
+    let hint = hint.map_err(|source| refused(document.id, corpus, source))?;
     let target = match &ids {
         Ids::Plain(ids) => ids,
         Ids::Example { target, .. } => target,
     };
-    let marks = marks(document, target, (tokenizer, &stage.pause)).map_err(|problem| {
+    let marks = marks(document, target, (tokenizer, &stage.pause.policy)).map_err(|problem| {
         let (file, row) = place(document.id, corpus);
         Error::Notes { file, row, problem }
     })?;
@@ -75,6 +81,7 @@ pub fn encode(
         split: split(checksum, stage.validation),
         ids,
         marks,
+        hint,
     })
 }
 

@@ -62,6 +62,16 @@ pub enum Error {
     /// The pause policy does not fit the rows.
     #[error(transparent)]
     Pause(#[from] pause::Error),
+    /// The filler is not one token.
+    #[error(
+        "expected a filler that is one token of this tokenizer, found `{text}`, which is {tokens}"
+    )]
+    Filler {
+        /// The filler.
+        text: String,
+        /// How many tokens it is.
+        tokens: usize,
+    },
     /// A shard could not be written.
     #[error(transparent)]
     Shard(#[from] shard::Error),
@@ -313,9 +323,29 @@ pub fn stage_name(stage: Stage) -> &'static str {
 
 fn insertion(job: &Job) -> Result<Insertion, Error> {
     let row_length = job.recipe.pack.seq_len;
-    let policy = job.recipe.pause.clone();
-    let insertion = Insertion::new(policy, job.tokenizer.reserved(), row_length)?;
-    Ok(insertion.with_pieces(|| job.tokenizer.pieces())?)
+    place(&job.recipe.pause, job.tokenizer, row_length)
+}
+
+/// What a policy does with the vocabulary of `tokenizer`.
+pub fn place(
+    config: &pause::Config,
+    tokenizer: &Tokenizer,
+    row_length: usize,
+) -> Result<Insertion, Error> {
+    let insertion = Insertion::new(config.clone(), tokenizer.reserved(), row_length)?;
+    let insertion = insertion.with_pieces(|| tokenizer.pieces())?;
+    let pause::Token::Filler(text) = &config.token else {
+        return Ok(insertion);
+    };
+    let mut ids = Vec::new();
+    tokenizer.encode(text, &mut ids)?;
+    match ids.as_slice() {
+        [filler] => Ok(insertion.with_filler(*filler)),
+        _ => Err(Error::Filler {
+            text: text.clone(),
+            tokens: ids.len(),
+        }),
+    }
 }
 
 /// The manifest as far as it is known before any text is read.

@@ -3,16 +3,31 @@
 use super::Stage;
 use super::check::{At, Outcome, Purpose};
 use crate::corpus::Source;
-use crate::pause::{self, Count, Policy};
+use crate::pause::{self, Count, Policy, Rule};
 
 /// Checks `pause` of the stage at `at`.
 pub(super) fn check_pause(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     let pause = at.inside("pause");
-    check_policy(&pause, &stage.pause, (stage, purpose))?;
-    if let Policy::Mix { of } = &stage.pause {
+    check_policy(&pause, &stage.pause.policy, (stage, purpose))?;
+    if let Policy::Mix { of } = &stage.pause.policy {
         for (index, share) in of.iter().enumerate() {
             let share_at = pause.inside(&format!("of.{index}"));
             check_policy(&share_at, &share.policy, (stage, purpose))?;
+        }
+    }
+    if stage.pause.target == Rule::Hint {
+        if purpose == Purpose::Pretrain {
+            let finding = pause.fail("target", "is `hint`, which is for finetuning");
+            return Err(finding.hint("running text has no pauses of its own to explain"));
+        }
+        if let Some(index) = stage
+            .sources
+            .iter()
+            .position(|source| source.hint.is_none())
+        {
+            let problem = format!("reads `hint`, which source {index} does not name");
+            let hint = "give every source `hint = \"{FIELD}\"`, what its pauses are to say";
+            return Err(pause.fail("target", problem).hint(hint));
         }
     }
     // What is left of a policy's own rules.

@@ -54,7 +54,7 @@ pub struct Stage {
     pub sources: Vec<Source>,
     /// Where pauses go.
     #[serde(default)]
-    pub pause: pause::Policy,
+    pub pause: pause::Config,
     /// How documents become rows.
     pub pack: Pack,
     /// The share of documents held out for the validation loss, chosen by their digest.
@@ -188,6 +188,18 @@ pub enum Metric {
 }
 
 impl Recipe {
+    /// Gives the tokenizer the pause tokens that the stages ask for.
+    fn reserve_pause_tokens(&mut self) {
+        let stages = [&self.pretrain, &self.finetune].into_iter().flatten();
+        let tokens: Vec<&pause::Token> = stages.map(|stage| &stage.pause.token).collect();
+        if let Some(config) = &mut self.tokenizer {
+            let most = tokens.iter().map(|token| token.distinct()).max();
+            let own = &mut config.pause_tokens;
+            own.distinct = own.distinct.max(most.unwrap_or(0));
+            own.delimiters |= tokens.contains(&&pause::Token::Delimited);
+        }
+    }
+
     /// The longest row of any stage, in ids.
     pub fn longest_row(&self) -> usize {
         let stages = [&self.pretrain, &self.finetune].into_iter().flatten();

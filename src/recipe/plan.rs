@@ -47,12 +47,13 @@ impl Plan {
 
     /// Settles where a recipe runs; one made without [`Recipe::read`] is checked here.
     pub fn resolve(
-        recipe: Recipe,
+        mut recipe: Recipe,
         name: &str,
         out: PathBuf,
         data_root: PathBuf,
     ) -> Result<Self, Error> {
         check::check(&recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))?;
+        recipe.reserve_pause_tokens();
         Ok(Self {
             recipe,
             name: name.into(),

@@ -128,7 +128,7 @@ pub fn check(
 
 fn drops_text(dataset: &Dataset) -> bool {
     matches!(
-        dataset.manifest.pause,
+        dataset.manifest.pause.policy,
         Policy::Random {
             overflow: Overflow::Drop,
             ..
@@ -344,7 +344,7 @@ fn held_documents(
     split: Split,
     end: TokenId,
 ) -> Box<dyn Iterator<Item = Result<Held, String>> + '_> {
-    let pause = dataset.manifest.tokenizer.reserved.pause;
+    let pauses = dataset.manifest.tokenizer.reserved;
     let rows = dataset.shards(split).iter().flat_map(move |shard| {
         (0..shard.rows()).map(move |index| shard.row(index).map_err(|error| chain(&error)))
     });
@@ -357,7 +357,7 @@ fn held_documents(
         });
     let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match dataset.manifest.stage {
         Stage::Pretrain => {
-            let rows = rows.map(move |row| row.map(|row| pause::restore(&row, pause).ids));
+            let rows = rows.map(move |row| row.map(|row| pause::restore(&row, pauses).ids));
             Box::new(Cut {
                 rows: Box::new(rows),
                 end,
@@ -365,7 +365,7 @@ fn held_documents(
             })
         }
         Stage::Finetune => Box::new(rows.map(move |row| {
-            let row = pause::restore(&row?, pause);
+            let row = pause::restore(&row?, pauses);
             let mut ids = row.ids;
             if ids.pop() != Some(end) {
                 return Err("a row does not close with the end-of-document id".into());

@@ -57,6 +57,59 @@ fn every_policy_is_proved_and_keeps_the_text() {
     sandbox.ok("verify f/data/finetune");
 }
 
+/// A suffix of the finetuning rows as other tokens, and other things trained at them.
+#[test]
+fn tokens_and_target_rules_are_proved() {
+    let sandbox = Sandbox::new();
+    let hinted = "--set finetune.sources=[{path=\"questions.jsonl\",prefix=\"{question}\",target=\"{answer}\",hint=\"{answer},{answer}\"}]";
+    for (out, pause) in [
+        ("distinct", "token={distinct=4}"),
+        ("delimited", "token=\"delimited\""),
+        ("filler", "token={filler=\".\"}"),
+        ("emit", "target=\"emit\""),
+        ("repeat", "token={distinct=2},target=\"repeat\",target_weight=0.5"),
+        ("future", "token={filler=\".\"},target={future=2}"),
+        ("hint", "target=\"hint\""),
+    ] {
+        let pause = format!("{{policy=\"suffix\",count=5,{pause}}}");
+        sandbox.ok(&format!(
+            "prepare recipe.toml --out {out} {hinted} --set finetune.pause={pause}"
+        ));
+        for stage in ["pretrain", "finetune"] {
+            sandbox.ok(&format!("verify {out}/data/{stage}"));
+        }
+        let dataset = Dataset::open(&sandbox.path(out).join("data/finetune")).unwrap();
+        let row = dataset.row(Split::Train, 0).unwrap();
+        let pauses = dataset.manifest.tokenizer.reserved.into();
+        assert_eq!(row.n_pauses(pauses), 5, "{out}");
+        assert_eq!(dataset.manifest.splits[&Split::Train].totals.pauses, 300, "{out}");
+        sandbox.ok(&format!("inspect {out}/data/finetune --rows 2 --ids"));
+    }
+    let bad = "--set finetune.pause={policy=\"suffix\",count=5,token={filler=\"a,b;c\"}}";
+    let said = sandbox.run(&format!("prepare recipe.toml --out bad {bad}"));
+    assert!(said.err.contains("expected a filler that is one token"), "{}", said.err);
+}
+
+#[test]
+fn damage_of_stored_targets_is_found() {
+    let sandbox = Sandbox::new();
+    let pause = "--set finetune.pause={policy=\"suffix\",count=5,target=\"repeat\"}";
+    sandbox.ok(&format!("prepare recipe.toml --out a {pause}"));
+    let name = "a/data/finetune/shards/train-00000-000.aux";
+    let whole = pausedata::fs::read(&sandbox.path(name)).unwrap();
+    for at in [3, 40, 63, 64, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        sandbox.write(name, &bytes);
+        let said = sandbox.run("verify a/data/finetune");
+        assert_eq!(said.code, Some(1), "byte {at}: {}", said.out);
+    }
+    sandbox.write(name, &whole[..whole.len() - 1]);
+    assert_eq!(sandbox.run("verify a/data/finetune").code, Some(1));
+    sandbox.write(name, &whole);
+    sandbox.ok("verify a/data/finetune");
+}
+
 #[test]
 fn scores_and_positions_come_from_the_source() {
     let sandbox = Sandbox::new();
