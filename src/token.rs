@@ -61,30 +61,26 @@ pub struct Extra {
 impl Extra {
     /// Whether there are none.
     pub fn is_none(&self) -> bool {
-        self.len() == 0
+        self.count() == 0
     }
 
     /// How many there are.
-    pub fn len(&self) -> u32 {
-        self.distinct + if self.delimiters { 2 } else { 0 }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.is_none()
+    pub fn count(&self) -> u32 {
+        self.distinct
+            .saturating_add(if self.delimiters { 2 } else { 0 })
     }
 
     /// Their ids, in order.
     pub fn ids(&self) -> impl Iterator<Item = TokenId> {
         let first = self.first.0;
-        (first..first.saturating_add(self.len())).map(TokenId)
+        (first..first.saturating_add(self.count())).map(TokenId)
     }
 
     /// The tokens that open and close a run.
     pub fn delimiters(&self) -> Option<[TokenId; 2]> {
         let open = self.first.0.saturating_add(self.distinct);
         self.delimiters
-            .then_some([TokenId(open), TokenId(open + 1)])
+            .then_some([TokenId(open), TokenId(open.saturating_add(1))])
     }
 }
 
@@ -128,7 +124,7 @@ impl From<Reserved> for PauseIds {
         Self {
             shared: reserved.pause,
             first: reserved.extra.first.0,
-            count: reserved.extra.len(),
+            count: reserved.extra.count(),
         }
     }
 }

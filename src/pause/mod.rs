@@ -12,6 +12,7 @@
 //! whole; `suffix` puts them right after it, `prefix` before it. A row without a
 //! prefix is all text for most policies, and all prefix for `suffix`, as a prompt is.
 
+mod config;
 mod error;
 pub mod place;
 pub mod policy;
@@ -24,8 +25,9 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
+pub use config::{Config, Fields};
 pub use error::{Error, FRACTION_MAX};
-pub use policy::{Config, Count, Fields, Fill, Law, Overflow, Policy, Share, Side};
+pub use policy::{Count, Fill, Law, Overflow, Policy, Share, Side};
 pub use target::Rule;
 pub use text::Pieces;
 pub use token::Token;

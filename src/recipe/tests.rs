@@ -110,7 +110,7 @@ fn unknown_values() {
         "\"random\"",
         "\"randm\"",
         expect![[r#"
-            unknown value `randm` in `pretrain.pause.policy`, expected one of `none`, `random`, `suffix`, `prefix`, `stride`, `word-ends`, `punctuation`, `digits`, `regex`, `score`, `positions`, `mix`
+            unknown value `randm` in `pretrain.pause`, expected one of `none`, `random`, `suffix`, `prefix`, `stride`, `word-ends`, `punctuation`, `digits`, `regex`, `score`, `positions`, `mix`
              --> r.toml:6:20
               |
             6 | pause = { policy = "randm", fraction = 0.1 }

@@ -10,6 +10,7 @@ mod damage;
 mod errors;
 mod laws;
 mod manners;
+mod pictures;
 mod policies;
 mod sandbox;
 #[cfg(feature = "train")]

@@ -67,7 +67,10 @@ fn tokens_and_target_rules_are_proved() {
         ("delimited", "token=\"delimited\""),
         ("filler", "token={filler=\".\"}"),
         ("emit", "target=\"emit\""),
-        ("repeat", "token={distinct=2},target=\"repeat\",target_weight=0.5"),
+        (
+            "repeat",
+            "token={distinct=2},target=\"repeat\",target_weight=0.5",
+        ),
         ("future", "token={filler=\".\"},target={future=2}"),
         ("hint", "target=\"hint\""),
     ] {
@@ -82,12 +85,20 @@ fn tokens_and_target_rules_are_proved() {
         let row = dataset.row(Split::Train, 0).unwrap();
         let pauses = dataset.manifest.tokenizer.reserved.into();
         assert_eq!(row.n_pauses(pauses), 5, "{out}");
-        assert_eq!(dataset.manifest.splits[&Split::Train].totals.pauses, 300, "{out}");
+        assert_eq!(
+            dataset.manifest.splits[&Split::Train].totals.pauses,
+            300,
+            "{out}"
+        );
         sandbox.ok(&format!("inspect {out}/data/finetune --rows 2 --ids"));
     }
     let bad = "--set finetune.pause={policy=\"suffix\",count=5,token={filler=\"a,b;c\"}}";
     let said = sandbox.run(&format!("prepare recipe.toml --out bad {bad}"));
-    assert!(said.err.contains("expected a filler that is one token"), "{}", said.err);
+    assert!(
+        said.err.contains("expected a filler that is one token"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
