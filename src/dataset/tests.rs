@@ -200,6 +200,8 @@ impl Golden {
             }],
             splits,
             ledger,
+            contamination: Vec::new(),
+            rejects: Vec::new(),
         }
     }
 }

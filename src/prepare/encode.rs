@@ -159,9 +159,13 @@ fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
 
 /// The file of a document and its row, from 1.
 fn place(id: DocumentId, corpus: &Corpus) -> (String, u64) {
+    (file_name(id, corpus), id.row + 1)
+}
+
+/// The name of a document's file.
+pub fn file_name(id: DocumentId, corpus: &Corpus) -> String {
     let file = corpus.files.get(id.file as usize);
-    let file = file.map_or_else(String::new, |file| file.name.clone());
-    (file, id.row + 1)
+    file.map_or_else(String::new, |file| file.name.clone())
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ fn manifest(spec: &ShardSpec) -> Manifest {
         }],
         splits: BTreeMap::new(),
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
     }
 }
 
