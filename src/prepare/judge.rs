@@ -8,6 +8,7 @@ use crate::corpus::Corpus;
 use crate::curate::{self, Curator, Hit, Reason};
 use crate::document::{Document, DocumentId, Text};
 use crate::pause::Insertion;
+use crate::recipe;
 use crate::token::TokenId;
 use crate::tokenize::Tokenizer;
 
@@ -18,8 +19,8 @@ pub struct Judge<'a> {
     pub curator: &'a Curator,
     /// Makes ids of them.
     pub tokenizer: &'a Tokenizer,
-    /// The share of documents held out.
-    pub validation: f64,
+    /// What the recipe says about them.
+    pub stage: &'a recipe::Stage,
     /// All files.
     pub corpus: &'a Corpus,
     /// What rows must have room for.
@@ -83,7 +84,7 @@ impl Judge<'_> {
     }
 
     fn encode(&self, document: Document) -> Result<Verdict, Error> {
-        let encoded = encode::encode(&document, self.tokenizer, self.validation, self.corpus)?;
+        let encoded = encode::encode(&document, self.tokenizer, self.stage, self.corpus)?;
         Ok(
             match unfit(&encoded, self.insertion, self.tokenizer.reserved().end) {
                 None => Verdict::Keep(encoded),

@@ -149,7 +149,7 @@ impl<'a> Lanes<'a> {
         let judge = Judge {
             curator: work.curator,
             tokenizer: work.job.tokenizer,
-            validation: work.job.recipe.validation,
+            stage: work.job.recipe,
             corpus: work.corpus,
             insertion: work.insertion,
         };

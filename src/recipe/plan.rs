@@ -53,6 +53,7 @@ impl Plan {
         data_root: PathBuf,
     ) -> Result<Self, Error> {
         check::check(&recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))?;
+        recipe.reserve_pause_tokens();
         name_evaluations(&mut recipe);
         Ok(Self {
             recipe,

@@ -52,6 +52,8 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
                 (format!("{}.bin", shard.name), shard.bin),
                 (format!("{}.idx", shard.name), shard.idx),
             ]
+            .into_iter()
+            .chain(shard.aux.map(|aux| (format!("{}.aux", shard.name), aux)))
         })
         .collect();
     progress.start("verify files", Some(files.len() as u64), Unit::Files);
