@@ -475,6 +475,18 @@ impl Ledger {
         }
     }
 
+    /// The same before weights: documents that they pass over are kept, none is copied.
+    pub fn before_weights(&self) -> Self {
+        let mut dropped = self.dropped.clone();
+        let passed_over = dropped.remove(NOT_TAKEN).unwrap_or(0);
+        Self {
+            read: self.read,
+            kept: self.kept + passed_over,
+            dropped,
+            ..Self::default()
+        }
+    }
+
     /// Checks that read = kept + dropped.
     pub fn check(&self) -> Result<(), Error> {
         let dropped = self.dropped.values().sum();

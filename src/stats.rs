@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
-use crate::manifest::{Ledger, Split, Stage, Totals};
+use crate::manifest::{ContaminationRecord, Ledger, Split, Stage, Totals};
 
 /// The numbers of one dataset.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +20,12 @@ pub struct Stats {
     pub vocab_size: u32,
     /// What happened to every document.
     pub ledger: Ledger,
+    /// What the documents hold of evaluation sets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contamination: Vec<ContaminationRecord>,
+    /// The input files, which overlaps name.
+    #[serde(skip)]
+    pub files: Vec<String>,
     /// The splits.
     pub splits: BTreeMap<Split, SplitStats>,
 }
@@ -72,6 +78,12 @@ pub fn of(dataset: &Dataset) -> Result<Stats, dataset::Error> {
         stage: manifest.stage,
         vocab_size: manifest.tokenizer.vocab_size,
         ledger: manifest.ledger.clone(),
+        contamination: manifest.contamination.clone(),
+        files: manifest
+            .corpus
+            .iter()
+            .map(|file| file.name.clone())
+            .collect(),
         splits,
     })
 }

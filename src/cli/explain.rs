@@ -116,6 +116,7 @@ impl Explain for prepare::Error {
             Self::Dataset(error) => error.advice(),
             Self::Manifest(error) => error.advice(),
             Self::Record { .. } => Some("start this dataset again with `--force`".into()),
+            Self::Curate { .. } => Some("leave `normalize` out of this stage".into()),
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,
         }

@@ -55,6 +55,22 @@ fn text(stats: &Stats, manifest: &Manifest) -> String {
         reasons.collect::<String>(),
     );
     text += &mixture(manifest);
+    for set in &stats.contamination {
+        text += &format!(
+            "overlap    {} documents hold pieces of {}\n",
+            grouped(set.documents),
+            set.name
+        );
+        for overlap in &set.shown {
+            let file = stats.files.get(overlap.file as usize);
+            text += &format!(
+                "  document {} of `{}`: {}\n",
+                overlap.row + 1,
+                file.map_or("?", String::as_str),
+                overlap.words
+            );
+        }
+    }
     for (split, stats) in stats
         .splits
         .iter()

@@ -194,6 +194,12 @@ pub enum Problem {
         /// The fields there are.
         fields: Vec<String>,
     },
+    /// An address of something that is not on this machine.
+    #[error("`{address}` is an address, and sources are files")]
+    Remote {
+        /// The address.
+        address: String,
+    },
     /// A malformed glob.
     #[error("malformed glob `{pattern}`: {message} at byte {at}")]
     Glob {
@@ -251,6 +257,9 @@ impl Problem {
                 "add `format = \"jsonl\"`, `\"text\"` or `\"parquet\"` to the source"
             }
             Self::CompressedParquet { .. } => "decompress it; Parquet files are compressed inside",
+            Self::Remote { .. } => {
+                "copy the files first, for example with `aws s3 cp`, `gcloud storage cp` or `hf download`; this program does not use the network"
+            }
             Self::Unordered { .. } => {
                 "end the query with `ORDER BY` over columns that tell all rows apart"
             }

@@ -290,6 +290,11 @@ fn expand(index: usize, pattern: &str, root: &Path) -> Result<Vec<String>, Error
     if literal.is_file() {
         return Ok(vec![name(&literal, root)]);
     }
+    if pattern.contains("://") {
+        let address = pattern.into();
+        let problem = Problem::Remote { address };
+        return Err(Error::Source { index, problem });
+    }
     let malformed = |error: glob::PatternError| Error::Source {
         index,
         problem: Problem::Glob {

@@ -5,7 +5,7 @@
 //! whatever stands between them. A shorter example is one piece, unless it is
 //! so short that it would be met by chance.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -135,35 +135,31 @@ impl Pieces {
     /// The first piece of each set that a document holds, in the order in which they end.
     pub fn find(&self, text: &Text) -> Vec<Hit> {
         let mut windows: Vec<Rolling> = self.lengths.iter().map(|n| Rolling::new(*n)).collect();
-        let longest = self.lengths.last().copied().unwrap_or(0);
-        let mut last = VecDeque::with_capacity(longest + 1);
-        let (mut hits, mut found) = (Vec::new(), 0u64);
+        let (mut hits, mut found, mut count) = (Vec::new(), 0u64, 0usize);
         if windows.is_empty() {
             return Vec::new();
         }
-        let mut index = 0usize;
+        // The last words, the one numbered `i` at `i % last.len()`.
+        let mut last = vec![0; self.lengths.last().map_or(1, |longest| longest + 1)];
         each_word(text, |word| {
-            index += 1;
-            last.push_front(ngram::word(word));
+            let (number, size) = (ngram::word(word), last.len());
+            if let Some(place) = last.get_mut(count % size) {
+                *place = number;
+            }
             for window in &mut windows {
-                let leaving = last.get(window.n()).copied();
-                let run = last.front().and_then(|word| window.push(*word, leaving));
-                let owners = run
-                    .and_then(|run| self.owners.get(&run))
-                    .copied()
-                    .unwrap_or(0);
-                let mut new = owners & !found;
-                found |= owners;
+                let leaving = count.checked_sub(window.n());
+                let leaving = leaving.and_then(|left| last.get(left % size)).copied();
+                let run = window.push(number, leaving);
+                let owners = run.and_then(|run| self.owners.get(&run)).copied();
+                let mut new = owners.unwrap_or(0) & !found;
+                found |= new;
                 while new != 0 {
-                    hits.push((
-                        new.trailing_zeros() as usize,
-                        index - window.n(),
-                        window.n(),
-                    ));
+                    let from = count + 1 - window.n();
+                    hits.push((new.trailing_zeros() as usize, from, window.n()));
                     new &= new - 1;
                 }
             }
-            last.truncate(longest);
+            count += 1;
         });
         hits.into_iter()
             .map(|(set, from, n)| Hit {
@@ -216,28 +212,43 @@ fn each_word(text: &Text, mut visit: impl FnMut(&str)) {
         Text::Plain(text) => [text.as_str(), ""],
         Text::Example { prefix, target } => [prefix.as_str(), target.as_str()],
     };
-    let mut word = String::new();
-    for c in parts
-        .into_iter()
-        .flat_map(|part| part.chars().chain(['\n']))
-    {
-        let alone = is_word_alone(c);
-        if (alone || !c.is_alphanumeric()) && !word.is_empty() {
-            visit(&word);
-            word.clear();
-        }
-        if c.is_ascii() {
-            if c.is_ascii_alphanumeric() {
-                word.push(c.to_ascii_lowercase());
+    let mut lower = String::new();
+    for part in parts {
+        let mut visit = |from: usize, to: usize| {
+            visit(lower_case(
+                part.get(from..to).unwrap_or_default(),
+                &mut lower,
+            ));
+        };
+        let mut start = None;
+        for (at, c) in part.char_indices() {
+            let alone = is_word_alone(c);
+            if c.is_alphanumeric() && !alone {
+                start.get_or_insert(at);
+                continue;
             }
-        } else if c.is_alphanumeric() {
-            word.extend(c.to_lowercase());
+            if let Some(start) = start.take() {
+                visit(start, at);
+            }
             if alone {
-                visit(&word);
-                word.clear();
+                visit(at, at + c.len_utf8());
             }
+        }
+        if let Some(start) = start {
+            visit(start, part.len());
         }
     }
+}
+
+/// The word in lower case, in `buffer` where it is not already.
+fn lower_case<'a>(word: &'a str, buffer: &'a mut String) -> &'a str {
+    let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if word.bytes().all(is_lower) {
+        return word;
+    }
+    buffer.clear();
+    buffer.extend(word.chars().flat_map(char::to_lowercase));
+    buffer
 }
 
 /// Ideographs, kana, Thai, Lao, Khmer and Burmese letters.

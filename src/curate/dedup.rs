@@ -51,7 +51,7 @@ const DIGEST_BYTES: usize = 16;
 const PLACE_BYTES: usize = 4 + 8;
 const RECORD_BYTES: usize = DIGEST_BYTES + PLACE_BYTES;
 /// The BLAKE3 of the places before it, which ends the file.
-const SEAL_BYTES: u64 = 32;
+const SEAL_BYTES: usize = 32;
 /// Places read at a time.
 const BLOCK: usize = 256;
 const BLOCK_BYTES: u64 = (BLOCK * PLACE_BYTES) as u64;
@@ -79,7 +79,7 @@ impl Duplicates {
             file: fs::open(path)?,
             path: path.into(),
             firsts: Vec::new(),
-            places: fs::size(path)?.saturating_sub(SEAL_BYTES) / PLACE_BYTES as u64,
+            places: fs::size(path)?.saturating_sub(SEAL_BYTES as u64) / PLACE_BYTES as u64,
         };
         found.index()
     }
@@ -112,10 +112,10 @@ impl Duplicates {
             hasher.update(block.as_flattened());
             self.firsts.extend(block.first());
         }
-        let mut seal = [0; SEAL_BYTES as usize];
+        let mut seal = [0; SEAL_BYTES];
         let at = self.places * PLACE_BYTES as u64;
         let read = self.file.read_exact_at(&mut seal, at);
-        let whole = fs::size(&self.path)? == at + SEAL_BYTES;
+        let whole = fs::size(&self.path)? == at + SEAL_BYTES as u64;
         let sound = whole && read.is_ok() && *hasher.finalize().as_bytes() == seal;
         Ok(sound.then_some(self))
     }

@@ -52,8 +52,20 @@ pub struct Rules {
     pub rejects: bool,
 }
 
+impl Rules {
+    /// The rules that judge a text by itself, with limits spelt out.
+    pub fn of_texts(self) -> Self {
+        Self {
+            filter: self.filter.map(Filter::spelt_out),
+            decontaminate: self.decontaminate.filter(|settings| settings.drop),
+            dedup: None,
+            rejects: false,
+            ..self
+        }
+    }
+}
+
 /// For serde: whether a key that is off by default is left out.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 pub fn is_false(value: &bool) -> bool {
     !value
 }
@@ -126,6 +138,11 @@ impl Curator {
             duplicates: Some(duplicates),
             ..self
         }
+    }
+
+    /// Whether it may drop a document that holds text, or reports of any.
+    pub fn drops(&self) -> bool {
+        self.filter.is_some() || self.contamination.is_some() || self.duplicates.is_some()
     }
 
     /// The pieces of evaluation sets that are looked for.

@@ -68,7 +68,7 @@ impl Normalize {
         if self.newlines && text.contains('\r') {
             text = text.replace("\r\n", "\n").replace('\r', "\n");
         }
-        if self.control {
+        if self.control && may_hold_removed(&text) {
             text.retain(|c| !is_removed(c));
         }
         if let Some(form) = self.unicode {
@@ -83,10 +83,13 @@ impl Normalize {
 
 impl Form {
     fn of(self, text: String) -> String {
+        // ASCII composes with nothing before it; without it, marks only seem to stand
+        // closer, and the quick check says yes less often.
+        let others = text.chars().filter(|c| !c.is_ascii());
         let quick = match self {
             _ if text.is_ascii() => IsNormalized::Yes,
-            Self::Nfc => is_nfc_quick(text.chars()),
-            Self::Nfkc => is_nfkc_quick(text.chars()),
+            Self::Nfc => is_nfc_quick(others),
+            Self::Nfkc => is_nfkc_quick(others),
         };
         match (quick, self) {
             (IsNormalized::Yes, _) => text,
@@ -94,6 +97,14 @@ impl Form {
             (_, Self::Nfkc) => text.nfkc().collect(),
         }
     }
+}
+
+/// Whether a byte of the text could belong to a character that [`is_removed`].
+fn may_hold_removed(text: &str) -> bool {
+    let suspicious = |byte: &u8| {
+        (*byte < b' ' && !b"\t\n\r".contains(byte)) || [0x7f, 0xc2, 0xef].contains(byte)
+    };
+    text.as_bytes().iter().any(suspicious)
 }
 
 fn is_removed(c: char) -> bool {

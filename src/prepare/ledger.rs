@@ -60,6 +60,13 @@ impl Contamination {
         self.0.is_empty()
     }
 
+    /// Adds the counts of other documents; what is shown stays.
+    pub fn add(&mut self, other: &Self) {
+        for (set, found) in &other.0 {
+            self.0.entry(*set).or_default().documents += found.documents;
+        }
+    }
+
     /// Counts the pieces that a document holds.
     pub fn observe(&mut self, id: DocumentId, hits: &[Hit]) {
         for hit in hits {

@@ -1,9 +1,10 @@
 //! Dropped documents, kept in files: one a unit, JSON lines compressed with Zstandard.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::corpus::Corpus;
@@ -106,6 +107,27 @@ impl Rejects {
             digest: Digest(*self.hasher.finalize().as_bytes()),
         })
     }
+}
+
+/// Counts the documents of a file of rejects, and adds them up by reason.
+pub fn count(path: &Path, counts: &mut BTreeMap<String, u64>) -> Result<u64, fs::Error> {
+    #[derive(Deserialize)]
+    struct Dropped {
+        reason: String,
+    }
+    let wrong = fs::Error::new("read", path);
+    let mut read = || -> io::Result<u64> {
+        let lines = BufReader::new(zstd::Decoder::new(
+            fs::open(path).map_err(io::Error::other)?,
+        )?);
+        let mut documents = 0;
+        for dropped in serde_json::Deserializer::from_reader(lines).into_iter::<Dropped>() {
+            *counts.entry(dropped?.reason).or_default() += 1;
+            documents += 1;
+        }
+        Ok(documents)
+    };
+    read().map_err(wrong)
 }
 
 /// Where a file of rejects lies.

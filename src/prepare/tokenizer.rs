@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Error, purpose, to_json};
-use crate::corpus::{self, Corpus};
+use crate::corpus::Corpus;
+use crate::curate::{Curator, Rules};
 use crate::digest::Digest;
 use crate::document::Text;
 use crate::fs;
@@ -31,7 +32,14 @@ pub fn train(
         .iter()
         .map(|file| (&file.name, file.bytes))
         .collect();
-    let origin = to_json(&json!({ "config": config, "sources": stage.1.sources, "files": files }));
+    let rules = stage.1.rules().of_texts();
+    let mut origin = json!({ "config": config, "sources": stage.1.sources, "files": files });
+    if rules != Rules::default()
+        && let Some(origin) = origin.as_object_mut()
+    {
+        origin.insert("rules".into(), json!(rules));
+    }
+    let origin = to_json(&origin);
     let (path, origin_path) = (
         folder.join("tokenizer.json"),
         folder.join("tokenizer-origin.json"),
@@ -45,7 +53,8 @@ pub fn train(
         .map_or(0, |training| training.sample_bytes);
     let total = corpus.text_bytes().map(|bytes| bytes.min(sample));
     progress.start("tokenizer", total, Unit::Bytes);
-    let mut texts = texts(&corpus, sample, progress);
+    let curator = Curator::new(&rules, data_root)?;
+    let mut texts = texts(&corpus, &curator, sample, progress);
     let tokenizer = Tokenizer::train(&mut texts, config)?;
     progress.finish();
     fs::remove_file(&origin_path)?;
@@ -60,26 +69,33 @@ fn origin_line(origin: &[u8]) -> Vec<u8> {
 
 type TextError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The first `sample` bytes of the corpus's documents.
+/// The first `sample` bytes of the documents that are kept, duplicates among them.
 fn texts<'a>(
     corpus: &'a Corpus,
+    curator: &'a Curator,
     sample: u64,
     progress: &'a dyn Progress,
 ) -> impl Iterator<Item = Result<String, TextError>> + 'a {
     let mut seen = 0;
+    let kept = |document| -> Result<Option<Text>, TextError> {
+        let judged = curator.judge(document)?;
+        Ok(judged.reason.is_none().then_some(judged.document.text))
+    };
     let documents = corpus.documents(0..corpus.files.len());
-    documents
-        .take_while(move |document| {
+    let texts = documents.filter_map(move |document| match document {
+        Ok(document) => kept(document).transpose(),
+        Err(error) => Some(Err(error.into())),
+    });
+    texts
+        .take_while(move |text| {
             let before = seen;
-            seen += document
-                .as_ref()
-                .map_or(0, |document| document.text.bytes() as u64);
+            seen += text.as_ref().map_or(0, |text| text.bytes() as u64);
             before < sample
         })
-        .map(|document| {
-            let document = document.map_err(|error: corpus::Error| Box::new(error) as TextError)?;
-            progress.advance(document.text.bytes() as u64);
-            Ok(match document.text {
+        .map(|text| {
+            let text = text?;
+            progress.advance(text.bytes() as u64);
+            Ok(match text {
                 Text::Plain(text) => text,
                 Text::Example { prefix, target } => prefix + &target,
             })

@@ -1,5 +1,6 @@
 //! What a recipe must satisfy beyond its types.
 
+mod curation;
 mod rows;
 
 use super::check_pause::check_pause;
@@ -42,9 +43,11 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
     check_model(recipe)?;
     if let Some(stage) = &recipe.pretrain {
         check_stage(&At("pretrain.".into()), stage, Purpose::Pretrain)?;
+        curation::check(&At("pretrain.".into()), stage, recipe)?;
     }
     if let Some(stage) = &recipe.finetune {
         check_stage(&At("finetune.".into()), stage, Purpose::Finetune)?;
+        curation::check(&At("finetune.".into()), stage, recipe)?;
     }
     match &recipe.eval {
         Some(eval) => check_eval(recipe, eval),
@@ -330,14 +333,7 @@ fn check_eval(recipe: &Recipe, eval: &Eval) -> Outcome {
 }
 
 fn check_task<'a>(at: &At, task: &Task, mut earlier: impl Iterator<Item = &'a Task>) -> Outcome {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if task.name.is_empty() || task.name.starts_with('.') || !task.name.chars().all(plain) {
-        let finding = at.fail(
-            "name",
-            format!("is `{}`, which cannot name a file", task.name),
-        );
-        return Err(finding.hint("use letters, digits, `-`, `_` and `.`"));
-    }
+    plain_name(at, &task.name)?;
     if earlier.any(|other| other.name == task.name) {
         return Err(at.fail(
             "name",
@@ -347,6 +343,16 @@ fn check_task<'a>(at: &At, task: &Task, mut earlier: impl Iterator<Item = &'a Ta
     check_sources(at, &task.sources, Purpose::Finetune)?;
     at.at_least("limit", task.limit, 1)?;
     at.at_least("max_tokens", task.max_tokens as u64, 1)
+}
+
+/// A name that a file could have.
+fn plain_name(at: &At, name: &str) -> Outcome {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        let finding = at.fail("name", format!("is `{name}`, which cannot name a file"));
+        return Err(finding.hint("use letters, digits, `-`, `_` and `.`"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Recipe, Stage, check};
 use crate::corpus::Source;
-use crate::curate::{Evaluation, Filter};
+use crate::curate::{Evaluation, Filter, Rules};
 use crate::manifest;
 use crate::model::config;
 
@@ -142,6 +142,7 @@ impl Plan {
         part.add("tokenizer", &self.recipe.tokenizer)?;
         part.add("model_from", &self.recipe.model.from)?;
         part.add("tokenizer_sources", &self.tokenizer_sources())?;
+        part.add("tokenizer_rules", &self.tokenizer_rules())?;
         if let Some(stage) = self.stage(stage) {
             part.add("sources", &stage.sources)?;
             let rules = stage.rules();
@@ -162,6 +163,13 @@ impl Plan {
         self.recipe.tokenizer.as_ref()?.train.as_ref()?;
         let stage = self.stage(self.tokenizer_stage()?)?;
         Some(&stage.sources)
+    }
+
+    /// What the texts that a trained tokenizer has seen were chosen by, where by anything.
+    fn tokenizer_rules(&self) -> Option<Rules> {
+        self.tokenizer_sources()?;
+        let rules = self.stage(self.tokenizer_stage()?)?.rules().of_texts();
+        (rules != Rules::default()).then_some(rules)
     }
 }
 
@@ -268,6 +276,36 @@ mod tests {
     }
 
     #[test]
+    fn evaluation_sets_are_spelt_out() {
+        let task = "eval.tasks=[{name='q',sources=[{path='q',prefix='{q}',target='{a}'}]}]";
+        let model = "pretrain.train.steps=10";
+        let plan = plan(&["pretrain.decontaminate={}", task, model]);
+        let part = plan.data_part(Pretrain).unwrap();
+        assert_eq!(part["decontaminate"]["against"][0]["name"], "q");
+        assert_eq!(part["decontaminate"]["ngram"], 13);
+        let text = plan.recipe_toml().unwrap();
+        let again = Recipe::parse(&text, Path::new("recipe.toml"), &[]).unwrap();
+        assert_eq!(again, plan.recipe);
+    }
+
+    #[test]
+    fn keys_that_are_off_leave_no_trace() {
+        let part = plan(&[]).data_part(Pretrain).unwrap();
+        let keys: Vec<_> = part.as_object().unwrap().keys().cloned().collect();
+        let expected = [
+            "stage",
+            "seed",
+            "tokenizer",
+            "tokenizer_sources",
+            "sources",
+            "pause",
+            "pack",
+            "validation",
+        ];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
     fn parts_change_with_what_they_decide_and_with_nothing_else() {
         let parts = |overrides: &[&str]| {
             let plan = plan(overrides);
@@ -287,6 +325,11 @@ mod tests {
         assert_eq!(changed(&["pretrain.pack.method=concat-split"]), [false; 2]);
         // The tokenizer is trained on the pretraining text, so finetuning ids follow it.
         assert_eq!(changed(&["pretrain.sources.0.text=t"]), [true; 2]);
+        assert_eq!(changed(&["finetune.dedup=exact"]), [false, true]);
+        assert_eq!(changed(&["pretrain.dedup=exact"]), [true, false]);
+        assert_eq!(changed(&["pretrain.rejects=true"]), [true, false]);
+        // The tokenizer is trained on the texts that are kept.
+        assert_eq!(changed(&["pretrain.filter={min_words=2}"]), [true; 2]);
         assert_eq!(changed(&["tokenizer.train.vocab_size=400"]), [true; 2]);
     }
 }

@@ -1,6 +1,6 @@
 //! The files: all there, none changed, none too many, and the manifest adds up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::fs;
 use crate::manifest;
 use crate::manifest::{Manifest, Share, Totals};
+use crate::prepare::rejects;
 use crate::progress::{Progress, Unit};
 
 /// The manifest, if its seal holds.
@@ -76,19 +77,78 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
             result,
         );
     }
-    let known: BTreeSet<_> = files.iter().map(|(name, _)| name.as_str()).collect();
-    let strangers = fs::list(&folder.join(manifest::SHARDS)).unwrap_or_default();
-    let strangers: Vec<String> = strangers
+    let known = files.iter().map(|(name, _)| name.as_str()).collect();
+    let result = strangers(&folder.join(manifest::SHARDS), &known);
+    report.check("no shard is too many", Some(manifest::SHARDS), result);
+    open_each(folder, manifest, report);
+}
+
+/// Every file of a folder is known; those that a killed run left half-written are no files.
+fn strangers(folder: &Path, known: &BTreeSet<&str>) -> Result<String, String> {
+    let found = fs::list(folder).map_err(|error| chain(&error))?;
+    let strangers: Vec<String> = found
         .iter()
         .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
         .filter(|name| !known.contains(name.as_str()) && !name.starts_with(fs::TEMPORARY))
         .collect();
-    let result = match strangers.as_slice() {
+    match strangers.as_slice() {
         [] => Ok(format!("{} files", known.len())),
         names => Err(format!("the manifest does not name {}", names.join(", "))),
-    };
-    report.check("no shard is too many", Some(manifest::SHARDS), result);
-    open_each(folder, manifest, report);
+    }
+}
+
+/// The files of dropped documents are those that were sealed, and hold what the ledger counts.
+pub fn rejects(folder: &Path, manifest: &Manifest, report: &mut Report) {
+    let kept = manifest
+        .recipe
+        .get("rejects")
+        .is_some_and(|kept| kept == true);
+    if !kept && manifest.rejects.is_empty() {
+        return;
+    }
+    let mut counts = BTreeMap::new();
+    let mut names = Vec::new();
+    for record in &manifest.rejects {
+        let path = rejects::path(folder, &record.name);
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let digest = Digest::of_file(&path).map_err(|error| chain(&error));
+        let result = digest.and_then(|found| same(found, record.digest));
+        let result = result.and_then(|detail| {
+            let documents = rejects::count(&path, &mut counts).map_err(|error| chain(&error))?;
+            match documents == record.documents {
+                true => Ok(format!("{detail}, {documents} documents")),
+                false => Err(format!(
+                    "expected {} documents, found {documents}",
+                    record.documents
+                )),
+            }
+        });
+        let file = format!("{}/{name}", manifest::REJECTS);
+        report.check(
+            "the dropped documents are those that were sealed",
+            Some(&file),
+            result,
+        );
+        names.push(name);
+    }
+    let known = names.iter().map(String::as_str).collect();
+    // What a weight passes over is not rejected.
+    let dropped = manifest.ledger.before_weights().dropped;
+    let result = strangers(&folder.join(manifest::REJECTS), &known).and_then(|detail| {
+        match counts == dropped {
+            true => Ok(detail),
+            false => Err(format!("expected {dropped:?}, found {counts:?}")),
+        }
+    });
+    report.check(
+        "every dropped document is kept",
+        Some(manifest::REJECTS),
+        result,
+    );
 }
 
 /// The headers and indexes parse and agree with the manifest.

@@ -5,6 +5,7 @@
 //! the code that wrote the dataset: counts are taken again, masks are judged by
 //! the paper's rule written out a second time, and text is decoded and compared.
 
+mod drops;
 mod files;
 mod held;
 mod recount;
@@ -114,6 +115,7 @@ pub fn run(
     };
     files::tokenizer(folder, &manifest, &mut report);
     files::shards(folder, &manifest, progress, &mut report);
+    files::rejects(folder, &manifest, &mut report);
     files::ledger(&manifest, &mut report);
     if 0 < report.failed() {
         return Ok(report); // Rows of a damaged dataset prove nothing.
@@ -127,7 +129,13 @@ pub fn run(
     };
     rows::check(&dataset, progress, stop, &mut report)?;
     let corpus = text::corpus(&dataset, sources, &mut report);
-    text::check(&dataset, corpus.as_ref(), progress, stop, &mut report)?;
+    let curator = drops::curator(&dataset, &corpus, (progress, stop), &mut report)?;
+    let sources = corpus
+        .as_ref()
+        .map(|(corpus, _)| corpus)
+        .zip(curator.as_ref());
+    drops::check(&dataset, sources, (progress, stop), &mut report)?;
+    text::check(&dataset, sources, progress, stop, &mut report)?;
     Ok(report)
 }
 

@@ -121,7 +121,7 @@ fn overflow(manifest: &Manifest) -> Overflow {
 }
 
 /// Where the pauses of the dataset were put.
-fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
+pub fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
     let manifest = &dataset.manifest;
     let config = &manifest.pause;
     let needs_tokenizer = config.policy.reads_text() || config.fields().inserted;

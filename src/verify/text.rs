@@ -14,6 +14,7 @@ use super::held::{self, Held, Packing};
 use super::recount::Recount;
 use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
+use crate::curate::{Curator, Reason};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
 use crate::manifest::Manifest;
@@ -28,7 +29,11 @@ use crate::tokenize::Tokenizer;
 const CHUNK: usize = 2048;
 
 /// The sources that the dataset was made from, if they still are what they were.
-pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Option<Corpus> {
+pub fn corpus(
+    dataset: &Dataset,
+    sources: &Sources,
+    report: &mut Report,
+) -> Option<(Corpus, PathBuf)> {
     let name = "the sources are at hand";
     let data_root = match sources {
         Sources::Ignored => return None,
@@ -73,7 +78,7 @@ pub fn corpus(dataset: &Dataset, sources: &Sources, report: &mut Report) -> Opti
         )
     };
     report.check(name, None, found_or(&corpus, detail, hint));
-    corpus.ok()
+    Some((corpus.ok()?, data_root))
 }
 
 fn found_or(
@@ -90,7 +95,7 @@ fn found_or(
 /// Compares every document.
 pub fn check(
     dataset: &Dataset,
-    corpus: Option<&Corpus>,
+    corpus: Option<(&Corpus, &Curator)>,
     progress: &dyn Progress,
     stop: &Stop,
     report: &mut Report,
@@ -215,7 +220,9 @@ enum Original {
     Unread,
     /// The sources do not have it.
     Missing,
-    /// Its text.
+    /// The recipe drops it.
+    Dropped(Reason),
+    /// Its text, normalised.
     Text(Text),
 }
 
@@ -230,7 +237,7 @@ impl Proof<'_> {
     fn run(
         &mut self,
         mut documents: impl Iterator<Item = Result<Held, String>>,
-        corpus: Option<&Corpus>,
+        corpus: Option<(&Corpus, &Curator)>,
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<(), Wrong> {
@@ -303,6 +310,9 @@ impl Proof<'_> {
         }
         match original {
             Original::Missing => return Err("the sources no longer hold it".into()),
+            Original::Dropped(reason) => {
+                return Err(format!("it is kept, but the recipe drops it: {reason}"));
+            }
             Original::Text(text) if encode::text_checksum(text) != checksum => {
                 return Err("the source no longer holds the text that was prepared".into());
             }
@@ -417,25 +427,34 @@ fn differs(original: &Text, decoded: &Text) -> String {
 
 /// The sources, read once in step with the shards.
 struct Originals<'a> {
+    curator: &'a Curator,
     documents: Peekable<Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>>,
 }
 
 impl<'a> Originals<'a> {
-    fn new(corpus: &'a Corpus) -> Self {
+    fn new((corpus, curator): (&'a Corpus, &'a Curator)) -> Self {
         let documents: Box<dyn Iterator<Item = _>> =
             Box::new(corpus.documents(0..corpus.files.len()));
         Self {
+            curator,
             documents: documents.peekable(),
         }
     }
 
-    /// The text of a document; those passed over must have been left out.
+    /// The text of a document, normalised; those passed over must have been left out.
     fn find(&mut self, id: DocumentId) -> Result<Original, String> {
         let not_after = |next: &Result<Document, _>| !matches!(next, Ok(next) if id < next.id);
         while let Some(document) = self.documents.next_if(not_after) {
             let document = document.map_err(|error| chain(&error))?;
             if document.id == id {
-                return Ok(Original::Text(document.text));
+                let judged = self
+                    .curator
+                    .judge(document)
+                    .map_err(|error| chain(&error))?;
+                return match judged.reason {
+                    None => Ok(Original::Text(judged.document.text)),
+                    Some(reason) => Ok(Original::Dropped(reason)),
+                };
             }
         }
         Ok(Original::Missing)

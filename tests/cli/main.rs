@@ -6,6 +6,7 @@
 )]
 
 mod crash;
+mod curation;
 mod damage;
 mod errors;
 mod laws;
