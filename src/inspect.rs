@@ -96,14 +96,14 @@ pub fn pieces(row: &Sequence, tokenizer: &Tokenizer) -> Result<Vec<Piece>, Error
 
 fn kinds(row: &Sequence, tokenizer: &Tokenizer) -> Vec<Kind> {
     let reserved = tokenizer.reserved();
-    let weights = pause::target::weights(row, reserved.pause);
+    let weights = pause::target::weights(row, reserved);
     let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
     let kind = |(position, id): (usize, &TokenId)| {
         let scored = position
             .checked_sub(1)
             .and_then(|before| weights.get(before));
         match scored {
-            _ if *id == reserved.pause => Kind::Pause,
+            _ if row.is_pause(position, reserved.into()) => Kind::Pause,
             _ if position < prefix => Kind::Prefix,
             Some(weight) if 0.0 < *weight && *id == reserved.end => Kind::End,
             Some(weight) if 0.0 < *weight => Kind::Scored,

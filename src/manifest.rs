@@ -49,7 +49,7 @@ pub struct Manifest {
     /// Longest row in ids, pauses included.
     pub row_length: usize,
     /// Where pauses went.
-    pub pause: pause::Policy,
+    pub pause: pause::Config,
     /// The input files, in order; [`crate::document::DocumentId::file`] indexes them.
     pub corpus: Vec<FileRecord>,
     /// Shards and counts of each split.
@@ -139,6 +139,9 @@ pub struct ShardRecord {
     pub bin: Digest,
     /// BLAKE3 of the `.idx` file.
     pub idx: Digest,
+    /// BLAKE3 of the `.aux` file, where rows say more than their ids tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux: Option<Digest>,
 }
 
 /// What rows hold, counted while they are written and counted again by `verify`.
@@ -173,6 +176,9 @@ pub struct Totals {
     /// What each policy of a mixture got, in their order; empty for other policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
+    /// How many pauses are which id, where they are not all the shared one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pause_ids: BTreeMap<u32, u64>,
 }
 
 /// What one policy of a mixture got.
@@ -423,6 +429,9 @@ impl AddAssign<&Totals> for Totals {
         for (sum, more) in self.pause_runs.iter_mut().zip(&other.pause_runs) {
             *sum += more;
         }
+        for (id, count) in &other.pause_ids {
+            *self.pause_ids.entry(*id).or_default() += count;
+        }
         let parts = self.parts.len().max(other.parts.len());
         self.parts.resize(parts, Part::default());
         for (sum, more) in self.parts.iter_mut().zip(&other.parts) {
@@ -467,6 +476,18 @@ impl Ledger {
                 self.copies += more;
             }
             None => self.leave_out(NOT_TAKEN),
+        }
+    }
+
+    /// The same before weights: documents that they pass over are kept, none is copied.
+    pub fn before_weights(&self) -> Self {
+        let mut dropped = self.dropped.clone();
+        let passed_over = dropped.remove(NOT_TAKEN).unwrap_or(0);
+        Self {
+            read: self.read,
+            kept: self.kept + passed_over,
+            dropped,
+            ..Self::default()
         }
     }
 

@@ -1,6 +1,6 @@
 //! A row of token ids, and where its prefix ends.
 
-use crate::token::TokenId;
+use crate::token::{PauseIds, TokenId};
 
 /// Token ids in order; finetuning rows know where their prefix ends.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +13,22 @@ pub struct Sequence {
     /// A number for each id that pause policies read, before pauses are placed;
     /// empty where no policy reads any. Not on disk.
     pub marks: Vec<f32>,
+    /// What pauses are trained to say ([`crate::pause::Rule::Hint`]), before pauses are
+    /// placed. Not on disk.
+    pub hint: Vec<TokenId>,
+    /// What does not follow from the ids under the paper's rule.
+    pub stored: Option<Box<Stored>>,
+}
+
+/// What a row says beside its ids; each list is empty or has an entry an id.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// Which ids a policy inserted, where ids that are text are used as pauses.
+    pub inserted: Vec<bool>,
+    /// What each position must predict; the padding id where the weight is 0.
+    pub targets: Vec<TokenId>,
+    /// How much that prediction counts.
+    pub weights: Vec<f32>,
 }
 
 impl Sequence {
@@ -46,6 +62,23 @@ impl Sequence {
         self.ids.is_empty()
     }
 
+    /// Whether the id at a position was inserted.
+    pub fn is_pause(&self, position: usize, pauses: PauseIds) -> bool {
+        match self.stored.as_deref() {
+            Some(stored) if !stored.inserted.is_empty() => {
+                stored.inserted.get(position).copied().unwrap_or(false)
+            }
+            _ => (self.ids.get(position)).is_some_and(|id| pauses.contains(*id)),
+        }
+    }
+
+    /// How many ids were inserted.
+    pub fn n_pauses(&self, pauses: PauseIds) -> usize {
+        (0..self.len())
+            .filter(|position| self.is_pause(*position, pauses))
+            .count()
+    }
+
     /// The prefix and what follows it; a pretraining row has no prefix.
     pub fn parts(&self) -> (&[TokenId], &[TokenId]) {
         let boundary = self.prefix.unwrap_or(0) as usize;
@@ -60,13 +93,18 @@ impl Sequence {
 #[cfg(test)]
 pub(crate) mod drawing {
     use super::Sequence;
-    use crate::token::{Reserved, TokenId};
+    use crate::token::{Extra, Reserved, TokenId};
 
     /// The reserved ids of drawn rows.
     pub const RESERVED: Reserved = Reserved {
         pause: TokenId(1),
         end: TokenId(2),
         pad: TokenId(3),
+        extra: Extra {
+            first: TokenId(0),
+            distinct: 0,
+            delimiters: false,
+        },
     };
     const FIRST_WORD: u32 = 4;
 

@@ -39,6 +39,94 @@ pub struct Reserved {
     pub end: TokenId,
     /// Fills rows of a batch that are shorter than the longest; never on disk.
     pub pad: TokenId,
+    /// More pause tokens, where a policy asks for them.
+    #[serde(default, skip_serializing_if = "Extra::is_none")]
+    pub extra: Extra,
+}
+
+/// Pause tokens beside the shared one, whose ids follow one another: `distinct`
+/// ones that are used in order, then, where there are delimiters, the token that
+/// opens a run of pauses and the one that closes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extra {
+    /// The first.
+    pub first: TokenId,
+    /// How many distinct pauses there are.
+    pub distinct: u32,
+    /// Whether there are delimiters.
+    pub delimiters: bool,
+}
+
+impl Extra {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.distinct
+            .saturating_add(if self.delimiters { 2 } else { 0 })
+    }
+
+    /// Their ids, in order.
+    pub fn ids(&self) -> impl Iterator<Item = TokenId> {
+        let first = self.first.0;
+        (first..first.saturating_add(self.count())).map(TokenId)
+    }
+
+    /// The tokens that open and close a run.
+    pub fn delimiters(&self) -> Option<[TokenId; 2]> {
+        let open = self.first.0.saturating_add(self.distinct);
+        self.delimiters
+            .then_some([TokenId(open), TokenId(open.saturating_add(1))])
+    }
+}
+
+impl Reserved {
+    /// The same without its extra pauses, as shards have it.
+    pub fn basic(self) -> Self {
+        Self {
+            extra: Extra::default(),
+            ..self
+        }
+    }
+}
+
+/// The ids that are pauses, whichever policy put them there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PauseIds {
+    shared: TokenId,
+    first: u32,
+    count: u32,
+}
+
+impl PauseIds {
+    /// Whether `id` is one of them.
+    pub fn contains(self, id: TokenId) -> bool {
+        id == self.shared || id.0.wrapping_sub(self.first) < self.count
+    }
+}
+
+impl From<TokenId> for PauseIds {
+    fn from(shared: TokenId) -> Self {
+        Self {
+            shared,
+            first: 0,
+            count: 0,
+        }
+    }
+}
+
+impl From<Reserved> for PauseIds {
+    fn from(reserved: Reserved) -> Self {
+        Self {
+            shared: reserved.pause,
+            first: reserved.extra.first.0,
+            count: reserved.extra.count(),
+        }
+    }
 }
 
 /// How many bytes one id takes on disk.

@@ -107,11 +107,21 @@ fn text(index: u64, pieces: &[Piece]) -> String {
 
 /// One id a line: position, id, weight of the prediction made there, token.
 fn id_lines(index: u64, row: &Sequence, tokenizer: &Tokenizer) -> String {
-    let weights = pause::target::weights(row, tokenizer.reserved().pause);
+    let reserved = tokenizer.reserved();
+    let weights = pause::target::weights(row, reserved);
+    let targets = pause::target::targets(row, reserved);
+    // Targets that follow from the ids would only repeat the next line.
+    let stored = (row.stored.as_deref()).is_some_and(|stored| !stored.targets.is_empty());
     let mut text = format!("\n{NAME}row {index}{NAME:#}\nposition     id  weight  token\n");
-    for (position, (id, weight)) in row.ids.iter().zip(weights).enumerate() {
-        let token = tokenizer.decode(&[*id]).unwrap_or_default();
-        text += &format!("{position:>8} {:>6} {weight:>7}  {token:?}\n", id.0);
+    let ids = row.ids.iter().zip(weights).zip(targets);
+    for (position, ((id, weight), target)) in ids.enumerate() {
+        let decode = |id| tokenizer.decode(&[id]).unwrap_or_default();
+        let token = decode(*id);
+        let target = match target.filter(|_| stored) {
+            Some(target) => format!("  -> {:?}", decode(target)),
+            None => String::new(),
+        };
+        text += &format!("{position:>8} {:>6} {weight:>7}  {token:?}{target}\n", id.0);
     }
     text
 }

@@ -78,7 +78,7 @@ impl Columns {
 
     /// Sets a cell of the present row.
     pub fn cell(&mut self, name: &str, value: Found<'_>) -> Result<(), FieldError> {
-        if matches!(value, Found::Missing | Found::Other(_)) {
+        if matches!(value, Found::Missing | Found::Other(_) | Found::Numbers(_)) {
             return Ok(());
         }
         let place = match self.places.get(name) {

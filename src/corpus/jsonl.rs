@@ -215,7 +215,14 @@ fn leaf(value: &Value) -> Found<'_> {
         Value::String(text) => Found::Text(text.into()),
         Value::Number(number) => Found::Plain(scalar(number)),
         Value::Bool(value) => Found::Plain(Scalar::Bool(*value)),
-        Value::Array(_) => Found::Other("an array"),
+        Value::Array(values) => {
+            let number = |value: &Value| match value {
+                Value::Null => Some(f64::NAN),
+                value => value.as_f64(),
+            };
+            let numbers: Option<Vec<f64>> = values.iter().map(number).collect();
+            numbers.map_or(Found::Other("an array"), Found::Numbers)
+        }
         Value::Object(_) => Found::Other("an object"),
     }
 }

@@ -83,6 +83,10 @@ pub struct Source {
     /// there is one), for the pause policy `positions`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions: Option<String>,
+    /// Template of what the pauses of an example are trained to say, for the target
+    /// rule `hint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// A file format.

@@ -363,12 +363,26 @@ fn value<'a>(array: &'a dyn Array, row: usize, path: &str) -> Found<'a> {
         DataType::Float64 => number!(Scalar::Float64, Float64Type),
         DataType::Null => Found::Null,
         DataType::Struct(_) => Found::Other("a struct"),
-        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
-            Found::Other("a list")
-        }
+        DataType::List(_) => numbers(&array.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => numbers(&array.as_list::<i64>().value(row)),
+        DataType::FixedSizeList(..) => numbers(&array.as_fixed_size_list().value(row)),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Found::Other("bytes"),
         _ => Found::Other("a type that is no text"),
     }
+}
+
+/// A list, where it is one of numbers.
+fn numbers<'a>(list: &dyn Array) -> Found<'a> {
+    let number = |row| match value(list, row, "") {
+        Found::Null => Some(f64::NAN),
+        Found::Plain(Scalar::Int(value)) => Some(value as f64),
+        Found::Plain(Scalar::UInt(value)) => Some(value as f64),
+        Found::Plain(Scalar::Float32(value)) => Some(value.into()),
+        Found::Plain(Scalar::Float64(value)) => Some(value),
+        _ => None,
+    };
+    let numbers: Option<Vec<f64>> = (0..list.len()).map(number).collect();
+    numbers.map_or(Found::Other("a list"), Found::Numbers)
 }
 
 fn member<'a>(members: &'a StructArray, row: usize, path: &str) -> Found<'a> {

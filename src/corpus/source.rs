@@ -12,7 +12,7 @@ use super::decompress::{Compression, Input};
 use super::error::{Error, Problem};
 use super::lines::{LineBlock, LineBlocks};
 use super::select::{self, Table};
-use super::template::{Shape, Template};
+use super::template::{NoteFields, Shape, Template};
 use super::{
     DOCUMENT_BYTES_MAX, File, Format, Purpose, Source, Span, TextUnit, jsonl, parquet, synthetic,
     text,
@@ -65,7 +65,8 @@ pub(super) fn resolve(
 ) -> Result<Vec<File>, Error> {
     let (root, purpose) = place;
     let wrong = |problem| Error::Source { index, problem };
-    let shape = shape(source, purpose).map_err(wrong)?;
+    let notes = notes(source).map_err(wrong)?;
+    let shape = shape(source, purpose).map_err(wrong)?.noted(notes);
     match (&source.path, &source.synthetic) {
         (None, None) => Err(wrong(Problem::NoInput)),
         (Some(_), Some(_)) => Err(wrong(Problem::TwoInputs)),
@@ -169,6 +170,17 @@ fn lines(
             records: records(block),
         }))
     })))
+}
+
+/// Where records say more about their documents.
+fn notes(source: &Source) -> Result<NoteFields, Problem> {
+    let hint = source.hint.as_deref();
+    let hint = hint.map(|hint| Template::parse("hint", hint)).transpose()?;
+    Ok(NoteFields {
+        scores: source.scores.clone(),
+        positions: source.positions.clone(),
+        hint,
+    })
 }
 
 /// What documents are made of, for this purpose.

@@ -31,6 +31,24 @@ pub enum Shape {
         /// What the model must say.
         target: Template,
     },
+    /// One of these, with what the record says about it for pause policies.
+    Noted {
+        /// The document.
+        document: Box<Self>,
+        /// Where the rest is.
+        notes: NoteFields,
+    },
+}
+
+/// Where a record says more about its document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoteFields {
+    /// The field of [`Notes::scores`].
+    pub scores: Option<String>,
+    /// The field of [`Notes::positions`].
+    pub positions: Option<String>,
+    /// The template of [`Notes::hint`].
+    pub hint: Option<Template>,
 }
 
 /// A row of named fields.
@@ -49,6 +67,8 @@ pub enum Found<'a> {
     Text(Cow<'a, str>),
     /// A number or truth value.
     Plain(Scalar),
+    /// A list of numbers; those that are null are NaN.
+    Numbers(Vec<f64>),
     /// Nothing, expressly.
     Null,
     /// There is no such field.
@@ -131,8 +151,23 @@ impl Shape {
                 prefix: prefix.render(record)?,
                 target: target.render(record)?,
             },
+            Self::Noted { document, notes } => {
+                let (text, _) = document.read(record)?;
+                return Ok((text, notes.read(record)?));
+            }
         };
         Ok((text, Notes::default()))
+    }
+
+    /// The same documents with what records say about them, where they say anything.
+    pub fn noted(self, notes: NoteFields) -> Self {
+        match notes == NoteFields::default() {
+            true => self,
+            false => Self::Noted {
+                document: Box::new(self),
+                notes,
+            },
+        }
     }
 
     /// The fields that documents are made of, each once.
@@ -140,10 +175,59 @@ impl Shape {
         let mut fields: Vec<&str> = match self {
             Self::Plain(field) => vec![field],
             Self::Example { prefix, target } => prefix.fields().chain(target.fields()).collect(),
+            Self::Noted { document, notes } => {
+                let lists = [&notes.scores, &notes.positions].into_iter().flatten();
+                let hint = notes.hint.iter().flat_map(Template::fields);
+                let own = lists.map(String::as_str).chain(hint);
+                document.fields().into_iter().chain(own).collect()
+            }
         };
         fields.sort_unstable();
         fields.dedup();
         fields
+    }
+}
+
+impl NoteFields {
+    fn read(&self, record: &impl Record) -> Result<Notes, FieldError> {
+        let numbers = |field: &Option<String>| match field {
+            None => Ok(Vec::new()),
+            Some(field) => match record.find(field) {
+                Found::Numbers(numbers) => Ok(numbers),
+                other => Err(refuse(field, &other, "a list of numbers", record)),
+            },
+        };
+        let mut positions = Vec::new();
+        for number in numbers(&self.positions)? {
+            let whole = (0.0..f64::from(u32::MAX)).contains(&number) && number.fract() == 0.0;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a whole number in the range of a u32"
+            )]
+            positions.push(match whole {
+                true => number as u32,
+                false => {
+                    return Err(FieldError::Wrong {
+                        field: self.positions.clone().unwrap_or_default(),
+                        expected: "character offsets: whole numbers of 0 or more",
+                        found: format!("`{number}`"),
+                    });
+                }
+            });
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "scores are compared as f32"
+        )]
+        let scores = numbers(&self.scores)?.into_iter().map(|score| score as f32);
+        Ok(Notes {
+            scores: scores.collect(),
+            positions,
+            hint: (self.hint.as_ref())
+                .map(|hint| hint.render(record))
+                .transpose()?,
+        })
     }
 }
 
@@ -255,6 +339,7 @@ fn refuse(
         Found::Null => "null".into(),
         Found::Plain(value) => format!("`{value}`"),
         Found::Text(_) => "a string".into(),
+        Found::Numbers(_) => "a list of numbers".into(),
         Found::Other(what) => (*what).into(),
     };
     FieldError::Wrong {

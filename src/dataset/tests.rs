@@ -66,6 +66,7 @@ fn config() -> Config {
         pause: "⏸".into(),
         end: "■".into(),
         pad: "□".into(),
+        pause_tokens: Default::default(),
         parse_special: false,
     }
 }
@@ -94,6 +95,7 @@ fn word_level() -> Tokenizer {
         pause: TokenId(70_000),
         end: TokenId(70_001),
         pad: TokenId(70_002),
+        extra: Default::default(),
     };
     let bytes = serde_json::to_vec_pretty(&json).unwrap();
     Tokenizer::from_json(&bytes, reserved, SpecialText::Ordinary).unwrap()
@@ -161,6 +163,7 @@ impl Golden {
             tokenizer: tokenizer.digest(),
             unit,
             part: 0,
+            fields: Default::default(),
         }
     }
 
@@ -187,7 +190,8 @@ impl Golden {
                     count: pause::Count::Fixed(2),
                 },
                 Stage::Pretrain => pause::Policy::None,
-            },
+            }
+            .into(),
             corpus: vec![FileRecord {
                 name: "golden.txt".into(),
                 source: 0,

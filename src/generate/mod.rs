@@ -15,10 +15,10 @@ pub use crate::generate::sampling::Sampling;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::kv_cache::{self, Cache};
 use crate::model::{Device, Model};
-use crate::pause::{self, Count, Insertion, Policy};
+use crate::pause::{self, Count, Insertion, Policy, Token};
 use crate::rng::Key;
 use crate::sequence::Sequence;
-use crate::token::{Reserved, TokenId};
+use crate::token::{PauseIds, Reserved, TokenId};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 use crate::train::checkpoint::{self, Checkpoint};
 
@@ -227,7 +227,8 @@ struct Vocabulary {
 }
 
 /// The ids that the model reads before it answers: the prompt and its pauses,
-/// placed by the function that places them in training. An empty prompt is an
+/// placed by the function that places them in training: distinct ones in their order,
+/// or delimited ones, where the vocabulary has them. An empty prompt is an
 /// end token, after which a new document begins.
 fn prompt_ids(
     prompt: &[TokenId],
@@ -246,7 +247,15 @@ fn prompt_ids(
         context,
     };
     let count = Count::Fixed(pauses);
-    let insertion = Insertion::new(Policy::Suffix { count }, reserved, context);
+    let config = pause::Config {
+        token: match reserved.extra {
+            extra if 0 < extra.distinct => Token::Distinct(extra.distinct),
+            extra if extra.delimiters => Token::Delimited,
+            _ => Token::Shared,
+        },
+        ..Policy::Suffix { count }.into()
+    };
+    let insertion = Insertion::new(config, reserved, context);
     let insertion = insertion.map_err(|_| too_long())?;
     // The number of pauses is fixed: no key can change it.
     let placed = pause::apply(&insertion, &Sequence::example(prompt, &[]), Key::new(0));
@@ -295,9 +304,10 @@ fn decode(
 
 /// Makes sure that pauses, padding and ids without a token are never chosen.
 fn mask(logits: &mut [f32], vocabulary: Vocabulary) {
-    let never = [vocabulary.reserved.pause, vocabulary.reserved.pad];
-    for (index, logit) in logits.iter_mut().enumerate() {
-        if vocabulary.size <= index || never.iter().any(|id| id.index() == index) {
+    let pauses = PauseIds::from(vocabulary.reserved);
+    for (id, logit) in (0..).map(TokenId).zip(logits.iter_mut()) {
+        let never = pauses.contains(id) || id == vocabulary.reserved.pad;
+        if never || vocabulary.size <= id.index() {
             *logit = f32::NEG_INFINITY;
         }
     }

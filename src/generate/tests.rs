@@ -9,6 +9,11 @@ const RESERVED: Reserved = Reserved {
     pause: TokenId(10),
     end: TokenId(11),
     pad: TokenId(12),
+    extra: crate::token::Extra {
+        first: TokenId(0),
+        distinct: 0,
+        delimiters: false,
+    },
 };
 
 /// Says the successor of the last id it read, and remembers its calls. It
@@ -123,6 +128,7 @@ pub fn tokenizer() -> Tokenizer {
         pause: "⏸".into(),
         end: "■".into(),
         pad: "□".into(),
+        pause_tokens: Default::default(),
         parse_special: false,
     };
     Tokenizer::train(&mut [Ok("abc".to_owned())].into_iter(), &config).unwrap()

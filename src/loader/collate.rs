@@ -31,12 +31,12 @@ pub fn collate(rows: &[Sequence], reserved: Reserved) -> Batch {
 
 fn push(batch: &mut Batch, row: &Sequence, reserved: Reserved) {
     batch.ids.extend_from_slice(&row.ids);
-    for target in target::targets(row, reserved.pause) {
+    for target in target::targets(row, reserved) {
         batch.targets.push(target.unwrap_or(reserved.pad));
-        batch.weights.push(if target.is_some() { 1.0 } else { 0.0 });
         batch.counts.scored += u64::from(target.is_some());
     }
-    let n_pauses = row.ids.iter().filter(|id| **id == reserved.pause).count();
+    batch.weights.extend(target::weights(row, reserved));
+    let n_pauses = row.n_pauses(reserved.into());
     batch.counts.pauses += n_pauses as u64;
     batch.counts.real += (row.len() - n_pauses) as u64;
 }

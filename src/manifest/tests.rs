@@ -17,6 +17,7 @@ fn manifest() -> Manifest {
                 pause: TokenId(256),
                 end: TokenId(257),
                 pad: TokenId(258),
+                extra: Default::default(),
             },
         },
         id_width: IdWidth::U16,
@@ -25,7 +26,8 @@ fn manifest() -> Manifest {
             fraction: 0.1,
             law: pause::Law::IidGaps,
             overflow: pause::Overflow::Drop,
-        },
+        }
+        .into(),
         corpus: vec![FileRecord {
             name: "a.txt".into(),
             source: 0,

@@ -7,7 +7,7 @@ use super::{Open, Part, Row};
 /// Rows that are open at once, at most.
 const ROWS_MAX: usize = 1024;
 /// And at least, however long they are.
-const ROWS_MIN: usize = 64;
+const ROWS_MIN: usize = 16;
 /// Ids of all open rows together, where that allows [`ROWS_MIN`] rows.
 const IDS_MAX: usize = 1 << 22;
 

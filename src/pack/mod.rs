@@ -317,8 +317,8 @@ impl<T> Open<T> {
         Row {
             sequence: Sequence {
                 ids: self.ids,
-                prefix: None,
                 marks: self.marks,
+                ..Sequence::default()
             },
             documents: self.documents.into_iter().map(|(_, tag)| tag).collect(),
         }

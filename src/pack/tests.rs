@@ -2,7 +2,9 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
-use crate::pause::Policy;
+use crate::pause::tests::beyond::{POLICIES, apply_uncapped, insertion_of, numbers, stream};
+use crate::pause::tests::key;
+use crate::pause::{Policy, apply, restore, strip};
 use crate::sequence::drawing::{RESERVED, draw, ids};
 
 const METHODS: [(Method, Overlong); 4] = [
@@ -325,6 +327,34 @@ proptest! {
         }
         prop_assert_eq!(joined(METHODS[2].0, &rows, documents.len()).concat(), stream.ids);
         prop_assert_eq!(cuts.documents, pieces.iter().filter(|n| 1 < **n).count() as u64);
+    }
+
+    /// Law 1 for every policy: rows joined and stripped are the stream, and none is too long.
+    #[test]
+    fn packed_rows_without_their_pauses_are_the_stream(
+        ids in stream(300), row_length in 18usize..40,
+    ) {
+        for policy in POLICIES {
+            let insertion = insertion_of(policy, row_length);
+            let documents = ids.split(|id| *id == RESERVED.end).map(|ids| {
+                let document = ended(ids.to_vec());
+                let marks = numbers(&document.ids);
+                Sequence { marks, ..document }
+            });
+            let documents: Vec<Sequence> = documents.collect();
+            let (rows, _) = pack_for(METHODS[0], &insertion, &documents);
+            let mut stripped = Vec::new();
+            for (item, Row { sequence: row, .. }) in (0..).zip(&rows) {
+                prop_assert_eq!(row.marks.len(), row.len());
+                let placed = apply(&insertion, row, key(item)).sequence;
+                prop_assert!(!placed.is_empty() && placed.len() <= row_length);
+                prop_assert_eq!(&apply_uncapped(&insertion, row, key(item)), &placed, "{}", policy);
+                stripped.extend(strip(&placed.ids, RESERVED.pause));
+                prop_assert_eq!(restore(&placed, RESERVED).ids, row.ids.clone());
+            }
+            let whole: Vec<TokenId> = documents.into_iter().flat_map(|document| document.ids).collect();
+            prop_assert_eq!(stripped, whole);
+        }
     }
 
     /// The mark of an id is its own number; every third document has none.

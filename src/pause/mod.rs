@@ -12,27 +12,39 @@
 //! whole; `suffix` puts them right after it, `prefix` before it. A row without a
 //! prefix is all text for most policies, and all prefix for `suffix`, as a prompt is.
 
+mod config;
+mod error;
 pub mod place;
 pub mod policy;
 mod sites;
 pub mod target;
 pub mod text;
+mod token;
 
 use std::sync::Arc;
 
 use regex::bytes::Regex;
 
-pub use policy::{Count, Error, FRACTION_MAX, Fill, Law, Overflow, Policy, Share, Side};
+pub use config::{Config, Fields};
+pub use error::{Error, FRACTION_MAX};
+pub use policy::{Count, Fill, Law, Overflow, Policy, Share, Side};
+pub use target::Rule;
 pub use text::Pieces;
+pub use token::Token;
 
 use crate::rng::{Key, Rng};
 use crate::sequence::Sequence;
-use crate::token::{Reserved, TokenId};
+use crate::token::{PauseIds, Reserved, TokenId};
 
 /// Everything that decides where the pauses of a dataset stand.
 #[derive(Clone, Debug)]
 pub struct Insertion {
     policy: Policy,
+    tokens: token::Ids,
+    rule: Rule,
+    /// How much a target counts that the rule adds.
+    weight: f32,
+    fields: Fields,
     reserved: Reserved,
     row_length: usize,
     /// What ids spell, where the policy reads text.
@@ -60,6 +72,25 @@ pub struct Placed {
 /// gives a full row exactly [`Insertion::n_pauses`] random pauses. A row of at
 /// most [`Insertion::take`] real ids is at most [`Insertion::row_length`] long.
 pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
+    let mut placed = place(insertion, sequence, key);
+    let row = &mut placed.sequence;
+    insertion.tokens.dress(row, insertion.reserved.pause);
+    if insertion.fields.targets {
+        let rule = target::Ruled {
+            rule: insertion.rule,
+            weight: insertion.weight,
+            hint: &sequence.hint,
+            pad: insertion.reserved.pad,
+        };
+        let (targets, weights) = rule.of(row, insertion.reserved.into());
+        let stored = row.stored.get_or_insert_default();
+        (stored.targets, stored.weights) = (targets, weights);
+    }
+    placed
+}
+
+/// The row with shared pauses.
+fn place(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
     let part = insertion.part(key);
     let policy = insertion.policy.parts().nth(part);
     let whole = |sequence| Placed {
@@ -70,8 +101,9 @@ pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
     let pause = insertion.reserved.pause;
     match policy.unwrap_or(&Policy::None) {
         Policy::None | Policy::Mix { .. } => whole(Sequence {
-            marks: Vec::new(),
-            ..sequence.clone()
+            ids: sequence.ids.clone(),
+            prefix: sequence.prefix,
+            ..Sequence::default()
         }),
         policy @ Policy::Random { law, overflow, .. } => {
             let n_pauses = insertion.n_pauses_among(policy, *law, sequence.parts().1.len());
@@ -94,16 +126,24 @@ pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
     }
 }
 
-/// The ids without pauses.
-pub fn strip(ids: &[TokenId], pause: TokenId) -> Vec<TokenId> {
-    ids.iter().copied().filter(|id| *id != pause).collect()
+/// The ids without pauses that are tokens of their own; [`restore`] serves every row.
+pub fn strip(ids: &[TokenId], pauses: impl Into<PauseIds>) -> Vec<TokenId> {
+    let pauses = pauses.into();
+    let real = ids.iter().copied().filter(|id| !pauses.contains(*id));
+    real.collect()
 }
 
 /// The row that [`apply`] was given: without its pauses, its prefix as long as it was.
-pub fn restore(row: &Sequence, pause: TokenId) -> Sequence {
-    let before = row.parts().0.iter().filter(|id| **id != pause).count();
+pub fn restore(row: &Sequence, pauses: impl Into<PauseIds>) -> Sequence {
+    let pauses = pauses.into();
+    let real = |position: &usize| !row.is_pause(*position, pauses);
+    let before = (0..row.parts().0.len()).filter(real).count();
+    let ids = row.ids.iter().enumerate();
     Sequence {
-        ids: strip(&row.ids, pause),
+        ids: ids
+            .filter(|(position, _)| real(position))
+            .map(|(_, id)| *id)
+            .collect(),
         prefix: row
             .prefix
             .map(|_| u32::try_from(before).unwrap_or(u32::MAX)),
@@ -112,16 +152,33 @@ pub fn restore(row: &Sequence, pause: TokenId) -> Sequence {
 }
 
 /// The lengths of the runs of pauses, in order; a run is as long as it can be.
-pub fn runs(ids: &[TokenId], pause: TokenId) -> impl Iterator<Item = usize> {
-    ids.chunk_by(move |a, b| (*a == pause) == (*b == pause))
-        .filter(move |chunk| chunk.first() == Some(&pause))
-        .map(<[TokenId]>::len)
+pub fn runs(row: &Sequence, pauses: impl Into<PauseIds>) -> impl Iterator<Item = usize> {
+    let pauses = pauses.into();
+    let flags = (0..row.len()).map(move |position| row.is_pause(position, pauses));
+    let mut length = 0;
+    flags.chain([false]).filter_map(move |pause| {
+        length += usize::from(pause);
+        match pause {
+            true => None,
+            false => Some(std::mem::take(&mut length)).filter(|length| 0 < *length),
+        }
+    })
 }
 
 impl Insertion {
-    /// The insertion of a policy that [`Policy::validate`] accepts for these rows.
-    pub fn new(policy: Policy, reserved: Reserved, row_length: usize) -> Result<Self, Error> {
-        policy.validate(row_length)?;
+    /// The insertion of a policy that [`Config::validate`] accepts for these rows.
+    pub fn new(
+        config: impl Into<Config>,
+        reserved: Reserved,
+        row_length: usize,
+    ) -> Result<Self, Error> {
+        let config = config.into();
+        config.validate(row_length)?;
+        let fields = config.fields();
+        let tokens = token::Ids::find(&config.token, reserved).ok_or(Error::NoToken {
+            problem: "is one of more than the tokenizer has",
+        })?;
+        let policy = config.policy;
         let patterns = policy.parts().map(|part| match part {
             Policy::Regex { pattern, .. } => policy::compile(pattern).map(Some),
             _ => Ok(None),
@@ -129,15 +186,27 @@ impl Insertion {
         Ok(Self {
             patterns: patterns.collect::<Result<_, _>>()?,
             policy,
+            tokens,
+            rule: config.target,
+            weight: config.target_weight.unwrap_or(1.0),
+            fields,
             reserved,
             row_length,
             pieces: None,
         })
     }
 
+    /// The same with a token of the text as its pause ([`Token::Filler`]).
+    pub fn with_filler(self, filler: TokenId) -> Self {
+        Self {
+            tokens: token::Ids::Filler(filler),
+            ..self
+        }
+    }
+
     /// The same with what ids spell, which policies that read text need.
     pub fn with_pieces(self, pieces: impl FnOnce() -> Option<Arc<Pieces>>) -> Result<Self, Error> {
-        if !self.policy.reads_text() {
+        if !(self.policy.reads_text() || self.policy.reads_positions()) {
             return Ok(self);
         }
         let pieces = Some(pieces().ok_or(Error::NoBytes)?);
@@ -149,9 +218,19 @@ impl Insertion {
         &self.policy
     }
 
-    /// The pause token.
-    pub fn pause(&self) -> TokenId {
-        self.reserved.pause
+    /// The ids that are pauses.
+    pub fn pauses(&self) -> PauseIds {
+        self.reserved.into()
+    }
+
+    /// Whether all pauses are the shared token.
+    pub fn is_shared(&self) -> bool {
+        self.tokens == token::Ids::Shared
+    }
+
+    /// What its rows hold beside their ids.
+    pub fn fields(&self) -> Fields {
+        self.fields
     }
 
     /// Length of a full row in ids, pauses included.
@@ -349,4 +428,4 @@ fn spread(sequence: &Sequence, gaps: &[usize], count: usize, pause: TokenId) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -155,6 +155,7 @@ mod tests {
     use super::*;
     use crate::pause::{runs, strip};
     use crate::rng::{Key, Stream};
+    use crate::sequence::Sequence;
 
     const LAWS: [Law; 4] = [
         Law::UniformInterleaving,
@@ -324,7 +325,13 @@ mod tests {
             ),
         ] {
             let n_runs: usize = (0..n_rows)
-                .map(|item| runs(&placed(law, &text(n_text), n_pauses, item), PAUSE).count())
+                .map(|item| {
+                    runs(
+                        &Sequence::plain(placed(law, &text(n_text), n_pauses, item)),
+                        PAUSE,
+                    )
+                    .count()
+                })
                 .sum();
             let mean = n_runs as f64 / n_rows as f64;
             assert!(
@@ -365,7 +372,7 @@ mod tests {
                 prop_assert_eq!(strip(&row, PAUSE), text.clone());
                 prop_assert_eq!(row.len(), n_text + n_pauses);
                 if law == Law::DistinctGaps {
-                    prop_assert!(runs(&row, PAUSE).all(|run| run == 1));
+                    prop_assert!(runs(&Sequence::plain(row), PAUSE).all(|run| run == 1));
                 }
             }
         }

@@ -15,13 +15,17 @@ const LAWS: [Law; 4] = [
     Law::Runs { mean: 3.0 },
 ];
 
-fn key(item: u64) -> Key {
+pub(crate) fn key(item: u64) -> Key {
     Key::new(11).stream(Stream::Pause).epoch(0).item(item)
 }
 
 fn insertion(policy: Policy, row_length: usize) -> Insertion {
     Insertion {
         policy,
+        tokens: token::Ids::Shared,
+        rule: Rule::Skip,
+        weight: 1.0,
+        fields: Fields::default(),
         reserved: RESERVED,
         row_length,
         pieces: None,
@@ -230,7 +234,7 @@ fn policies_that_cannot_be_carried_out_are_refused() {
 
 #[test]
 fn runs_are_maximal() {
-    let lengths = |text| -> Vec<usize> { runs(&row(text).ids, RESERVED.pause).collect() };
+    let lengths = |text| -> Vec<usize> { runs(&row(text), RESERVED).collect() };
     assert_eq!(lengths("⏸ a ⏸ ⏸ ⏸ b | ⏸ ⏸"), [1, 3, 2]);
     assert_eq!(lengths("a | b"), [0; 0]);
     assert_eq!(lengths(""), [0; 0]);
@@ -367,4 +371,4 @@ proptest! {
     }
 }
 
-mod beyond;
+pub(crate) mod beyond;

@@ -34,15 +34,7 @@ impl Pieces {
 
     /// What ids spell together.
     pub fn spell(&self, ids: &[TokenId]) -> Spelt {
-        let mut spelt = Spelt {
-            bytes: Vec::with_capacity(4 * ids.len()),
-            ends: Vec::with_capacity(ids.len()),
-        };
-        for id in ids {
-            spelt.bytes.extend_from_slice(self.of(*id));
-            spelt.ends.push(spelt.bytes.len());
-        }
-        spelt
+        Spelt::new(ids.iter().map(|id| self.of(*id)))
     }
 }
 
@@ -56,6 +48,19 @@ pub struct Spelt {
 }
 
 impl Spelt {
+    /// The text of ids that spell `pieces`.
+    pub fn new<'a>(pieces: impl ExactSizeIterator<Item = &'a [u8]>) -> Self {
+        let mut spelt = Self {
+            bytes: Vec::with_capacity(4 * pieces.len()),
+            ends: Vec::with_capacity(pieces.len()),
+        };
+        for piece in pieces {
+            spelt.bytes.extend_from_slice(piece);
+            spelt.ends.push(spelt.bytes.len());
+        }
+        spelt
+    }
+
     /// The gap for a place in the text: the one at it, or else the one before the
     /// id whose bytes it splits.
     pub fn gap(&self, place: usize) -> usize {

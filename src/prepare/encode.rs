@@ -1,10 +1,12 @@
 //! Documents to ids: one document at a time, on any thread.
 
-use super::Error;
+use super::{Error, NotesProblem};
 use crate::corpus::Corpus;
 use crate::digest::checksum;
-use crate::document::{Document, DocumentId, Text};
+use crate::document::{Document, DocumentId, Notes, Text};
 use crate::manifest::Split;
+use crate::pause::{Policy, Rule};
+use crate::recipe;
 use crate::shard::DocumentRecord;
 use crate::token::TokenId;
 use crate::tokenize::{self, Tokenizer};
@@ -20,6 +22,8 @@ pub struct Encoded {
     /// A number for each id that a pause policy reads, the target's for an example,
     /// and one for the end; empty where none does.
     pub marks: Vec<f32>,
+    /// What the pauses of an example are trained to say; mostly nothing.
+    pub hint: Vec<TokenId>,
 }
 
 /// The ids of a document, without pauses and without the end-of-document id.
@@ -55,20 +59,32 @@ impl Ids {
 pub fn encode(
     document: &Document,
     tokenizer: &Tokenizer,
-    validation: f64,
+    stage: &recipe::Stage,
     corpus: &Corpus,
 ) -> Result<Encoded, Error> {
-    let ids = |text: &str| {
+    let ids_of = |text: &str| {
         let mut ids = Vec::with_capacity(text.len() / 3);
         tokenizer.encode(text, &mut ids).map(|()| ids)
     };
     let ids = match &document.text {
-        Text::Plain(text) => ids(text).map(Ids::Plain),
-        Text::Example { prefix, target } => {
-            ids(prefix).and_then(|prefix| ids(target).map(|target| Ids::Example { prefix, target }))
-        }
+        Text::Plain(text) => ids_of(text).map(Ids::Plain),
+        Text::Example { prefix, target } => ids_of(prefix)
+            .and_then(|prefix| ids_of(target).map(|target| Ids::Example { prefix, target })),
     };
     let ids = ids.map_err(|source| refused(document.id, corpus, source))?;
+    let hint = match (&document.notes.hint, stage.pause.target) {
+        (Some(text), Rule::Hint) => ids_of(text),
+        _ => Ok(Vec::new()),
+    };
+    let hint = hint.map_err(|source| refused(document.id, corpus, source))?;
+    let target = match &ids {
+        Ids::Plain(ids) => ids,
+        Ids::Example { target, .. } => target,
+    };
+    let marks = marks(document, target, (tokenizer, &stage.pause.policy)).map_err(|problem| {
+        let (file, row) = place(document.id, corpus);
+        Error::Notes { file, row, problem }
+    })?;
     let checksum = text_checksum(&document.text);
     let text_bytes = document.text.bytes() as u64;
     Ok(Encoded {
@@ -77,9 +93,10 @@ pub fn encode(
             text_bytes,
             checksum,
         },
-        split: split(checksum, validation),
+        split: split(checksum, stage.validation),
         ids,
-        marks: Vec::new(),
+        marks,
+        hint,
     })
 }
 
@@ -103,12 +120,64 @@ pub fn split(checksum: u64, validation: f64) -> Split {
     }
 }
 
-fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
-    Error::Document {
-        file: file_name(id, corpus),
-        row: corpus.row_in_file(id.file, id.row) + 1,
-        source,
+/// A number for each id, and one for the end, from what the source says about the
+/// text: its scores, or 1 where a position lies in an id or right before it.
+fn marks(
+    document: &Document,
+    ids: &[TokenId],
+    (tokenizer, policy): (&Tokenizer, &Policy),
+) -> Result<Vec<f32>, NotesProblem> {
+    let Notes {
+        scores, positions, ..
+    } = &document.notes;
+    if policy.reads_scores() {
+        if scores.len() != ids.len() {
+            return Err(NotesProblem::Scores {
+                scores: scores.len(),
+                tokens: ids.len(),
+            });
+        }
+        // Equal numbers compare as equal, and the end is never chosen.
+        let scores = scores.iter().map(|score| score + 0.0);
+        return Ok(scores.chain([f32::NAN]).collect());
     }
+    if !policy.reads_positions() {
+        return Ok(Vec::new());
+    }
+    let text = match &document.text {
+        Text::Plain(text) => text,
+        Text::Example { target, .. } => target,
+    };
+    let pieces = tokenizer.spell(ids).ok_or(NotesProblem::NotExact)?;
+    if pieces.bytes != text.as_bytes() {
+        return Err(NotesProblem::NotExact);
+    }
+    let starts = text.char_indices().map(|(start, _)| start);
+    let starts: Vec<usize> = starts.chain([text.len()]).collect();
+    let mut marks = vec![0.0; ids.len() + 1];
+    for position in positions {
+        let outside = || NotesProblem::Position {
+            position: *position,
+            characters: starts.len() - 1,
+        };
+        let start = starts.get(*position as usize).ok_or_else(outside)?;
+        let mark = marks.get_mut(pieces.gap(*start));
+        *mark.ok_or_else(outside)? = 1.0;
+    }
+    Ok(marks)
+}
+
+fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
+    let (file, row) = place(id, corpus);
+    Error::Document { file, row, source }
+}
+
+/// The file of a document and its row, from 1.
+fn place(id: DocumentId, corpus: &Corpus) -> (String, u64) {
+    (
+        file_name(id, corpus),
+        corpus.row_in_file(id.file, id.row) + 1,
+    )
 }
 
 /// The name of a document's file.

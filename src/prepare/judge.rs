@@ -6,6 +6,7 @@ use crate::corpus::Corpus;
 use crate::curate::{self, Curator, Hit, Reason};
 use crate::document::{Document, DocumentId, Text};
 use crate::pause::Insertion;
+use crate::recipe;
 use crate::token::TokenId;
 use crate::tokenize::Tokenizer;
 
@@ -16,8 +17,8 @@ pub struct Judge<'a> {
     pub curator: &'a Curator,
     /// Makes ids of them.
     pub tokenizer: &'a Tokenizer,
-    /// The share of documents held out.
-    pub validation: f64,
+    /// What the recipe says about them.
+    pub stage: &'a recipe::Stage,
     /// All files.
     pub corpus: &'a Corpus,
     /// What the rows of each dataset must have room for.
@@ -109,7 +110,7 @@ impl Judge<'_> {
     }
 
     fn encode(&self, document: Document) -> Result<Fate, Error> {
-        let encoded = encode::encode(&document, self.tokenizer, self.validation, self.corpus)?;
+        let encoded = encode::encode(&document, self.tokenizer, self.stage, self.corpus)?;
         let end = self.tokenizer.reserved().end;
         let unfit = |insertion: &&Insertion| unfit(&encoded, insertion, end);
         if self

@@ -54,6 +54,16 @@ pub enum Error {
         #[source]
         source: tokenize::Error,
     },
+    /// What a source says about a document does not fit its text.
+    #[error("document {row} of `{file}`: {problem}")]
+    Notes {
+        /// The source file.
+        file: String,
+        /// Its row, from 1.
+        row: u64,
+        /// What is wrong.
+        problem: NotesProblem,
+    },
     /// A document cannot be curated.
     #[error("cannot curate document {row} of `{file}`")]
     Curate {
@@ -68,6 +78,16 @@ pub enum Error {
     /// The pause policy does not fit the rows.
     #[error(transparent)]
     Pause(#[from] pause::Error),
+    /// The filler is not one token.
+    #[error(
+        "expected a filler that is one token of this tokenizer, found `{text}`, which is {tokens}"
+    )]
+    Filler {
+        /// The filler.
+        text: String,
+        /// How many tokens it is.
+        tokens: usize,
+    },
     /// A shard could not be written.
     #[error(transparent)]
     Shard(#[from] shard::Error),
@@ -142,6 +162,34 @@ fn ranges(numbers: &[usize]) -> String {
         run => run.iter().map(usize::to_string).collect(),
     });
     shown.collect::<Vec<_>>().join(", ")
+}
+
+/// What a source says about a document that does not fit its text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotesProblem {
+    /// Scores are counted by tokens.
+    #[error("expected a score for each of the {tokens} tokens of the text, found {scores} scores")]
+    Scores {
+        /// How many there are.
+        scores: usize,
+        /// How many there should be.
+        tokens: usize,
+    },
+    /// A position lies past the text.
+    #[error(
+        "expected positions of at most {characters}, the length of the text in characters, found {position}"
+    )]
+    Position {
+        /// The position.
+        position: u32,
+        /// Characters of the text.
+        characters: usize,
+    },
+    /// Positions cannot be found among the tokens.
+    #[error(
+        "positions need a tokenizer that gives back the text byte for byte, and this one does not"
+    )]
+    NotExact,
 }
 
 /// One dataset to make.
@@ -476,9 +524,29 @@ pub fn stage_name(stage: Stage) -> &'static str {
 
 fn insertion(job: &Job) -> Result<Insertion, Error> {
     let row_length = job.recipe.pack.seq_len;
-    let policy = job.recipe.pause.clone();
-    let insertion = Insertion::new(policy, job.tokenizer.reserved(), row_length)?;
-    Ok(insertion.with_pieces(|| job.tokenizer.pieces())?)
+    place(&job.recipe.pause, job.tokenizer, row_length)
+}
+
+/// What a policy does with the vocabulary of `tokenizer`.
+pub fn place(
+    config: &pause::Config,
+    tokenizer: &Tokenizer,
+    row_length: usize,
+) -> Result<Insertion, Error> {
+    let insertion = Insertion::new(config.clone(), tokenizer.reserved(), row_length)?;
+    let insertion = insertion.with_pieces(|| tokenizer.pieces())?;
+    let pause::Token::Filler(text) = &config.token else {
+        return Ok(insertion);
+    };
+    let mut ids = Vec::new();
+    tokenizer.encode(text, &mut ids)?;
+    match ids.as_slice() {
+        [filler] => Ok(insertion.with_filler(*filler)),
+        _ => Err(Error::Filler {
+            text: text.clone(),
+            tokens: ids.len(),
+        }),
+    }
 }
 
 /// The manifest as far as it is known before any text is read.

@@ -52,6 +52,7 @@ impl<'a> Destination<'a> {
             tokenizer: tokenizer.digest(),
             unit: u32::try_from(unit).unwrap_or(u32::MAX),
             part: 0,
+            fields: target.insertion.fields(),
         };
         Self {
             folder: job.folder,
@@ -226,11 +227,14 @@ fn ended(encoded: &Encoded, end: TokenId) -> Ended {
             ids.push(end);
             Sequence {
                 ids,
-                prefix: None,
                 marks: encoded.marks.clone(),
+                ..Sequence::default()
             }
         }
-        Ids::Example { prefix, target } => example(prefix, target, &encoded.marks, end),
+        Ids::Example { prefix, target } => Sequence {
+            hint: encoded.hint.clone(),
+            ..example(prefix, target, &encoded.marks, end)
+        },
     };
     Ended {
         record: encoded.record,
@@ -261,16 +265,22 @@ pub fn example(prefix: &[TokenId], target: &[TokenId], marks: &[f32], end: Token
 
 /// Counts what a row holds.
 pub fn observe(totals: &mut Totals, row: &pause::Placed, insertion: &Insertion) {
-    let pause = insertion.pause();
-    let ids = &row.sequence.ids;
-    let n_pauses = ids.iter().filter(|id| **id == pause).count() as u64;
+    let pauses = insertion.pauses();
+    let sequence = &row.sequence;
+    let n_pauses = sequence.n_pauses(pauses) as u64;
     totals.rows += 1;
     totals.pauses += n_pauses;
-    totals.real += ids.len() as u64 - n_pauses;
-    totals.scored += pause::target::scored(&row.sequence, pause);
+    totals.real += sequence.len() as u64 - n_pauses;
+    totals.scored += pause::target::scored(sequence, pauses);
     totals.overflowed += row.overflowed as u64;
-    for length in pause::runs(ids, pause) {
+    for length in pause::runs(sequence, pauses) {
         totals.observe_run(length);
+    }
+    if !insertion.is_shared() {
+        let ids = sequence.ids.iter().enumerate();
+        for (_, id) in ids.filter(|(position, _)| sequence.is_pause(*position, pauses)) {
+            *totals.pause_ids.entry(id.0).or_default() += 1;
+        }
     }
     if let Policy::Mix { of } = insertion.policy() {
         totals.parts.resize(of.len(), Part::default());

@@ -162,7 +162,7 @@ impl<'a> Lanes<'a> {
         let judge = Judge {
             curator: work.curator,
             tokenizer: job.tokenizer,
-            validation: job.recipe.validation,
+            stage: job.recipe,
             corpus: work.corpus,
             insertions: &insertions,
         };

@@ -3,10 +3,10 @@
 mod curation;
 mod rows;
 
+use super::check_pause::check_pause;
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
 use crate::corpus::{Source, synthetic};
 use crate::model::config::Spec;
-use crate::pause::{self, Count, Policy};
 use crate::tokenize;
 
 /// A broken rule.
@@ -20,7 +20,7 @@ pub(super) struct Finding {
     pub hint: Option<String>,
 }
 
-type Outcome = Result<(), Finding>;
+pub(super) type Outcome = Result<(), Finding>;
 
 /// A byte-level BPE starts from one token a byte.
 const VOCAB_SIZE_MIN: u32 = 256;
@@ -57,21 +57,22 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
     }
 }
 
+/// What a stage is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     Pretrain,
     Finetune,
 }
 
 /// A table of the recipe, as the start of a path: `pretrain.pack.`.
-struct At(String);
+pub(super) struct At(String);
 
 impl At {
-    fn inside(&self, key: &str) -> Self {
+    pub(super) fn inside(&self, key: &str) -> Self {
         Self(format!("{}{key}.", self.0))
     }
 
-    fn fail(&self, key: &str, problem: impl AsRef<str>) -> Finding {
+    pub(super) fn fail(&self, key: &str, problem: impl AsRef<str>) -> Finding {
         let path = format!("{}{key}", self.0);
         Finding {
             message: format!("`{path}` {}", problem.as_ref()),
@@ -80,14 +81,14 @@ impl At {
         }
     }
 
-    fn at_least(&self, key: &str, value: u64, least: u64) -> Outcome {
+    pub(super) fn at_least(&self, key: &str, value: u64, least: u64) -> Outcome {
         if least <= value {
             return Ok(());
         }
         Err(self.fail(key, format!("must be at least {least}, found {value}")))
     }
 
-    fn at_most(&self, key: &str, value: u64, most: u64) -> Outcome {
+    pub(super) fn at_most(&self, key: &str, value: u64, most: u64) -> Outcome {
         if value <= most {
             return Ok(());
         }
@@ -95,7 +96,7 @@ impl At {
     }
 
     /// Both ends belong to the range.
-    fn within(&self, key: &str, value: f64, (low, high): (f64, f64)) -> Outcome {
+    pub(super) fn within(&self, key: &str, value: f64, (low, high): (f64, f64)) -> Outcome {
         if (low..=high).contains(&value) {
             return Ok(());
         }
@@ -103,7 +104,7 @@ impl At {
     }
 
     /// 0 belongs to the range, 1 does not.
-    fn below_one(&self, key: &str, value: f64) -> Outcome {
+    pub(super) fn below_one(&self, key: &str, value: f64) -> Outcome {
         if (0.0..1.0).contains(&value) {
             return Ok(());
         }
@@ -113,7 +114,7 @@ impl At {
         ))
     }
 
-    fn positive(&self, key: &str, value: f64) -> Outcome {
+    pub(super) fn positive(&self, key: &str, value: f64) -> Outcome {
         if value.is_finite() && 0.0 < value {
             return Ok(());
         }
@@ -131,7 +132,7 @@ impl Finding {
         }
     }
 
-    fn hint(self, hint: &str) -> Self {
+    pub(super) fn hint(self, hint: &str) -> Self {
         Self {
             hint: Some(hint.into()),
             ..self
@@ -280,87 +281,6 @@ fn check_source(at: &At, index: usize, source: &Source, purpose: Purpose) -> Out
             Err(finding.hint("finetuning and evaluation take `questions` or `held-out-questions`"))
         }
         _ => Ok(()),
-    }
-}
-
-fn check_pause(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
-    let pause = at.inside("pause");
-    check_policy(&pause, &stage.pause, (stage, purpose))?;
-    if let Policy::Mix { of } = &stage.pause {
-        for (index, share) in of.iter().enumerate() {
-            let share_at = pause.inside(&format!("of.{index}"));
-            check_policy(&share_at, &share.policy, (stage, purpose))?;
-        }
-    }
-    // What is left of a policy's own rules.
-    let wrong = |error: pause::Error| pause.fail(error.key(), format!("cannot be: {error}"));
-    stage.pause.validate(stage.pack.seq_len).map_err(wrong)
-}
-
-fn check_policy(pause: &At, policy: &Policy, (stage, purpose): (&Stage, Purpose)) -> Outcome {
-    match policy {
-        Policy::None | Policy::Mix { .. } => Ok(()),
-        // The paper uses 0.1; above 0.9 rows hold hardly any text.
-        Policy::Random { fraction, .. } => pause.within("fraction", *fraction, (0.0, 0.9)),
-        Policy::Suffix { .. } if purpose == Purpose::Pretrain => {
-            let finding = pause.fail("policy", "is `suffix`, but running text has no prefix");
-            Err(finding.hint("pretraining takes every policy but `suffix`"))
-        }
-        Policy::Suffix { count } | Policy::Prefix { count } => {
-            check_count(pause, count, stage.pack.seq_len)
-        }
-        Policy::Score { .. } => check_column(pause, stage, "scores", |source| &source.scores),
-        Policy::Positions { .. } => {
-            check_column(pause, stage, "positions", |source| &source.positions)
-        }
-        policy => {
-            let wrong =
-                |error: pause::Error| pause.fail(error.key(), format!("cannot be: {error}"));
-            policy.validate(stage.pack.seq_len).map_err(wrong)
-        }
-    }
-}
-
-fn check_count(pause: &At, count: &Count, seq_len: usize) -> Outcome {
-    let (least, most) = match count {
-        Count::Fixed(count) => (*count, *count),
-        Count::Between { min, max } => (*min, *max),
-        Count::OneOf(counts) => match (counts.iter().min(), counts.iter().max()) {
-            (Some(least), Some(most)) => (*least, *most),
-            _ => return Err(pause.fail("count", "is an empty list")),
-        },
-    };
-    if most < least {
-        let problem = format!("has `min` {least} above `max` {most}");
-        return Err(pause.fail("count", problem));
-    }
-    // A prefix, a target and an end need a position each.
-    let room = (seq_len as u64).saturating_sub(3);
-    if room < u64::from(most) {
-        let problem = format!("is {most}: rows of {seq_len} ids have room for {room}");
-        return Err(pause.fail("count", problem));
-    }
-    Ok(())
-}
-
-/// A policy that reads a column needs it in every source.
-fn check_column(
-    pause: &At,
-    stage: &Stage,
-    key: &str,
-    column: impl Fn(&Source) -> &Option<String>,
-) -> Outcome {
-    match stage
-        .sources
-        .iter()
-        .position(|source| column(source).is_none())
-    {
-        None => Ok(()),
-        Some(index) => {
-            let problem = format!("reads `{key}`, which source {index} does not name");
-            let hint = format!("give every source `{key} = \"FIELD\"`, the field that holds them");
-            Err(pause.fail("policy", problem).hint(&hint))
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Recipe`] is what the author typed, checked; [`Plan`] is what a run does.
 
 mod check;
+mod check_pause;
 mod diagnose;
 mod locate;
 pub mod plan;
@@ -68,7 +69,7 @@ pub struct Stage {
     pub rejects: bool,
     /// Where pauses go.
     #[serde(default)]
-    pub pause: pause::Policy,
+    pub pause: pause::Config,
     /// How documents become rows.
     pub pack: Pack,
     /// The share of documents held out for the validation loss, chosen by their digest.
@@ -228,6 +229,18 @@ impl Stage {
 }
 
 impl Recipe {
+    /// Gives the tokenizer the pause tokens that the stages ask for.
+    fn reserve_pause_tokens(&mut self) {
+        let stages = [&self.pretrain, &self.finetune].into_iter().flatten();
+        let tokens: Vec<&pause::Token> = stages.map(|stage| &stage.pause.token).collect();
+        if let Some(config) = &mut self.tokenizer {
+            let most = tokens.iter().map(|token| token.distinct()).max();
+            let own = &mut config.pause_tokens;
+            own.distinct = own.distinct.max(most.unwrap_or(0));
+            own.delimiters |= tokens.contains(&&pause::Token::Delimited);
+        }
+    }
+
     /// The longest row of any stage, in ids.
     pub fn longest_row(&self) -> usize {
         let stages = [&self.pretrain, &self.finetune].into_iter().flatten();

@@ -10,7 +10,7 @@ use crate::corpus::Source;
 use crate::curate::{Evaluation, Filter, Rules};
 use crate::manifest;
 use crate::model::config;
-use crate::pause::Policy;
+use crate::pause;
 
 /// A recipe and where it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +54,7 @@ impl Plan {
         data_root: PathBuf,
     ) -> Result<Self, Error> {
         check::check(&recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))?;
+        recipe.reserve_pause_tokens();
         name_evaluations(&mut recipe);
         Ok(Self {
             recipe,
@@ -128,7 +129,7 @@ impl Plan {
         let mut plan = self.clone();
         let stages = [&mut plan.recipe.pretrain, &mut plan.recipe.finetune];
         for stage in stages.into_iter().flatten() {
-            stage.pause = Policy::None;
+            stage.pause = pause::Config::default();
         }
         plan
     }

@@ -110,7 +110,7 @@ fn unknown_values() {
         "\"random\"",
         "\"randm\"",
         expect![[r#"
-            unknown value `randm` in `pretrain.pause.policy`, expected one of `none`, `random`, `suffix`, `prefix`, `stride`, `word-ends`, `punctuation`, `digits`, `regex`, `score`, `positions`, `mix`
+            unknown value `randm` in `pretrain.pause`, expected one of `none`, `random`, `suffix`, `prefix`, `stride`, `word-ends`, `punctuation`, `digits`, `regex`, `score`, `positions`, `mix`
              --> r.toml:6:20
               |
             6 | pause = { policy = "randm", fraction = 0.1 }
@@ -367,7 +367,7 @@ fn overrides_replace_and_add_values() {
     assert_eq!(recipe.seed, 8);
     assert_eq!(pretrain.sources[1].path.as_deref(), Some("c.txt"));
     assert_eq!(pretrain.sources[0].text.as_deref(), Some("a = b # c"));
-    assert_eq!(pretrain.pause, crate::pause::Policy::None);
+    assert_eq!(pretrain.pause, crate::pause::Policy::None.into());
     assert_eq!(
         recipe.model.preset,
         Some(crate::model::config::Preset::Micro)

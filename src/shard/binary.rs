@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
+use super::aux::{Aux, AuxWriter};
 use super::index::{DocumentRecord, Index, IndexParts};
 use super::layout::{BLOCK_BYTES, Fault, HEADER_BYTES, Header, IDS_MAX, RawHeader, check_values};
 use super::{Error, RowFault};
 use crate::digest::{Digest, checksum};
 use crate::fs::{self, Output};
 use crate::manifest::{Manifest, SHARDS, ShardRecord, Stage};
+use crate::pause::Fields;
 use crate::sequence::Sequence;
 use crate::token::{IdWidth, Reserved, TokenId};
 
@@ -36,6 +38,8 @@ pub struct ShardSpec {
     pub unit: u32,
     /// Which of that unit's shards this is.
     pub part: u32,
+    /// What rows hold beside their ids.
+    pub fields: Fields,
 }
 
 /// Writes one shard; dropped before [`ShardWriter::finish`], it leaves nothing.
@@ -50,6 +54,7 @@ pub struct ShardWriter {
     /// Bytes of ids after the last full block.
     block: Vec<u8>,
     index: IndexParts,
+    aux: Option<AuxWriter>,
 }
 
 impl ShardWriter {
@@ -66,7 +71,7 @@ impl ShardWriter {
             rows: 0,
             id_width: spec.id_width,
             vocab_size: spec.vocab_size,
-            reserved: spec.reserved,
+            reserved: spec.reserved.basic(),
             row_length: u32::try_from(spec.row_length).unwrap_or(u32::MAX),
             stage: spec.stage,
             unit: spec.unit,
@@ -74,7 +79,8 @@ impl ShardWriter {
             tokenizer: spec.tokenizer,
         };
         check_values(&header).map_err(refuse)?;
-        let [bin, idx] = paths(folder, name).map_err(refuse)?;
+        let [bin, idx, aux] = paths(folder, name).map_err(refuse)?;
+        let aux = (spec.fields != Fields::default()).then(|| AuxWriter::create(aux, spec.fields));
         let mut output = Output::create(&bin)?;
         // The counts follow when they are known.
         output.write_all(&header.to_bytes())?;
@@ -87,6 +93,7 @@ impl ShardWriter {
             row_length: spec.row_length,
             block: Vec::with_capacity(BLOCK_BYTES + 4 * spec.row_length.min(BLOCK_BYTES)),
             index: IndexParts::default(),
+            aux: aux.transpose()?,
         })
     }
 
@@ -116,6 +123,9 @@ impl ShardWriter {
         }
         self.header.ids += row.len() as u64;
         self.header.rows += 1;
+        if let Some(aux) = &mut self.aux {
+            aux.push(row)?;
+        }
         // `check` keeps rows below 2^31 ids.
         self.index
             .lengths
@@ -149,6 +159,7 @@ impl ShardWriter {
         self.output.publish()?;
         let index = self.index.to_bytes(&self.header);
         fs::write(&self.idx, &index)?;
+        let aux = self.aux.map(|aux| aux.finish(&self.header)).transpose()?;
         Ok(ShardRecord {
             name: self.name,
             rows: self.header.rows,
@@ -157,6 +168,7 @@ impl ShardWriter {
             // Read back, because the header at the file's start was known last.
             bin: Digest::of_file(&self.bin)?,
             idx: Digest::of(&index),
+            aux,
         })
     }
 
@@ -184,7 +196,11 @@ impl ShardWriter {
             (Stage::Finetune, Some(prefix)) if (length as u64) < u64::from(prefix) => {
                 Err(RowFault::LongPrefix { prefix, length })
             }
-            _ => Ok(()),
+            _ => match &self.aux {
+                Some(aux) if !aux.holds(row) => Err(RowFault::Stored),
+                None if row.stored.is_some() => Err(RowFault::Stored),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -213,6 +229,7 @@ pub struct Shard {
     /// One bit a block of ids: whether its checksum was found right.
     checked: Vec<AtomicU64>,
     n_files: usize,
+    aux: Option<Aux>,
 }
 
 impl Shard {
@@ -222,7 +239,7 @@ impl Shard {
     /// header and every block of ids by their checksums; blocks are checked
     /// when a row first touches them.
     pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
-        let [bin, idx] = paths(folder, &record.name).map_err(damaged(folder))?;
+        let [bin, idx, aux] = paths(folder, &record.name).map_err(damaged(folder))?;
         let width = manifest.id_width.bytes() as u64;
         let length = record
             .ids
@@ -243,6 +260,8 @@ impl Shard {
             let fault = Fault::new("BLAKE3 of the file", record.idx, digest);
             return Err(damaged(&idx)(fault));
         }
+        let fields = manifest.pause.fields();
+        let aux = Aux::open(aux, (fields, record.aux), &header)?;
         let n_blocks = ids.len().saturating_sub(HEADER_BYTES).div_ceil(BLOCK_BYTES);
         Ok(Self {
             record: record.clone(),
@@ -256,6 +275,7 @@ impl Shard {
                 .map(|_| AtomicU64::new(0))
                 .collect(),
             n_files: manifest.corpus.len(),
+            aux,
         })
     }
 
@@ -298,9 +318,12 @@ impl Shard {
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(damaged(&self.bin)(fault));
         }
+        let first = (start.saturating_sub(HEADER_BYTES)) / self.header.id_width.bytes();
+        let stored = self.aux.as_ref().map(|aux| aux.row(first..first + length));
         Ok(Sequence {
             ids,
             prefix,
+            stored: stored.transpose()?.map(Box::new),
             ..Sequence::default()
         })
     }
@@ -326,7 +349,7 @@ impl Shard {
             let fault = Fault::new("BLAKE3 of the file", self.record.bin, digest);
             return Err(damaged(&self.bin)(fault));
         }
-        Ok(())
+        self.aux.as_ref().map_or(Ok(()), Aux::verify)
     }
 
     /// Checks the blocks that a range of the `.bin` file touches, once each.
@@ -384,7 +407,7 @@ fn read_header(
         rows: record.rows,
         id_width: manifest.id_width,
         vocab_size: manifest.tokenizer.vocab_size,
-        reserved: manifest.tokenizer.reserved,
+        reserved: manifest.tokenizer.reserved.basic(),
         row_length: u32::try_from(manifest.row_length).unwrap_or(u32::MAX),
         stage: manifest.stage,
         tokenizer: manifest.tokenizer.digest,
@@ -424,8 +447,8 @@ fn difference(expected: &Header, found: &Header) -> Option<Fault> {
         })
 }
 
-/// The two files of a shard; its name must be one that this program would give.
-fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 2], Fault> {
+/// The files of a shard; its name must be one that this program would give.
+fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 3], Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(allowed) {
         let expected = "letters, digits, `-` and `_`";
@@ -435,10 +458,11 @@ fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 2], Fault> {
     Ok([
         shards.join(format!("{name}.bin")),
         shards.join(format!("{name}.idx")),
+        shards.join(format!("{name}.aux")),
     ])
 }
 
-fn open_of_length(path: &Path, expected: u64) -> Result<File, Error> {
+pub(super) fn open_of_length(path: &Path, expected: u64) -> Result<File, Error> {
     let file = fs::open(path)?;
     let found = file.metadata().map_err(fs::Error::new("read", path))?.len();
     if found != expected {
@@ -452,7 +476,7 @@ fn open_of_length(path: &Path, expected: u64) -> Result<File, Error> {
 }
 
 /// Maps a whole file for reading.
-fn map(file: &File, path: &Path) -> Result<Mmap, Error> {
+pub(super) fn map(file: &File, path: &Path) -> Result<Mmap, Error> {
     // SAFETY: published shards are never written to again: this program
     // replaces files by rename, which leaves the mapped ones as they were.
     // Bytes that another program changes meanwhile are caught by the checksums
@@ -473,7 +497,7 @@ fn outside(ids: &[TokenId], vocab_size: u32) -> Option<(usize, TokenId)> {
     found.find(|(_, id)| vocab_size <= id.0)
 }
 
-fn damaged(path: &Path) -> impl FnOnce(Fault) -> Error {
+pub(super) fn damaged(path: &Path) -> impl FnOnce(Fault) -> Error {
     let path = path.to_path_buf();
     move |fault| Error::Damaged {
         path,

@@ -206,6 +206,7 @@ impl RawHeader {
                 pause: TokenId(pause),
                 end: TokenId(end),
                 pad: TokenId(pad),
+                extra: Default::default(),
             },
             row_length,
             stage,
@@ -227,7 +228,9 @@ pub fn check_values(header: &Header) -> Result<(), Fault> {
         let expected = "at most 65536 for ids of two bytes";
         return Err(Fault::new("vocabulary size", expected, header.vocab_size));
     }
-    let Reserved { pause, end, pad } = header.reserved;
+    let Reserved {
+        pause, end, pad, ..
+    } = header.reserved;
     if pause == end || end == pad || pad == pause {
         let found = format!("{}, {}, {}", pause.0, end.0, pad.0);
         return Err(Fault::new("reserved ids", "three different ones", found));

@@ -1,8 +1,9 @@
 //! Shards: rows of a dataset on disk.
 //!
 //! [`layout`] and [`index`] know the bytes and do no IO; [`binary`] writes, maps and
-//! checks files. `schemas/shard-v1.md` has the byte tables.
+//! checks files, and [`aux`] those that hold what ids do not tell. `schemas/shard-v1.md` has the byte tables.
 
+pub mod aux;
 pub mod binary;
 pub mod index;
 pub mod layout;
@@ -99,6 +100,9 @@ pub enum RowFault {
     /// A finetuning row has no prefix.
     #[error("it has no prefix boundary, and this is a finetuning shard")]
     MissingPrefix,
+    /// What it says beside its ids is not what the shard holds.
+    #[error("it does not have the targets, weights or marks of pauses that this shard holds")]
+    Stored,
     /// The prefix is longer than the row.
     #[error("its prefix of {prefix} ids is longer than its {length} ids")]
     LongPrefix {

@@ -20,8 +20,8 @@ use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer 
 
 use crate::digest::{Digest, checksum};
 use crate::fs;
-use crate::pause::Pieces;
-use crate::token::{Reserved, TokenId};
+use crate::pause::text::{Pieces, Spelt};
+use crate::token::{PauseIds, Reserved, TokenId};
 
 /// An error of another module or library, as a cause.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,9 +49,39 @@ pub struct Config {
     /// The token that fills short rows; added where it is missing.
     #[serde(default = "default_pad")]
     pub pad: String,
+    /// Pause tokens beside that one; at least those that the stages' `pause.token` need.
+    #[serde(default, skip_serializing_if = "PauseTokens::is_none")]
+    pub pause_tokens: PauseTokens,
     /// Whether text such as `<|endoftext|>` yields the special id it looks like.
     #[serde(default)]
     pub parse_special: bool,
+}
+
+/// Pause tokens beside the shared one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PauseTokens {
+    /// How many distinct ones: `<|pause-0|>`, `<|pause-1|>` and so on.
+    #[serde(default)]
+    pub distinct: u32,
+    /// Whether there are `<|pause-open|>` and `<|pause-close|>`.
+    #[serde(default)]
+    pub delimiters: bool,
+}
+
+impl PauseTokens {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Their names, in the order of their ids.
+    pub fn names(self) -> Vec<String> {
+        let distinct = (0..self.distinct).map(|number| format!("<|pause-{number}|>"));
+        let delimiters = ["<|pause-open|>", "<|pause-close|>"].map(String::from);
+        let delimiters = delimiters.into_iter().filter(|_| self.delimiters);
+        distinct.chain(delimiters).collect()
+    }
 }
 
 /// How a byte-level BPE is trained.
@@ -449,14 +479,23 @@ impl Tokenizer {
     /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
     pub fn pieces(&self) -> Option<Arc<Pieces>> {
         let table = self.bytes.as_ref()?;
-        let reserved = [self.reserved.pause, self.reserved.end, self.reserved.pad];
-        let piece = |id| match reserved.contains(&id) {
+        let reserved = self.reserved;
+        let silent = |id| {
+            PauseIds::from(reserved).contains(id) || [reserved.end, reserved.pad].contains(&id)
+        };
+        let piece = |id| match silent(id) {
             true => Default::default(),
             false => table.bytes(id),
         };
         Some(Arc::new(Pieces::new(
             (0..self.vocab_size).map(|id| piece(TokenId(id))),
         )))
+    }
+
+    /// What `ids` spell, where the vocabulary is byte-level.
+    pub fn spell(&self, ids: &[TokenId]) -> Option<Spelt> {
+        let table = self.bytes.as_ref()?;
+        Some(Spelt::new(ids.iter().map(|id| table.bytes(*id))))
     }
 
     /// The token as the vocabulary stores it.
@@ -534,6 +573,7 @@ impl Default for Config {
             pause: default_pause(),
             end: default_end(),
             pad: default_pad(),
+            pause_tokens: PauseTokens::default(),
             parse_special: false,
         }
     }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer as Engine};
 
-use super::{Config, Error, SpecialText, VOCABULARY_MAX, guarded, load};
-use crate::token::{Reserved, TokenId};
+use super::{Config, Error, PauseTokens, SpecialText, VOCABULARY_MAX, guarded, load};
+use crate::token::{Extra, Reserved, TokenId};
 
 /// A `tokenizer.json` that holds the reserved tokens.
 pub struct Added {
@@ -49,11 +49,15 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
 
 /// Adds the reserved tokens of `config` where they are missing.
 pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
-    let roles = [
+    let extra = config.pause_tokens.names();
+    let roles: Vec<(&'static str, &String)> = [
         ("pause", &config.pause),
         ("end", &config.end),
         ("pad", &config.pad),
-    ];
+    ]
+    .into_iter()
+    .chain(extra.iter().map(|name| ("extra pause", name)))
+    .collect();
     check_names(&roles)?;
     for field in ["truncation", "padding"] {
         set(&mut json, field, Value::Null);
@@ -81,9 +85,11 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
         let id = id_of(&engine, token)?;
         insert(&mut json, token, id);
     }
-    let [pause, end, pad] = roles.map(|(_, token)| id_of(&engine, token));
-    let (pause, end, pad) = (pause?, end?, pad?);
-    let unproved = (roles.iter().zip([pause, end, pad]))
+    let ids = (roles.iter())
+        .map(|(_, token)| id_of(&engine, token))
+        .collect::<Result<Vec<u32>, _>>()?;
+    let reserved = reserved(&ids, config.pause_tokens)?;
+    let unproved = (roles.iter().zip(ids))
         .filter(|((role, _), _)| words.contains(role))
         .map(|((role, token), id)| Name {
             role,
@@ -95,12 +101,34 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
     bytes.push(b'\n');
     Ok(Added {
         json: bytes,
-        reserved: Reserved {
-            pause: TokenId(pause),
-            end: TokenId(end),
-            pad: TokenId(pad),
-        },
+        reserved,
         unproved,
+    })
+}
+
+/// The reserved ids: pause, end, padding, and extra pauses that follow one another.
+fn reserved(ids: &[u32], extra: PauseTokens) -> Result<Reserved, Error> {
+    let (basic, more) = ids.split_at_checked(3).unwrap_or_default();
+    let [pause, end, pad] = basic else {
+        return Err(Error::Library("it did not add the reserved tokens".into()));
+    };
+    let first = more.first().copied().unwrap_or_default();
+    if let Some((expected, found)) = (first..).zip(more).find(|(expected, id)| expected != *id) {
+        return Err(Error::Field {
+            field: "added_tokens",
+            expected: "extra pause tokens whose ids follow one another",
+            found: format!("id {found} where {expected} should be"),
+        });
+    }
+    Ok(Reserved {
+        pause: TokenId(*pause),
+        end: TokenId(*end),
+        pad: TokenId(*pad),
+        extra: Extra {
+            first: TokenId(first),
+            distinct: extra.distinct,
+            delimiters: extra.delimiters,
+        },
     })
 }
 
@@ -117,14 +145,16 @@ pub fn vocab_size(engine: &Engine) -> Result<u32, Error> {
 
 /// Checks that each reserved id is a special token, and no other token's id.
 pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
-    let roles = [
+    let basic = [
         ("pause", reserved.pause),
         ("end", reserved.end),
         ("pad", reserved.pad),
     ];
+    let extra = reserved.extra.ids().map(|id| ("extra pause", id));
+    let roles: Vec<(&'static str, TokenId)> = basic.into_iter().chain(extra).collect();
     let added = engine.get_added_tokens_decoder();
     let vocabulary = engine.get_vocab(true);
-    for (index, (role, id)) in roles.into_iter().enumerate() {
+    for (index, (role, id)) in roles.iter().copied().enumerate() {
         let wrong = |found: String| Error::NotReserved {
             role,
             id: id.0,
@@ -160,6 +190,7 @@ pub fn barred(engine: &Engine, json: &Value, reserved: Reserved, special: Specia
         None => json.pointer("/model/unk_id").and_then(Value::as_u64),
     };
     let mut ids = vec![reserved.pause.0, reserved.end.0, reserved.pad.0];
+    ids.extend(reserved.extra.ids().map(|id| id.0));
     if special == SpecialText::Ordinary {
         let added = engine.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special);

@@ -15,6 +15,7 @@ fn config(pause: &str, end: &str, pad: &str) -> Config {
         pause: pause.into(),
         end: end.into(),
         pad: pad.into(),
+        pause_tokens: Default::default(),
         parse_special: false,
     }
 }

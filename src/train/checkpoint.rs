@@ -366,6 +366,7 @@ mod tests {
                 pause: TokenId(7),
                 end: TokenId(8),
                 pad: TokenId(9),
+                extra: Default::default(),
             },
             fingerprint: Fingerprint::default(),
         }

@@ -66,6 +66,7 @@ fn dataset(folder: &Path, stage: Stage, tokenizer: &Tokenizer) -> Arc<Dataset> {
             tokenizer: tokenizer.digest(),
             unit: 0,
             part: 0,
+            fields: Default::default(),
         };
         let mut writer = ShardWriter::create(folder, &format!("{split}-00000-000"), &spec).unwrap();
         for index in rows {

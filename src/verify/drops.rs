@@ -8,11 +8,11 @@ use super::{Error, Report, chain, rows};
 use crate::corpus::{Block, Corpus};
 use crate::curate::{Curator, Rules, dedup};
 use crate::dataset::Dataset;
-use crate::manifest::{Ledger, NOT_TAKEN};
+use crate::manifest::Ledger;
 use crate::prepare::judge::{Judge, Verdict};
 use crate::prepare::ledger::Contamination;
 use crate::progress::{Progress, Stop, Unit};
-use crate::{fs, prepare};
+use crate::{fs, prepare, recipe};
 
 /// Who is told of progress, and who may ask to stop.
 type Watch<'a> = (&'a dyn Progress, &'a Stop);
@@ -145,12 +145,13 @@ fn tally(
         .tokenizer()
         .map_err(|error| Wrong::Reason(chain(&error)))?;
     let insertion = rows::insertion(dataset).map_err(Wrong::Reason)?;
+    let stage = stage(dataset).map_err(|error| Wrong::Reason(error.to_string()))?;
     let judge = Judge {
         curator,
         tokenizer: &tokenizer,
-        validation: 0.0, // Both splits are kept.
+        stage: &stage,
         corpus,
-        insertion: &insertion,
+        insertions: &[&insertion],
     };
     progress.start("verify drops", corpus.bytes(), Unit::Bytes);
     let blocks = corpus.blocks(0..corpus.files.len()).par_bridge();
@@ -174,30 +175,33 @@ fn tally(
     tally
 }
 
+/// What the recipe in the manifest says about encoding.
+fn stage(dataset: &Dataset) -> Result<recipe::Stage, serde_json::Error> {
+    let recipe = &dataset.manifest.recipe;
+    let keys = ["sources", "pause", "pack", "validation"];
+    let keys = keys.map(|key| Some((key.to_string(), recipe.get(key)?.clone())));
+    serde_json::from_value(serde_json::Value::Object(
+        keys.into_iter().flatten().collect(),
+    ))
+}
+
 fn of_block(judge: &Judge, block: Block) -> Result<Tally, prepare::Error> {
     let mut tally = Tally::default();
     for document in block {
         let judged = judge.judge(document?)?;
         tally.contamination.observe(judged.id, &judged.hits);
-        match judged.verdict {
+        match judged.verdict(0) {
             Verdict::Keep(_) => tally.ledger.keep(),
-            Verdict::Drop { reason, .. } => tally.ledger.leave_out(&reason),
+            Verdict::Drop { reason, .. } => tally.ledger.leave_out(reason),
         }
     }
     Ok(tally)
 }
 
 fn compare(dataset: &Dataset, tally: &Tally) -> Result<String, String> {
-    let ledger = &dataset.manifest.ledger;
-    // Weights are counted where the documents are.
-    let mut dropped = ledger.dropped.clone();
-    let kept = ledger.kept + dropped.remove(NOT_TAKEN).unwrap_or(0);
-    let found = (ledger.read, kept, &dropped);
-    let expected = (tally.ledger.read, tally.ledger.kept, &tally.ledger.dropped);
-    if found != expected {
-        return Err(format!(
-            "expected {expected:?}, found {found:?} read, kept and dropped"
-        ));
+    let ledger = &dataset.manifest.ledger.before_weights();
+    if *ledger != tally.ledger {
+        return Err(format!("expected {:?}, found {ledger:?}", tally.ledger));
     }
     for (index, set) in dataset.manifest.contamination.iter().enumerate() {
         let found = tally
@@ -212,7 +216,7 @@ fn compare(dataset: &Dataset, tally: &Tally) -> Result<String, String> {
             ));
         }
     }
-    let reasons = dropped.iter();
+    let reasons = ledger.dropped.iter();
     let reasons: Vec<String> = reasons.map(|(reason, n)| format!("{n} {reason}")).collect();
     Ok(match reasons.as_slice() {
         [] => "nothing was dropped".into(),

@@ -9,7 +9,7 @@ use super::{Report, chain, shard_path, shard_records};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest;
-use crate::manifest::{Manifest, NOT_TAKEN, Share, Totals};
+use crate::manifest::{Manifest, Share, Totals};
 use crate::prepare::rejects;
 use crate::progress::{Progress, Unit};
 
@@ -53,6 +53,8 @@ pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, repor
                 (format!("{}.bin", shard.name), shard.bin),
                 (format!("{}.idx", shard.name), shard.idx),
             ]
+            .into_iter()
+            .chain(shard.aux.map(|aux| (format!("{}.aux", shard.name), aux)))
         })
         .collect();
     progress.start("verify files", Some(files.len() as u64), Unit::Files);
@@ -134,13 +136,12 @@ pub fn rejects(folder: &Path, manifest: &Manifest, report: &mut Report) {
         names.push(name);
     }
     let known = names.iter().map(String::as_str).collect();
-    // What a weight passes over was not refused.
-    let mut refused = manifest.ledger.dropped.clone();
-    refused.remove(NOT_TAKEN);
+    // What a weight passes over is not rejected.
+    let dropped = manifest.ledger.before_weights().dropped;
     let result = strangers(&folder.join(manifest::REJECTS), &known).and_then(|detail| {
-        match counts == refused {
+        match counts == dropped {
             true => Ok(detail),
-            false => Err(format!("expected {refused:?}, found {counts:?}")),
+            false => Err(format!("expected {dropped:?}, found {counts:?}")),
         }
     });
     report.check(

@@ -21,7 +21,7 @@ use crate::pack::{Method, Overlong};
 use crate::pause;
 use crate::prepare::encode::Ids;
 use crate::shard::{DocumentRecord, Shard};
-use crate::token::TokenId;
+use crate::token::{Reserved, TokenId};
 
 /// Pieces that are read in parallel at a time.
 const CHUNK: usize = 1024;
@@ -116,8 +116,7 @@ fn pieces<'a>(dataset: &'a Dataset, split: Split, packing: &'a Packing) -> Piece
     Box::new(units.flat_map(move |shards| {
         let rows = UnitRows {
             shards,
-            pause: reserved.pause,
-            end: reserved.end,
+            reserved,
             join: !packing.method.notes_every_piece(),
         };
         match packing.in_order() {
@@ -131,8 +130,7 @@ fn pieces<'a>(dataset: &'a Dataset, split: Split, packing: &'a Packing) -> Piece
 #[derive(Clone, Copy)]
 struct UnitRows<'a> {
     shards: &'a [Shard],
-    pause: TokenId,
-    end: TokenId,
+    reserved: Reserved,
     /// Whether a piece goes on in the next row.
     join: bool,
 }
@@ -253,12 +251,12 @@ impl<'a> Cut<'a> {
             let start = *start.get_or_insert(self.next);
             let row = self.row.as_deref().unwrap_or_default();
             if let Some(prefix) = prefix {
-                let example = example(row, prefix, self.rows.end)?;
+                let example = example(row, prefix, self.rows.reserved.end)?;
                 self.next_row();
                 return Ok(Some((start, (example, true))));
             }
             let rest = row.get(self.next.from..).unwrap_or_default();
-            match rest.iter().position(|id| *id == self.rows.end) {
+            match rest.iter().position(|id| *id == self.rows.reserved.end) {
                 Some(length) => {
                     joined.extend(rest.iter().take(length));
                     self.next.from += length + 1;
@@ -296,7 +294,8 @@ impl<'a> Cut<'a> {
                 return Ok(Some(None)); // A finetuning row is read once.
             }
             let row = shard.row(self.next.row).map_err(|error| chain(&error))?;
-            self.row = Some(pause::strip(&row.ids, self.rows.pause));
+            let row = pause::restore(&row, self.rows.reserved);
+            self.row = Some(row.ids);
             return Ok(Some(row.prefix));
         }
         Ok(None)

@@ -6,13 +6,14 @@ use super::held::Packing;
 use super::{Error, Report, chain};
 use crate::dataset::Dataset;
 use crate::manifest::{Manifest, ShardRecord, Stage, Totals};
-use crate::pause::{self, Insertion, Overflow, Placed, Policy};
+use crate::pause::{self, Insertion, Overflow, Placed, Policy, Rule};
+use crate::prepare;
 use crate::prepare::rows::{observe, row_key};
 use crate::progress::{Progress, Stop, Unit};
 use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::shard::Shard;
-use crate::token::TokenId;
+use crate::token::{PauseIds, Reserved};
 
 /// Rows that one thread checks at a time.
 const CHUNK: u64 = 1024;
@@ -113,7 +114,7 @@ impl UnitRows {
 }
 
 fn overflow(manifest: &Manifest) -> Overflow {
-    match manifest.pause {
+    match manifest.pause.policy {
         Policy::Random { overflow, .. } => overflow,
         _ => Overflow::Carry,
     }
@@ -122,15 +123,15 @@ fn overflow(manifest: &Manifest) -> Overflow {
 /// Where the pauses of the dataset were put.
 pub fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
     let manifest = &dataset.manifest;
-    let policy = manifest.pause.clone();
-    let reserved = manifest.tokenizer.reserved;
-    let insertion = Insertion::new(policy, reserved, manifest.row_length);
-    let insertion = insertion.map_err(|error| chain(&error))?;
-    if !insertion.policy().reads_text() {
-        return Ok(insertion);
+    let config = &manifest.pause;
+    let needs_tokenizer = config.policy.reads_text() || config.fields().inserted;
+    if !needs_tokenizer {
+        let reserved = manifest.tokenizer.reserved;
+        let insertion = Insertion::new(config.clone(), reserved, manifest.row_length);
+        return insertion.map_err(|error| chain(&error));
     }
     let tokenizer = dataset.tokenizer().map_err(|error| chain(&error))?;
-    let insertion = insertion.with_pieces(|| tokenizer.pieces());
+    let insertion = prepare::place(config, &tokenizer, manifest.row_length);
     insertion.map_err(|error| chain(&error))
 }
 
@@ -190,12 +191,15 @@ impl Proof<'_> {
                 return Err(format!("holds id {}, which no row may hold", id.0));
             }
         }
-        masks_follow_the_paper(&row, reserved.pause)?;
-        let text = pause::restore(&row, reserved.pause);
+        match manifest.pause.target {
+            Rule::Skip => masks_follow_the_paper(&row, reserved.into())?,
+            rule => targets_follow_the_rule(&row, rule, reserved)?,
+        }
+        let text = pause::restore(&row, reserved);
         let placed = pause::apply(self.insertion, &text, key);
         let reproducible =
             overflow(manifest) == Overflow::Carry && !self.insertion.reads_marks(key);
-        if reproducible && placed.sequence != row {
+        if reproducible && !same(&placed.sequence, &row, manifest.pause.target) {
             return Err("pauses do not stand where the policy and the seed put them".into());
         }
         Ok(Placed {
@@ -208,15 +212,15 @@ impl Proof<'_> {
 
 /// The loss rule of arXiv 2310.02226 (algorithms 1 and 2), written out: position
 /// k is skipped iff token k + 1 is a pause or belongs to the prefix.
-fn masks_follow_the_paper(row: &Sequence, pause: TokenId) -> Result<(), String> {
-    let weights = pause::target::weights(row, pause);
+fn masks_follow_the_paper(row: &Sequence, pauses: PauseIds) -> Result<(), String> {
+    let weights = pause::target::weights(row, pauses);
     if weights.len() != row.len() {
         return Err(format!("{} weights for {} ids", weights.len(), row.len()));
     }
     let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
     for (position, weight) in weights.iter().enumerate() {
-        let target = row.ids.get(position + 1);
-        let scored = target.is_some_and(|id| *id != pause) && prefix <= position + 1;
+        let next = position + 1;
+        let scored = next < row.len() && !row.is_pause(next, pauses) && prefix <= next;
         if *weight != if scored { 1.0 } else { 0.0 } {
             return Err(format!(
                 "position {position} weighs {weight}, expected scored = {scored}"
@@ -226,9 +230,53 @@ fn masks_follow_the_paper(row: &Sequence, pause: TokenId) -> Result<(), String> 
     Ok(())
 }
 
+/// Whether two rows agree in all that can be made again from their ids: the hints of
+/// a source are not among them.
+fn same(placed: &Sequence, row: &Sequence, rule: Rule) -> bool {
+    match rule {
+        Rule::Hint => (&placed.ids, placed.prefix) == (&row.ids, row.prefix),
+        _ => placed == row,
+    }
+}
+
+/// What holds of stored targets under every rule: each position has one, a pause is
+/// one under `emit` alone, and without a pause the target is the paper's.
+fn targets_follow_the_rule(row: &Sequence, rule: Rule, reserved: Reserved) -> Result<(), String> {
+    let pauses = PauseIds::from(reserved);
+    let stored = row.stored.as_deref().ok_or("has no stored targets")?;
+    if stored.targets.len() != row.len() || stored.weights.len() != row.len() {
+        return Err(format!(
+            "has {} targets for {} ids",
+            stored.targets.len(),
+            row.len()
+        ));
+    }
+    let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
+    let predictions = stored.targets.iter().zip(&stored.weights).enumerate();
+    for (position, (target, weight)) in predictions {
+        let next = position + 1;
+        let wrong = |what: &str| Err(format!("position {position}: {what}"));
+        if !weight.is_finite() || *weight < 0.0 || (*weight == 0.0) != (*target == reserved.pad) {
+            return wrong("a target is padding where its weight is 0, and nowhere else");
+        }
+        if 0.0 < *weight && next < prefix {
+            return wrong("a target in the prefix is scored");
+        }
+        let emitted = rule == Rule::Emit && row.ids.get(next) == Some(target);
+        if pauses.contains(*target) && !emitted {
+            return wrong("the target is a pause");
+        }
+        let plain = !row.is_pause(position, pauses) && !row.is_pause(next, pauses);
+        if plain && prefix <= next && row.ids.get(next).is_some_and(|id| id != target) {
+            return wrong("the target is not the next id, and no pause is near");
+        }
+    }
+    Ok(())
+}
+
 fn compare(counted: &Totals, sealed: &Totals) -> Result<String, String> {
     let value = |totals: &Totals| serde_json::to_value(totals).unwrap_or_default();
-    match crate::prepare::ledger::difference("", &value(sealed), &value(counted)) {
+    match prepare::ledger::difference("", &value(sealed), &value(counted)) {
         None => Ok(format!(
             "{} rows, {} scored targets",
             counted.rows, counted.scored

@@ -162,7 +162,7 @@ pub fn check(
 
 fn drops_text(dataset: &Dataset) -> bool {
     matches!(
-        dataset.manifest.pause,
+        dataset.manifest.pause.policy,
         Policy::Random {
             overflow: Overflow::Drop,
             ..

@@ -12,6 +12,8 @@ mod errors;
 mod laws;
 mod manners;
 mod packing;
+mod pictures;
+mod policies;
 mod sandbox;
 #[cfg(feature = "train")]
 mod training;

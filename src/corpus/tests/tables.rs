@@ -73,7 +73,7 @@ fn parquet_without_the_text_asked_for_says_what_there_is() {
         hint: `text = "FIELD"` names the field to pretrain on; templates name theirs as `{FIELD}`
     "#]]);
     table.finetune(&target("{list}"), expect![[r#"
-        error: `a.parquet`, row 0 (from 0): field `list`: expected a string, number or truth value, found a list
+        error: `a.parquet`, row 0 (from 0): field `list`: expected a string, number or truth value, found a list of numbers
     "#]]);
     table.finetune(&target("{nothing}"), expect![[r#"
         error: `a.parquet`: no field `nothing`; the fields are `text`, `large`, `view`, `word`, `n`, `yes`, `q`, `list`

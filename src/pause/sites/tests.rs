@@ -247,7 +247,7 @@ proptest! {
         let gaps = naive(&tokens, |before, after, ended| {
             word(before) && !word(after) && (after.is_some() || ended)
         });
-        let policy = Policy::WordEnds { every: every as u32, count: 1 };
+        let policy = Policy::WordEnds { every: u32::try_from(every).unwrap(), count: 1 };
         let chosen: Vec<usize> = (gaps.iter().enumerate())
             .filter(|(index, _)| (index + 1) % every == 0)
             .map(|(_, gap)| *gap)

@@ -41,7 +41,7 @@ pub(super) fn method(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
         );
         return Err(finding.hint("leave `method` out"));
     }
-    let by_text = stage.pause.fill(pack.seq_len) == Fill::ByText;
+    let by_text = stage.pause.policy.fill(pack.seq_len) == Fill::ByText;
     if by_text && pack.method == Method::BestFit {
         let problem = "is `best-fit`, which needs a number of pauses that the text does not decide";
         let finding = at.fail("method", problem);

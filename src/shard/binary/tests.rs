@@ -15,12 +15,14 @@ fn spec(vocab_size: u32, row_length: usize, stage: Stage) -> ShardSpec {
             pause: TokenId(vocab_size - 3),
             end: TokenId(vocab_size - 2),
             pad: TokenId(vocab_size - 1),
+            extra: Default::default(),
         },
         row_length,
         stage,
         tokenizer: Digest::of(b"tokenizer"),
         unit: 1,
         part: 0,
+        fields: Default::default(),
     }
 }
 
@@ -37,7 +39,7 @@ fn manifest(spec: &ShardSpec) -> Manifest {
         },
         id_width: spec.id_width,
         row_length: spec.row_length,
-        pause: pause::Policy::None,
+        pause: pause::Policy::None.into(),
         corpus: vec![FileRecord {
             name: "a.txt".into(),
             source: 0,
@@ -297,6 +299,7 @@ fn impossible_shards_are_refused() {
         documents: u64::MAX,
         bin: Digest::of(b""),
         idx: Digest::of(b""),
+        aux: None,
     };
     assert!(Shard::open(folder.path(), &record, &manifest(&good)).is_err());
     let hostile = ShardRecord {

@@ -14,6 +14,7 @@ fn header(stage: Stage) -> Header {
             pause: TokenId(297),
             end: TokenId(298),
             pad: TokenId(299),
+            extra: Default::default(),
         },
         row_length: 5,
         stage,

@@ -1,0 +1,250 @@
+//! What rows say beside their ids, in a file of its own: `.aux`.
+//!
+//! A header, one record an id, and a checksum for each block of records.
+//! `schemas/shard-v1.md` has the byte table.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::Mmap;
+
+use super::Error;
+use super::binary::{damaged, map, open_of_length};
+use super::layout::{BLOCK_BYTES, Fault, Header};
+use crate::digest::{Digest, checksum};
+use crate::fs::Output;
+use crate::manifest::FORMAT;
+use crate::pause::Fields;
+use crate::sequence::{Sequence, Stored};
+use crate::token::TokenId;
+
+const MAGIC: [u8; 16] = *b"PAUSEDATA-AUX-01";
+const HEADER: usize = 64;
+const HEADER_CHECKED: usize = HEADER - 8;
+
+/// Bytes of one id's record.
+fn width(fields: Fields) -> usize {
+    usize::from(fields.inserted) + if fields.targets { 8 } else { 0 }
+}
+
+/// The header: the records belong to the ids of one `.bin` file, named by its header's checksum.
+fn header(fields: Fields, bin: &Header) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    let flags = u32::from(fields.inserted) | u32::from(fields.targets) << 1;
+    bytes.extend_from_slice(&flags.to_le_bytes());
+    bytes.extend_from_slice(&bin.ids.to_le_bytes());
+    bytes.extend_from_slice(&bin.checksum().to_le_bytes());
+    bytes.resize(HEADER_CHECKED, 0);
+    bytes.extend_from_slice(&checksum(&bytes).to_le_bytes());
+    bytes
+}
+
+/// Writes one `.aux`; dropped before [`AuxWriter::finish`], it leaves nothing.
+#[derive(Debug)]
+pub(super) struct AuxWriter {
+    path: PathBuf,
+    fields: Fields,
+    output: Output,
+    block: Vec<u8>,
+    checksums: Vec<u8>,
+}
+
+impl AuxWriter {
+    /// Starts the file.
+    pub fn create(path: PathBuf, fields: Fields) -> Result<Self, Error> {
+        let mut output = Output::create(&path)?;
+        output.write_all(&[0; HEADER])?;
+        Ok(Self {
+            path,
+            fields,
+            output,
+            block: Vec::with_capacity(BLOCK_BYTES),
+            checksums: Vec::new(),
+        })
+    }
+
+    /// Whether a row has what the file holds, and nothing else.
+    pub fn holds(&self, row: &Sequence) -> bool {
+        let length = |wanted: bool| if wanted { row.len() } else { 0 };
+        let (inserted, targets) = (length(self.fields.inserted), length(self.fields.targets));
+        row.stored.as_deref().is_some_and(|stored| {
+            stored.inserted.len() == inserted
+                && stored.targets.len() == targets
+                && stored.weights.len() == targets
+        })
+    }
+
+    /// Appends the records of a row that the file [holds](Self::holds).
+    pub fn push(&mut self, row: &Sequence) -> Result<(), Error> {
+        let Some(stored) = row.stored.as_deref() else {
+            return Ok(());
+        };
+        for position in 0..row.len() {
+            if let Some(inserted) = stored.inserted.get(position) {
+                self.block.push(u8::from(*inserted));
+            }
+            if let Some((target, weight)) =
+                (stored.targets.get(position)).zip(stored.weights.get(position))
+            {
+                self.block.extend_from_slice(&target.0.to_le_bytes());
+                self.block.extend_from_slice(&weight.to_le_bytes());
+            }
+        }
+        while let Some(block) = self.block.get(..BLOCK_BYTES) {
+            self.checksums
+                .extend_from_slice(&checksum(block).to_le_bytes());
+            self.output.write_all(block)?;
+            self.block.drain(..BLOCK_BYTES);
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable under its name; returns its digest.
+    pub fn finish(mut self, bin: &Header) -> Result<Digest, Error> {
+        if !self.block.is_empty() {
+            self.checksums
+                .extend_from_slice(&checksum(&self.block).to_le_bytes());
+            self.output.write_all(&self.block)?;
+        }
+        self.output.write_all(&self.checksums)?;
+        self.output.overwrite_start(&header(self.fields, bin))?;
+        self.output.publish()?;
+        // Read back, because the header was known last.
+        Ok(Digest::of_file(&self.path)?)
+    }
+}
+
+/// A mapped `.aux`; threads may share it.
+#[derive(Debug)]
+pub(super) struct Aux {
+    path: PathBuf,
+    fields: Fields,
+    digest: Digest,
+    bytes: Mmap,
+    /// Where the checksums of blocks start.
+    checksums: usize,
+    /// One bit a block: whether its checksum was found right.
+    checked: Vec<AtomicU64>,
+}
+
+impl Aux {
+    /// Maps the file of a shard that has one, after checking its length and header.
+    pub fn open(
+        path: PathBuf,
+        (fields, digest): (Fields, Option<Digest>),
+        bin: &Header,
+    ) -> Result<Option<Self>, Error> {
+        let said = |there: bool| if there { "one" } else { "none" };
+        let (wanted, named) = (fields != Fields::default(), digest.is_some());
+        let digest = match (wanted, digest) {
+            (false, None) => return Ok(None),
+            (true, Some(digest)) => digest,
+            _ => {
+                let fault = Fault::new("digest in the manifest", said(wanted), said(named));
+                return Err(damaged(&path)(fault));
+            }
+        };
+        // A shard holds fewer than 2^31 ids.
+        let records = usize::try_from(bin.ids).unwrap_or(usize::MAX) * width(fields);
+        let n_blocks = records.div_ceil(BLOCK_BYTES);
+        let length = HEADER + records + 8 * n_blocks;
+        let bytes = map(&open_of_length(&path, length as u64)?, &path)?;
+        let (expected, found) = (header(fields, bin), bytes.get(..HEADER).unwrap_or_default());
+        if expected != found {
+            let at = expected.iter().zip(found).position(|(a, b)| a != b);
+            let field = format!("byte {} of the header", at.unwrap_or(0));
+            let byte = |bytes: &[u8]| at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
+            let fault = Fault::new(field, byte(&expected), byte(found));
+            return Err(damaged(&path)(fault));
+        }
+        Ok(Some(Self {
+            path,
+            fields,
+            digest,
+            bytes,
+            checksums: HEADER + records,
+            checked: (0..n_blocks.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+        }))
+    }
+
+    /// What stands beside some ids of the shard; checks the blocks that it lies in.
+    pub fn row(&self, ids: Range<usize>) -> Result<Stored, Error> {
+        let width = width(self.fields);
+        let range = HEADER + ids.start * width..HEADER + ids.end * width;
+        self.check(&range)?;
+        let mut stored = Stored::default();
+        let records = self.bytes.get(range).unwrap_or_default();
+        for record in records.chunks_exact(width.max(1)) {
+            let mut rest = record;
+            if self.fields.inserted
+                && let Some((inserted, after)) = rest.split_first()
+            {
+                stored.inserted.push(*inserted != 0);
+                rest = after;
+            }
+            if let ([target, weight], []) = rest.as_chunks() {
+                stored.targets.push(TokenId(u32::from_le_bytes(*target)));
+                stored.weights.push(f32::from_le_bytes(*weight));
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Checks the whole file against the manifest.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.check(&(HEADER..self.checksums))?;
+        let found = Digest::of(&self.bytes);
+        match found == self.digest {
+            true => Ok(()),
+            false => {
+                let fault = Fault::new("BLAKE3 of the file", self.digest, found);
+                Err(damaged(&self.path)(fault))
+            }
+        }
+    }
+
+    /// Checks the blocks that a range of the file touches, once each.
+    fn check(&self, bytes: &Range<usize>) -> Result<(), Error> {
+        let Some(last) = bytes.end.checked_sub(1).filter(|last| bytes.start <= *last) else {
+            return Ok(());
+        };
+        let block_of = |byte: usize| byte.saturating_sub(HEADER) / BLOCK_BYTES;
+        for block in block_of(bytes.start)..=block_of(last) {
+            let bit = 1u64 << (block % 64);
+            let Some(word) = self.checked.get(block / 64) else {
+                continue;
+            };
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                self.check_block(block)?;
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_block(&self, block: usize) -> Result<(), Error> {
+        let start = HEADER + block * BLOCK_BYTES;
+        let end = self.checksums.min(start + BLOCK_BYTES);
+        let found = checksum(self.bytes.get(start..end).unwrap_or_default());
+        let at = self.checksums + 8 * block;
+        let expected = self
+            .bytes
+            .get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok());
+        let expected = expected.map_or(0, u64::from_le_bytes);
+        if found != expected {
+            let field = format!("checksum of block {block} (bytes {start} to {end})");
+            let fault = Fault::new(field, format!("{expected:016x}"), format!("{found:016x}"));
+            return Err(damaged(&self.path)(fault));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
