@@ -222,7 +222,7 @@ impl Output {
     }
 
     /// Makes the file durable under its name.
-    pub fn publish(mut self) -> Result<(), Error> {
+    pub fn publish(&mut self) -> Result<(), Error> {
         self.file.flush().map_err(Error::new("write", &self.path))?;
         self.file
             .get_ref()

@@ -21,6 +21,7 @@ pub mod recipe;
 pub mod loader;
 pub mod model;
 
+pub mod content;
 pub mod dataset;
 pub mod manifest;
 pub mod shard;

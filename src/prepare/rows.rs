@@ -46,6 +46,7 @@ impl<'a> Destination<'a> {
     pub fn new(work: &Work<'a>, split: Split) -> Self {
         let (job, tokenizer) = (work.job, work.job.tokenizer);
         let shard = ShardSpec {
+            format: job.recipe.pack.format,
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             vocab_size: tokenizer.vocab_size(),
             reserved: tokenizer.reserved(),

@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
+use crate::manifest::ShardFormat;
 use crate::{model, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
@@ -73,6 +74,9 @@ pub struct Pack {
     /// Ids a shard at most; less than 2^31.
     #[serde(default = "default_shard_tokens")]
     pub shard_tokens: u64,
+    /// What the files of shards are.
+    #[serde(default, skip_serializing_if = "ShardFormat::is_binary")]
+    pub format: ShardFormat,
 }
 
 /// How a model is trained.

@@ -9,12 +9,14 @@ mod files;
 mod rows;
 mod text;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::content::Content;
 use crate::dataset::Dataset;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, Split};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::{fs, prepare};
@@ -28,6 +30,9 @@ pub struct Report {
     pub digest: Option<crate::digest::Digest>,
     /// All checks, in order.
     pub checks: Vec<Check>,
+    /// The digest of each split's rows, where the dataset is sound so far; any other
+    /// reader of its files can take it again.
+    pub content: BTreeMap<Split, Content>,
 }
 
 /// One thing that must hold.
@@ -102,6 +107,7 @@ pub fn run(
         dataset: folder.to_path_buf(),
         digest: None,
         checks: Vec::new(),
+        content: BTreeMap::new(),
     };
     if !folder.is_dir() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -124,6 +130,7 @@ pub fn run(
         }
     };
     rows::check(&dataset, progress, stop, &mut report)?;
+    rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, &mut report);
     text::check(&dataset, corpus.as_ref(), progress, stop, &mut report)?;
     Ok(report)

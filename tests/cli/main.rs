@@ -8,6 +8,7 @@
 mod crash;
 mod damage;
 mod errors;
+mod formats;
 mod laws;
 mod manners;
 mod sandbox;
