@@ -16,7 +16,7 @@ fn parquet_shards_hold_the_rows_of_binary_shards() {
     sandbox.ok(&format!("prepare recipe.toml --out parquet {AS_PARQUET}"));
     for stage in STAGES {
         let [binary, parquet] = ["binary", "parquet"].map(|out| {
-            let folder = sandbox.path(&format!("{out}/data/{stage}"));
+            let folder = sandbox.path(format!("{out}/data/{stage}"));
             Dataset::open(&folder).unwrap()
         });
         for split in [Split::Train, Split::Validation] {
