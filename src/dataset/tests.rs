@@ -221,6 +221,8 @@ impl Golden {
             }],
             splits,
             ledger,
+            contamination: Vec::new(),
+            rejects: Vec::new(),
         }
     }
 }

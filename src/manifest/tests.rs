@@ -35,6 +35,8 @@ fn manifest() -> Manifest {
         }],
         splits: BTreeMap::from([(Split::Validation, SplitRecord::default())]),
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
     }
 }
 

@@ -50,6 +50,8 @@ fn manifest(spec: &ShardSpec) -> Manifest {
         }],
         splits: BTreeMap::new(),
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
     }
 }
 
