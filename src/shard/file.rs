@@ -102,7 +102,7 @@ impl ShardWriter {
         })?;
         match &mut self.body {
             Body::Binary(blocks) => {
-                append(blocks.end(), row, self.header.id_width);
+                append_ids(blocks.end(), row, self.header.id_width);
                 blocks.write_full()?;
             }
             Body::Parquet(writer) => writer.push(row)?,
@@ -193,6 +193,21 @@ impl ShardWriter {
 }
 
 impl ShardSpec {
+    /// A shard with what a header says, in this format.
+    pub fn of(header: &Header, format: ShardFormat) -> Self {
+        Self {
+            format,
+            id_width: header.id_width,
+            vocab_size: header.vocab_size,
+            reserved: header.reserved,
+            row_length: usize::try_from(header.row_length).unwrap_or(usize::MAX),
+            stage: header.stage,
+            tokenizer: header.tokenizer,
+            unit: header.unit,
+            part: header.part,
+        }
+    }
+
     /// The header of a shard without rows.
     fn header(&self) -> Header {
         Header {
@@ -210,15 +225,15 @@ impl ShardSpec {
     }
 }
 
-/// Appends the ids of a row whose ids are known to fit.
-fn append(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) {
+/// Appends the ids of a row, which must fit the width, as little-endian numbers.
+pub fn append_ids(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) {
     let before = bytes.len();
     bytes.resize(before + width.bytes() * row.len(), 0);
     let places = bytes.get_mut(before..).unwrap_or_default();
     match width {
         IdWidth::U16 => {
             for (place, id) in places.chunks_exact_mut(2).zip(&row.ids) {
-                #[expect(clippy::cast_possible_truncation, reason = "`check` refuses others")]
+                #[expect(clippy::cast_possible_truncation, reason = "the caller refuses others")]
                 place.copy_from_slice(&(id.0 as u16).to_le_bytes());
             }
         }
@@ -443,7 +458,7 @@ fn open_bin(
 }
 
 /// The index of a shard, if it is the one that the manifest means.
-fn read_index(
+pub(super) fn read_index(
     bytes: &[u8],
     path: &Path,
     (header, home): (&Header, Home),
@@ -460,7 +475,11 @@ fn read_index(
 }
 
 /// Checks that a header says what the manifest does.
-fn agrees(header: &Header, record: &ShardRecord, manifest: &Manifest) -> Result<(), Fault> {
+pub(super) fn agrees(
+    header: &Header,
+    record: &ShardRecord,
+    manifest: &Manifest,
+) -> Result<(), Fault> {
     let expected = Header {
         ids: record.ids,
         rows: record.rows,
@@ -507,7 +526,7 @@ fn difference(expected: &Header, found: &Header) -> Option<Fault> {
 }
 
 /// The two files of a shard; its name must be one that this program would give.
-fn paths(folder: &Path, name: &str, format: ShardFormat) -> Result<[PathBuf; 2], Fault> {
+pub(super) fn paths(folder: &Path, name: &str, format: ShardFormat) -> Result<[PathBuf; 2], Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(allowed) {
         let expected = "letters, digits, `-` and `_`";

@@ -109,12 +109,8 @@ pub struct IndexParts {
 impl IndexParts {
     /// The `.idx` file of a shard with this header.
     pub fn to_bytes(&self, header: &Header, home: Home) -> Vec<u8> {
-        let mut bytes = INDEX_MAGIC.to_vec();
+        let mut bytes = megatron_head(home.id_width(header), header.rows);
         let mut put = |field: &[u8]| bytes.extend_from_slice(field);
-        put(&INDEX_VERSION.to_le_bytes());
-        put(&[megatron_code(home.id_width(header))]);
-        put(&header.rows.to_le_bytes());
-        put(&(header.rows + 1).to_le_bytes());
         for length in &self.lengths {
             put(&length.to_le_bytes());
         }
@@ -370,6 +366,16 @@ impl Index {
             )),
         }
     }
+}
+
+/// The start of an index as Megatron has it: rows are sequences, and documents too.
+pub fn megatron_head(width: IdWidth, rows: u64) -> Vec<u8> {
+    let mut bytes = INDEX_MAGIC.to_vec();
+    bytes.extend_from_slice(&INDEX_VERSION.to_le_bytes());
+    bytes.push(megatron_code(width));
+    bytes.extend_from_slice(&rows.to_le_bytes());
+    bytes.extend_from_slice(&(rows + 1).to_le_bytes());
+    bytes
 }
 
 /// The Megatron type code: `uint16`, or `int32`, which it uses for larger ids.

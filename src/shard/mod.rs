@@ -9,12 +9,14 @@ pub mod columns;
 pub mod file;
 pub mod index;
 pub mod layout;
+mod outline;
 pub mod parquet;
 
 use std::path::PathBuf;
 
-pub use file::{Shard, ShardSpec, ShardWriter};
+pub use file::{Shard, ShardSpec, ShardWriter, append_ids};
 pub use index::DocumentRecord;
+pub use outline::Outline;
 
 use crate::fs;
 

@@ -3,12 +3,13 @@
 //! `input_ids` is written plain and uncompressed, one page a row group, so that the ids of a
 //! row group stand in the file as one run of little-endian numbers; the `.idx` says where.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -29,6 +30,8 @@ use crate::sequence::Sequence;
 const ROW_GROUP_IDS: usize = 1 << 20;
 /// A row group is closed when it has so many rows, however short.
 const ROW_GROUP_ROWS: usize = 1 << 16;
+/// Rows that are decoded at a time where only ids are wanted.
+const DECODED_ROWS: usize = 64;
 /// Rows may be so long: a page takes less than 2^31 bytes, and a row lies in one page.
 pub const ROW_LENGTH_MAX: u32 = 1 << 27;
 /// More than any page has rows or bytes.
@@ -72,7 +75,7 @@ pub struct Written {
 /// Writes one file; dropped before [`Writer::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct Writer {
-    path: std::path::PathBuf,
+    path: PathBuf,
     writer: ArrowWriter<Blocks>,
     columns: Columns,
     ids: Ids,
@@ -213,6 +216,66 @@ pub fn check_columns(
     match first == header.rows {
         true => Ok(()),
         false => Err(damaged(Fault::new("count of rows", header.rows, first))),
+    }
+}
+
+/// The ids of every row of a file, decoded as other readers do.
+pub struct IdRows {
+    path: PathBuf,
+    reader: ParquetRecordBatchReader,
+    rows: std::vec::IntoIter<Vec<u32>>,
+}
+
+impl IdRows {
+    /// Opens a file that has a column `input_ids` like ours.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(fs::open(path)?);
+        let builder = builder.map_err(refused(path, "read"))?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), [INPUT_IDS]);
+        let reader = builder.with_projection(mask).with_batch_size(DECODED_ROWS);
+        Ok(Self {
+            reader: reader.build().map_err(refused(path, "read"))?,
+            path: path.to_path_buf(),
+            rows: Vec::new().into_iter(),
+        })
+    }
+
+    fn decode(&self, batch: &RecordBatch) -> Result<Vec<Vec<u32>>, Error> {
+        let lists = batch.column(0).as_list_opt::<i32>();
+        let values = lists.and_then(|lists| lists.values().as_primitive_opt::<UInt32Type>());
+        let (Some(lists), Some(values)) = (lists, values) else {
+            let found = batch.schema().to_string();
+            let fault = Fault::new("column `input_ids`", "list of uint32", found);
+            return Err(super::file::damaged(&self.path)(fault));
+        };
+        let ends = lists.value_offsets().windows(2);
+        let row = |ends: &[i32]| {
+            let [start, end] = ends else {
+                return Vec::new();
+            };
+            let range = usize::try_from(*start).ok().zip(usize::try_from(*end).ok());
+            let ids = range.and_then(|(start, end)| values.values().get(start..end));
+            ids.unwrap_or_default().to_vec()
+        };
+        Ok(ends.map(row).collect())
+    }
+}
+
+impl Iterator for IdRows {
+    type Item = Result<Vec<u32>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(row) = self.rows.next() {
+                return Some(Ok(row));
+            }
+            let batch = self.reader.next()?;
+            let batch = batch.map_err(|error| refused(&self.path, "read")(error.into()));
+            match batch.and_then(|batch| self.decode(&batch)) {
+                Ok(rows) => self.rows = rows.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 
