@@ -60,6 +60,15 @@ impl Source {
         };
         let records = folder.join(BESIDE);
         let found = Manifest::open(&records)?;
+        if found.1 != record.dataset {
+            let (expected, found) = (record.dataset, found.1);
+            let path = records.join(manifest::FILE);
+            return Err(Error::Changed {
+                path,
+                expected,
+                found,
+            });
+        }
         let source = Self::new(record.form, folder, records, found)?;
         Ok(Self {
             content: Some(record.content),
