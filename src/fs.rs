@@ -134,6 +134,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     output.publish()
 }
 
+/// Makes `to` hold what `from` does.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let (mut input, mut output) = (open(from)?, Output::create(to)?);
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        let n = input.read(&mut bytes).map_err(Error::new("read", from))?;
+        match bytes.get(..n) {
+            Some(read) if !read.is_empty() => output.write_all(read)?,
+            _ => return output.publish(),
+        }
+    }
+}
+
 /// Renames a finished file or folder to its place and syncs the folder around it.
 pub fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(Error::new("rename into place", to))?;
@@ -222,7 +235,7 @@ impl Output {
     }
 
     /// Makes the file durable under its name.
-    pub fn publish(mut self) -> Result<(), Error> {
+    pub fn publish(&mut self) -> Result<(), Error> {
         self.file.flush().map_err(Error::new("write", &self.path))?;
         self.file
             .get_ref()

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod train;
 
 pub mod bench;
+pub mod convert;
 pub mod inspect;
 pub mod prepare;
 pub mod stats;
@@ -22,6 +23,7 @@ pub mod recipe;
 pub mod loader;
 pub mod model;
 
+pub mod content;
 pub mod dataset;
 pub mod manifest;
 pub mod shard;

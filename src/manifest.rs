@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Span;
@@ -46,6 +47,9 @@ pub struct Manifest {
     pub tokenizer: TokenizerRecord,
     /// Bytes of one id on disk.
     pub id_width: IdWidth,
+    /// What the files of shards are.
+    #[serde(default, skip_serializing_if = "ShardFormat::is_binary")]
+    pub shard_format: ShardFormat,
     /// Longest row in ids, pauses included.
     pub row_length: usize,
     /// Where pauses went.
@@ -62,6 +66,33 @@ pub struct Manifest {
     /// Files of dropped documents, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejects: Vec<RejectsRecord>,
+}
+
+/// What the files of shards are. Both hold the same rows, and one can be made from the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShardFormat {
+    /// `.bin` and `.idx`, which llm.c and Megatron read.
+    #[default]
+    Binary,
+    /// `.parquet` and `.idx`: four bytes an id, with labels, loss mask and document numbers
+    /// beside them, for pyarrow, polars and Hugging Face `datasets`.
+    Parquet,
+}
+
+impl ShardFormat {
+    /// Whether it is the format that no recipe needs to name.
+    pub fn is_binary(&self) -> bool {
+        *self == Self::Binary
+    }
+
+    /// The ending of the file that holds the ids.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Binary => "bin",
+            Self::Parquet => "parquet",
+        }
+    }
 }
 
 /// What the rows of a dataset are for.
@@ -123,7 +154,7 @@ pub struct SplitRecord {
     pub totals: Totals,
 }
 
-/// One shard: `shards/<name>.bin` and `shards/<name>.idx`.
+/// One shard: `shards/<name>.bin` or `.parquet`, and `shards/<name>.idx`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardRecord {
@@ -135,13 +166,39 @@ pub struct ShardRecord {
     pub ids: u64,
     /// Document records in its index.
     pub documents: u64,
-    /// BLAKE3 of the `.bin` file.
-    pub bin: Digest,
+    /// BLAKE3 of the `.bin` file; of binary shards alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin: Option<Digest>,
+    /// BLAKE3 of the `.parquet` file; of Parquet shards alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parquet: Option<Digest>,
     /// BLAKE3 of the `.idx` file.
     pub idx: Digest,
     /// BLAKE3 of the `.aux` file, where rows say more than their ids tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aux: Option<Digest>,
+}
+
+impl ShardRecord {
+    /// The shard's files in the folder of shards, with their BLAKE3.
+    pub fn files(&self) -> impl Iterator<Item = (String, Digest)> {
+        let ids = [("bin", self.bin), ("parquet", self.parquet)];
+        let ids = ids
+            .into_iter()
+            .filter_map(|(end, digest)| Some((end, digest?)));
+        let aux = self.aux.map(|digest| ("aux", digest));
+        ids.chain([("idx", self.idx)])
+            .chain(aux)
+            .map(|(end, digest)| (format!("{}.{end}", self.name), digest))
+    }
+
+    /// BLAKE3 of the file that holds the ids, where it has this format.
+    pub fn ids_file(&self, format: ShardFormat) -> Option<Digest> {
+        match format {
+            ShardFormat::Binary => self.bin.filter(|_| self.parquet.is_none()),
+            ShardFormat::Parquet => self.parquet.filter(|_| self.bin.is_none()),
+        }
+    }
 }
 
 /// What rows hold, counted while they are written and counted again by `verify`.

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use pausedata::run::datasets;
-use pausedata::{corpus, dataset, inspect, manifest, prepare, shard, tokenize, verify};
+use pausedata::{convert, corpus, dataset, inspect, manifest, prepare, shard, tokenize, verify};
 
 use super::failure::{Failure, Kind};
 
@@ -48,6 +48,27 @@ impl Explain for dataset::Error {
         match self {
             Self::NoRow { .. } => Kind::BadInput,
             _ => Kind::Damaged,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for convert::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stopped => Kind::Stopped,
+            Self::Exists { .. }
+            | Self::Strange { .. }
+            | Self::Stored { .. }
+            | Self::WideIds { .. } => Kind::BadInput,
+            Self::Dataset(error) => error.kind(),
+            Self::Manifest(error) => error.kind(),
+            Self::Shard(error) => error.kind(),
+            Self::Record { .. } | Self::Changed { .. } => Kind::Damaged,
+            Self::File(_) | Self::Inexact { .. } => Kind::Failed,
         }
     }
 

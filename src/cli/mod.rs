@@ -9,6 +9,7 @@ pub mod values;
 
 mod bench;
 mod completions;
+mod convert;
 mod doctor;
 mod eval;
 mod explain;
@@ -98,6 +99,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Stats(stats::Args),
+    Convert(convert::Args),
     Train(train::Args),
     Generate(generate::Args),
     Eval(eval::Args),
@@ -133,6 +135,7 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Verify(args) => verify::execute(args, ui),
         Command::Inspect(args) => inspect::execute(args, ui),
         Command::Stats(args) => stats::execute(args, ui),
+        Command::Convert(args) => convert::execute(args, ui),
         Command::Train(args) => train::execute(args, ui),
         Command::Generate(args) => generate::execute(args, ui),
         Command::Eval(args) => eval::execute(args, ui),

@@ -9,50 +9,73 @@ use super::*;
 use crate::digest::checksum;
 use crate::document::DocumentId;
 use crate::manifest::{
-    FORMAT, FileRecord, Ledger, SHARDS, SplitRecord, Stage, TokenizerRecord, Totals,
+    FORMAT, FileRecord, Ledger, SHARDS, ShardFormat, SplitRecord, Stage, TokenizerRecord, Totals,
 };
 use crate::pause;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
 use crate::tokenize::{Config, Training};
 
+/// Shards of a split, each with its rows; `|` stands where a prefix ends.
+type Splits = [(Split, &'static [&'static [&'static str]]); 2];
+
 /// A tiny dataset of this format version, in `data/golden/`.
 struct Golden {
     name: &'static str,
+    format: ShardFormat,
     stage: Stage,
     tokenizer: fn() -> Tokenizer,
-    /// Rows of each shard; `|` stands where a prefix ends.
-    splits: [(Split, &'static [&'static [&'static str]]); 2],
+    splits: Splits,
 }
 
-const GOLDEN: [Golden; 2] = [
+const FINETUNE: Splits = [
+    (
+        Split::Train,
+        &[&[
+            "Who sat?|⏸⏸ The cat.■",
+            "|■",
+            "Where?|⏸⏸ On the mat, naïvely.■",
+        ]],
+    ),
+    (Split::Validation, &[&["Why?|⏸⏸ 日本■"]]),
+];
+
+const PRETRAIN: Splits = [
+    (
+        Split::Train,
+        &[&["the cat ⏸ sat", "■ the ⏸ mat", ""], &["cat ■"]],
+    ),
+    (Split::Validation, &[]),
+];
+
+const GOLDEN: [Golden; 4] = [
     Golden {
         name: "v1-finetune-u16",
+        format: ShardFormat::Binary,
         stage: Stage::Finetune,
         tokenizer: byte_level,
-        splits: [
-            (
-                Split::Train,
-                &[&[
-                    "Who sat?|⏸⏸ The cat.■",
-                    "|■",
-                    "Where?|⏸⏸ On the mat, naïvely.■",
-                ]],
-            ),
-            (Split::Validation, &[&["Why?|⏸⏸ 日本■"]]),
-        ],
+        splits: FINETUNE,
     },
     Golden {
         name: "v1-pretrain-u32",
+        format: ShardFormat::Binary,
         stage: Stage::Pretrain,
         tokenizer: word_level,
-        splits: [
-            (
-                Split::Train,
-                &[&["the cat ⏸ sat", "■ the ⏸ mat", ""], &["cat ■"]],
-            ),
-            (Split::Validation, &[]),
-        ],
+        splits: PRETRAIN,
+    },
+    Golden {
+        name: "v1-parquet-finetune-u16",
+        format: ShardFormat::Parquet,
+        stage: Stage::Finetune,
+        tokenizer: byte_level,
+        splits: FINETUNE,
+    },
+    Golden {
+        name: "v1-parquet-pretrain-u32",
+        format: ShardFormat::Parquet,
+        stage: Stage::Pretrain,
+        tokenizer: word_level,
+        splits: PRETRAIN,
     },
 ];
 
@@ -155,6 +178,7 @@ impl Golden {
 
     fn shard(&self, tokenizer: &Tokenizer, unit: u32) -> ShardSpec {
         ShardSpec {
+            format: self.format,
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             vocab_size: tokenizer.vocab_size(),
             reserved: tokenizer.reserved(),
@@ -184,6 +208,7 @@ impl Golden {
                 reserved: tokenizer.reserved(),
             },
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
+            shard_format: self.format,
             row_length: 48,
             pause: match self.stage {
                 Stage::Finetune => pause::Policy::Suffix {

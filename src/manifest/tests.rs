@@ -21,6 +21,7 @@ fn manifest() -> Manifest {
             },
         },
         id_width: IdWidth::U16,
+        shard_format: ShardFormat::Binary,
         row_length: 32,
         pause: pause::Policy::Random {
             fraction: 0.1,

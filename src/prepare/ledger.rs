@@ -100,11 +100,8 @@ impl UnitRecord {
             .splits
             .values()
             .flat_map(|split| &split.shards)
-            .all(|shard| {
-                ["bin", "idx"]
-                    .iter()
-                    .all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
-            });
+            .flat_map(manifest::ShardRecord::files)
+            .all(|(name, _)| shards.join(name).is_file());
         let kept = record.rejects.as_ref();
         let kept = kept.is_none_or(|kept| rejects::path(folder, &kept.name).is_file());
         Ok((record.plan == *plan && standing && kept).then_some(record))

@@ -569,6 +569,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
             reserved: job.tokenizer.reserved(),
         },
         id_width: token::IdWidth::for_vocabulary(job.tokenizer.vocab_size()),
+        shard_format: job.recipe.pack.format,
         row_length: job.recipe.pack.seq_len,
         pause: job.recipe.pause.clone(),
         corpus: files.collect(),

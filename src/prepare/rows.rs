@@ -44,6 +44,7 @@ impl<'a> Destination<'a> {
     pub fn new(target: &Target<'a>, unit: usize, split: Split) -> Self {
         let (job, tokenizer) = (target.job, target.job.tokenizer);
         let shard = ShardSpec {
+            format: job.recipe.pack.format,
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             vocab_size: tokenizer.vocab_size(),
             reserved: tokenizer.reserved(),

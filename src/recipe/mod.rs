@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
+use crate::manifest::ShardFormat;
 use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
@@ -102,6 +103,9 @@ pub struct Pack {
         skip_serializing_if = "is_default_unit_bytes"
     )]
     pub unit_bytes: u64,
+    /// What the files of shards are.
+    #[serde(default, skip_serializing_if = "ShardFormat::is_binary")]
+    pub format: ShardFormat,
 }
 
 /// How a model is trained.

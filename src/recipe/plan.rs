@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Error, Recipe, Stage, check};
+use super::{Error, Pack, Recipe, Stage, check};
 use crate::corpus::Source;
 use crate::curate::{Evaluation, Filter, Rules};
 use crate::manifest;
@@ -170,7 +170,16 @@ impl Plan {
             part.add("dedup", &rules.dedup)?;
             part.add("rejects", &rules.rejects.then_some(true))?;
             part.add("pause", &stage.pause)?;
-            part.add("pack", &stage.pack)?;
+            // The manifest has the format of shards beside the recipe, so that a converted
+            // dataset is the one that would have been prepared.
+            let format = manifest::ShardFormat::default();
+            part.add(
+                "pack",
+                &Pack {
+                    format,
+                    ..stage.pack.clone()
+                },
+            )?;
             part.add("validation", &stage.validation)?;
         }
         Ok(part.value())

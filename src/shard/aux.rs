@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::Mmap;
 
 use super::Error;
-use super::binary::{damaged, map, open_of_length};
+use super::file::{damaged, map, open_of_length};
 use super::layout::{BLOCK_BYTES, Fault, Header};
 use crate::digest::{Digest, checksum};
 use crate::fs::Output;

@@ -3,7 +3,9 @@
 //! The index of Megatron-LM, then a tail of ours that it ignores. Nothing here
 //! opens a file: bytes go in, checked values come out.
 
-use super::layout::{BLOCK_BYTES, Cursor, Fault, HEADER_BYTES, Header, ensure, id_bytes, text};
+use super::layout::{
+    BLOCK_BYTES, Cursor, Fault, HEADER_BYTES, Header, RawHeader, ensure, id_bytes, text,
+};
 use crate::digest::checksum;
 use crate::document::DocumentId;
 use crate::manifest::Stage;
@@ -13,6 +15,9 @@ const INDEX_MAGIC: [u8; 9] = *b"MMIDIDX\0\0";
 const INDEX_VERSION: u64 = 1;
 const INDEX_HEAD_BYTES: usize = 9 + 8 + 1 + 8 + 8;
 const TAIL_MAGIC: [u8; 16] = *b"PAUSEDATAINDEX01";
+const PARQUET_TAIL_MAGIC: [u8; 16] = *b"PAUSEDATAPARQU01";
+/// Before the footer of a Parquet shard's index: a header, and the length of the `.parquet`.
+const PARQUET_TAIL_BYTES: usize = HEADER_BYTES + 8;
 pub(super) const FOOTER_BYTES: usize = 16 + 8 * 8;
 const DOCUMENT_BYTES: usize = 4 + 8 + 8 + 8;
 
@@ -27,12 +32,73 @@ pub struct DocumentRecord {
     pub checksum: u64,
 }
 
+/// The file that the ids of a shard lie in, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A `.bin`: the rows follow one another after its header; blocks are counted from there.
+    Binary,
+    /// A `.parquet` of so many bytes: ids take four bytes, the rows of a row group follow one
+    /// another; blocks are counted from the start of the file and cover all of it.
+    Parquet {
+        /// The length of the file.
+        bytes: u64,
+    },
+}
+
+impl Home {
+    /// Bytes of one id.
+    pub fn id_width(self, header: &Header) -> IdWidth {
+        match self {
+            Self::Binary => header.id_width,
+            Self::Parquet { .. } => IdWidth::U32,
+        }
+    }
+
+    /// Where the first block starts.
+    pub fn blocks_start(self) -> usize {
+        match self {
+            Self::Binary => HEADER_BYTES,
+            Self::Parquet { .. } => 0,
+        }
+    }
+
+    /// The length of the file.
+    pub fn length(self, header: &Header) -> u64 {
+        self.blocks_start() as u64 + self.blocks_bytes(header)
+    }
+
+    /// How many bytes the blocks cover.
+    fn blocks_bytes(self, header: &Header) -> u64 {
+        match self {
+            Self::Binary => header.ids_bytes(),
+            Self::Parquet { bytes } => bytes,
+        }
+    }
+
+    fn magic(self) -> [u8; 16] {
+        match self {
+            Self::Binary => TAIL_MAGIC,
+            Self::Parquet { .. } => PARQUET_TAIL_MAGIC,
+        }
+    }
+
+    /// Bytes between the documents and the footer.
+    fn tail_bytes(self) -> u64 {
+        match self {
+            Self::Binary => 0,
+            Self::Parquet { .. } => PARQUET_TAIL_BYTES as u64,
+        }
+    }
+}
+
 /// What an index says, before it is bytes.
 #[derive(Clone, Debug, Default)]
 pub struct IndexParts {
     /// Ids of every row.
     pub lengths: Vec<u32>,
-    /// XXH3-64 of every block of ids.
+    /// In a `.parquet`: the first byte of the ids of each row group, and how many rows it has.
+    pub runs: Vec<(u64, u64)>,
+    /// XXH3-64 of every block of the file with the ids.
     pub blocks: Vec<u64>,
     /// Prefix of every row; empty in pretraining.
     pub prefixes: Vec<u32>,
@@ -42,20 +108,14 @@ pub struct IndexParts {
 
 impl IndexParts {
     /// The `.idx` file of a shard with this header.
-    pub fn to_bytes(&self, header: &Header) -> Vec<u8> {
-        let mut bytes = INDEX_MAGIC.to_vec();
+    pub fn to_bytes(&self, header: &Header, home: Home) -> Vec<u8> {
+        let mut bytes = megatron_head(home.id_width(header), header.rows);
         let mut put = |field: &[u8]| bytes.extend_from_slice(field);
-        put(&INDEX_VERSION.to_le_bytes());
-        put(&[megatron_code(header.id_width)]);
-        put(&header.rows.to_le_bytes());
-        put(&(header.rows + 1).to_le_bytes());
         for length in &self.lengths {
             put(&length.to_le_bytes());
         }
-        let mut at = HEADER_BYTES as u64;
-        for length in &self.lengths {
-            put(&at.to_le_bytes());
-            at += u64::from(*length) * u64::from(id_bytes(header.id_width));
+        for pointer in self.pointers(header, home) {
+            put(&pointer.to_le_bytes());
         }
         for row in 0..=header.rows {
             put(&row.to_le_bytes());
@@ -72,7 +132,11 @@ impl IndexParts {
             put(&document.text_bytes.to_le_bytes());
             put(&document.checksum.to_le_bytes());
         }
-        put(&TAIL_MAGIC);
+        if let Home::Parquet { bytes } = home {
+            put(&header.to_bytes());
+            put(&bytes.to_le_bytes());
+        }
+        put(&home.magic());
         let counts = [
             header.rows,
             header.ids,
@@ -89,12 +153,33 @@ impl IndexParts {
         bytes.extend_from_slice(&checksum(&bytes).to_le_bytes());
         bytes
     }
+
+    /// The first byte of each row's ids.
+    fn pointers(&self, header: &Header, home: Home) -> Vec<u64> {
+        let runs = match home {
+            Home::Binary => &vec![(HEADER_BYTES as u64, header.rows)],
+            Home::Parquet { .. } => &self.runs,
+        };
+        let width = home.id_width(header).bytes() as u64;
+        let mut lengths = self.lengths.iter();
+        let mut pointers = Vec::with_capacity(self.lengths.len());
+        for (start, rows) in runs {
+            let mut at = *start;
+            // In this order: the iterator on the right is not asked for one more.
+            for (_, length) in (0..*rows).zip(lengths.by_ref()) {
+                pointers.push(at);
+                at += u64::from(*length) * width;
+            }
+        }
+        pointers
+    }
 }
 
 /// Where the sections of a checked `.idx` file lie; its bytes stay outside.
 #[derive(Clone, Debug)]
 pub struct Index {
     rows: usize,
+    home: Home,
     id_bytes: u64,
     lengths: usize,
     pointers: usize,
@@ -106,7 +191,7 @@ pub struct Index {
 
 impl Index {
     /// How long the `.idx` file of a shard is; `None` where no file is so long.
-    pub fn length(header: &Header, n_documents: u64) -> Option<u64> {
+    pub fn length(header: &Header, home: Home, n_documents: u64) -> Option<u64> {
         let per_row = 4
             + 8
             + 8
@@ -116,20 +201,36 @@ impl Index {
                 0
             };
         let rows = header.rows.checked_mul(per_row)?.checked_add(8)?;
-        let blocks = header.ids_bytes().div_ceil(BLOCK_BYTES as u64) * 8;
+        let blocks = home.blocks_bytes(header).div_ceil(BLOCK_BYTES as u64) * 8;
         let documents = n_documents.checked_mul(DOCUMENT_BYTES as u64)?;
-        (INDEX_HEAD_BYTES as u64 + FOOTER_BYTES as u64)
+        (INDEX_HEAD_BYTES as u64 + FOOTER_BYTES as u64 + home.tail_bytes())
             .checked_add(rows)?
             .checked_add(blocks)?
             .checked_add(documents)
     }
 
-    /// Checks the whole file against the header of its `.bin`.
-    pub fn parse(bytes: &[u8], header: &Header) -> Result<Self, Fault> {
-        let n_documents = check_footer(bytes, header)?;
+    /// What the index of a Parquet shard says about it: the header that its `.bin` would
+    /// have, and the length of the `.parquet`.
+    pub fn parquet_home(bytes: &[u8]) -> Result<(Header, Home), Fault> {
+        let least = INDEX_HEAD_BYTES + 8 + PARQUET_TAIL_BYTES + FOOTER_BYTES;
+        let short = || Fault::new("length", format!("at least {least}"), bytes.len());
+        let at = bytes.len().checked_sub(PARQUET_TAIL_BYTES + FOOTER_BYTES);
+        let tail = at.and_then(|at| bytes.get(at..)).ok_or_else(short)?;
+        let magic = tail.get(PARQUET_TAIL_BYTES..).ok_or_else(short)?;
+        let magic: [u8; 16] = Cursor(magic).take().ok_or_else(short)?;
+        let expected = text(&PARQUET_TAIL_MAGIC);
+        ensure("magic of the footer", expected, text(&magic))?;
+        let header = RawHeader::parse(tail)?.check()?;
+        let bytes = u64_at(tail, HEADER_BYTES).ok_or_else(short)?;
+        Ok((header, Home::Parquet { bytes }))
+    }
+
+    /// Checks the whole file against the header of its shard.
+    pub fn parse(bytes: &[u8], header: &Header, home: Home) -> Result<Self, Fault> {
+        let n_documents = check_footer(bytes, header, home)?;
         let too_large = || Fault::new("count of rows", "one that memory can hold", header.rows);
         let rows = usize::try_from(header.rows).map_err(|_| too_large())?;
-        let n_blocks = usize::try_from(header.ids_bytes()).map_err(|_| too_large())?;
+        let n_blocks = usize::try_from(home.blocks_bytes(header)).map_err(|_| too_large())?;
         // The file's length is right, so the sections, which add up to it, lie inside.
         let lengths = INDEX_HEAD_BYTES;
         let pointers = lengths + 4 * rows;
@@ -140,7 +241,8 @@ impl Index {
         let documents = after_blocks + if finetune { 4 * rows } else { 0 };
         let index = Self {
             rows,
-            id_bytes: u64::from(id_bytes(header.id_width)),
+            home,
+            id_bytes: u64::from(id_bytes(home.id_width(header))),
             lengths,
             pointers,
             blocks,
@@ -153,7 +255,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Where the ids of a row start in the `.bin` file, how many there are, and its prefix.
+    /// Where the ids of a row start in the file that holds them, how many there are, and its prefix.
     pub fn row(&self, bytes: &[u8], row: u64) -> Option<(usize, usize, Option<u32>)> {
         let row = usize::try_from(row).ok().filter(|row| *row < self.rows)?;
         let start = u64_at(bytes, self.pointers + 8 * row)?;
@@ -200,22 +302,22 @@ impl Index {
         let documents = cursor.u64().ok_or_else(short)?;
         ensure("Megatron magic", text(&INDEX_MAGIC), text(&magic))?;
         ensure("Megatron version", INDEX_VERSION, version)?;
-        ensure("Megatron type code", megatron_code(header.id_width), code)?;
+        let width = self.home.id_width(header);
+        ensure("Megatron type code", megatron_code(width), code)?;
         ensure("Megatron count of sequences", header.rows, sequences)?;
         ensure("Megatron count of documents", header.rows + 1, documents)
     }
 
-    /// Every row lies where the row before it ended, and they fill the file.
+    /// Every row lies where the row before it ended, or in a `.parquet` perhaps after that,
+    /// and they hold all ids.
     fn check_rows(&self, bytes: &[u8], header: &Header, documents: usize) -> Result<(), Fault> {
         let mut ids = 0u64;
+        let mut end = self.home.blocks_start() as u64;
         let named = |what: &str, row: u64| format!("{what} of row {row}");
         let short = |row: u64| Fault::new(named("index", row), "an entry", "the end of the file");
         for (row, at) in (0..header.rows).zip(0..) {
             let (start, length, prefix) = self.row(bytes, row).ok_or_else(|| short(row))?;
-            let expected = HEADER_BYTES as u64 + ids * self.id_bytes;
-            if start as u64 != expected {
-                return Err(Fault::new(named("byte pointer", row), expected, start));
-            }
+            end = self.check_place(row, start as u64, length as u64, end)?;
             if length as u64 > u64::from(header.row_length) {
                 let most = format!("at most {}", header.row_length);
                 return Err(Fault::new(named("length", row), most, length));
@@ -244,6 +346,36 @@ impl Index {
         }
         ensure("sum of row lengths", header.ids, ids)
     }
+
+    /// Where the ids of a row end that may start at `least`.
+    fn check_place(&self, row: u64, start: u64, length: u64, least: u64) -> Result<u64, Fault> {
+        let end = start.saturating_add(length.saturating_mul(self.id_bytes));
+        let (good, expected) = match self.home {
+            Home::Binary => (start == least, least.to_string()),
+            Home::Parquet { bytes } => (
+                (least..=bytes).contains(&start) && end <= bytes,
+                format!("{least} or more, and the end of the row at {bytes} or less"),
+            ),
+        };
+        match good {
+            true => Ok(end),
+            false => Err(Fault::new(
+                format!("byte pointer of row {row}"),
+                expected,
+                start,
+            )),
+        }
+    }
+}
+
+/// The start of an index as Megatron has it: rows are sequences, and documents too.
+pub fn megatron_head(width: IdWidth, rows: u64) -> Vec<u8> {
+    let mut bytes = INDEX_MAGIC.to_vec();
+    bytes.extend_from_slice(&INDEX_VERSION.to_le_bytes());
+    bytes.push(megatron_code(width));
+    bytes.extend_from_slice(&rows.to_le_bytes());
+    bytes.extend_from_slice(&(rows + 1).to_le_bytes());
+    bytes
 }
 
 /// The Megatron type code: `uint16`, or `int32`, which it uses for larger ids.
@@ -255,7 +387,7 @@ fn megatron_code(width: IdWidth) -> u8 {
 }
 
 /// Checks the footer and, by its checksum, every byte; returns the count of documents.
-fn check_footer(bytes: &[u8], header: &Header) -> Result<usize, Fault> {
+fn check_footer(bytes: &[u8], header: &Header, home: Home) -> Result<usize, Fault> {
     let least = INDEX_HEAD_BYTES + 8 + FOOTER_BYTES;
     let short = || Fault::new("length", format!("at least {least}"), bytes.len());
     let at = bytes.len().checked_sub(FOOTER_BYTES).ok_or_else(short)?;
@@ -282,12 +414,12 @@ fn check_footer(bytes: &[u8], header: &Header) -> Result<usize, Fault> {
         next()?,
         next()?,
     ];
-    ensure("magic of the footer", text(&TAIL_MAGIC), text(&magic))?;
+    ensure("magic of the footer", text(&home.magic()), text(&magic))?;
     ensure("length", length, bytes.len() as u64)?;
     ensure("checksum of the index", sum, checksum(checked))?;
     ensure("count of rows", header.rows, rows)?;
     ensure("count of ids", header.ids, ids)?;
-    let expected = header.ids_bytes().div_ceil(BLOCK_BYTES as u64);
+    let expected = home.blocks_bytes(header).div_ceil(BLOCK_BYTES as u64);
     ensure("count of blocks", expected, blocks)?;
     let expected = if header.stage == Stage::Finetune {
         rows
@@ -296,11 +428,11 @@ fn check_footer(bytes: &[u8], header: &Header) -> Result<usize, Fault> {
     };
     ensure("count of prefixes", expected, prefixes)?;
     ensure(
-        "checksum of the header of the `.bin`",
+        "checksum of the header of the shard",
         header.checksum(),
         header_sum,
     )?;
-    let expected = Index::length(header, documents);
+    let expected = Index::length(header, home, documents);
     ensure("length", Shown(expected), Shown(Some(length)))?;
     usize::try_from(documents).map_err(|_| Fault::new("count of documents", "fewer", documents))
 }

@@ -1,17 +1,24 @@
 //! Shards: rows of a dataset on disk.
 //!
-//! [`layout`] and [`index`] know the bytes and do no IO; [`binary`] writes, maps and
-//! checks files, and [`aux`] those that hold what ids do not tell. `schemas/shard-v1.md` has the byte tables.
+//! [`layout`] and [`index`] know the bytes and do no IO; [`file`] writes, maps and
+//! checks files, [`parquet`] those that other programs read by columns, [`aux`] what
+//! ids do not tell.
+//! `schemas/shard-v1.md` and `schemas/parquet-v1.md` have the tables.
 
 pub mod aux;
-pub mod binary;
+mod blocks;
+pub mod columns;
+pub mod file;
 pub mod index;
 pub mod layout;
+mod outline;
+pub mod parquet;
 
 use std::path::PathBuf;
 
-pub use binary::{Shard, ShardSpec, ShardWriter};
+pub use file::{Shard, ShardSpec, ShardWriter, append_ids};
 pub use index::DocumentRecord;
+pub use outline::Outline;
 
 use crate::fs;
 
@@ -32,6 +39,17 @@ pub enum Error {
         expected: String,
         /// What stands there.
         found: String,
+    },
+    /// A Parquet file could not be written, or not be decoded.
+    #[error("cannot {action} `{}` as Parquet", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What the Parquet library said.
+        #[source]
+        source: ::parquet::errors::ParquetError,
     },
     /// A row was asked for that the shard lacks.
     #[error("`{}` has {rows} rows, so none with index {row}", path.display())]
@@ -120,7 +138,7 @@ impl Error {
             Self::File(error) if error.is_missing() => Some(
                 "a shard of the dataset is missing: bring it back, or remove the dataset's folder and run `pausedata prepare` again",
             ),
-            Self::Damaged { .. } => Some(
+            Self::Damaged { .. } | Self::Parquet { action: "read", .. } => Some(
                 "bring the file back from a copy, or remove the dataset's folder and run `pausedata prepare` again; `pausedata verify` checks every file",
             ),
             Self::Row {

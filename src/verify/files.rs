@@ -48,14 +48,7 @@ pub fn tokenizer(folder: &Path, manifest: &Manifest, report: &mut Report) {
 /// Every shard file has the digest that the manifest names; there are no others.
 pub fn shards(folder: &Path, manifest: &Manifest, progress: &dyn Progress, report: &mut Report) {
     let files: Vec<(String, Digest)> = shard_records(manifest)
-        .flat_map(|shard| {
-            [
-                (format!("{}.bin", shard.name), shard.bin),
-                (format!("{}.idx", shard.name), shard.idx),
-            ]
-            .into_iter()
-            .chain(shard.aux.map(|aux| (format!("{}.aux", shard.name), aux)))
-        })
+        .flat_map(manifest::ShardRecord::files)
         .collect();
     progress.start("verify files", Some(files.len() as u64), Unit::Files);
     let results: Vec<Result<String, String>> = files
@@ -156,7 +149,7 @@ fn open_each(folder: &Path, manifest: &Manifest, report: &mut Report) {
     for shard in shard_records(manifest) {
         let opened = crate::shard::Shard::open(folder, shard, manifest);
         if let Err(error) = opened {
-            let file = shard_path(Path::new(""), &shard.name, "bin")
+            let file = shard_path(Path::new(""), &shard.name, manifest.shard_format.ending())
                 .display()
                 .to_string();
             report.check("the shard opens", Some(&file), Err(chain(&error)));

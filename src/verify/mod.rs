@@ -12,12 +12,14 @@ mod recount;
 mod rows;
 mod text;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::content::Content;
 use crate::dataset::Dataset;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, Split};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::{fs, prepare};
@@ -31,6 +33,9 @@ pub struct Report {
     pub digest: Option<crate::digest::Digest>,
     /// All checks, in order.
     pub checks: Vec<Check>,
+    /// The digest of each split's rows, where the dataset is sound so far; any other
+    /// reader of its files can take it again.
+    pub content: BTreeMap<Split, Content>,
 }
 
 /// One thing that must hold.
@@ -105,6 +110,7 @@ pub fn run(
         dataset: folder.to_path_buf(),
         digest: None,
         checks: Vec::new(),
+        content: BTreeMap::new(),
     };
     if !folder.is_dir() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -128,6 +134,7 @@ pub fn run(
         }
     };
     rows::check(&dataset, progress, stop, &mut report)?;
+    rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, &mut report);
     let curator = drops::curator(&dataset, &corpus, (progress, stop), &mut report)?;
     let sources = corpus

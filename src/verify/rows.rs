@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::held::Packing;
 use super::{Error, Report, chain};
+use crate::content;
 use crate::dataset::Dataset;
-use crate::manifest::{Manifest, ShardRecord, Stage, Totals};
+use crate::manifest::{Manifest, ShardFormat, ShardRecord, Stage, Totals};
 use crate::pause::{self, Insertion, Overflow, Placed, Policy, Rule};
 use crate::prepare;
 use crate::prepare::rows::{observe, row_key};
@@ -58,7 +59,8 @@ pub fn check(
             let first = unit.first_row_of(shard_record);
             let key = row_key(manifest.seed, *split, unit.unit);
             let result = proof.check_shard(shard, (key, first));
-            let file = format!("shards/{}.bin", shard_record.name);
+            let ending = manifest.shard_format.ending();
+            let file = format!("shards/{}.{ending}", shard_record.name);
             let result = result.map(|totals| {
                 let detail = format!("{} rows, {} pauses", totals.rows, totals.pauses);
                 counted += &totals;
@@ -86,6 +88,28 @@ pub fn check(
     }
     progress.finish();
     Ok(())
+}
+
+/// Checks what other readers see: the columns of Parquet shards, and the digest of the rows.
+pub fn columns(dataset: &Dataset, report: &mut Report) {
+    for split in dataset.manifest.splits.keys() {
+        if dataset.manifest.shard_format == ShardFormat::Parquet {
+            for shard in dataset.shards(*split) {
+                let result = shard.verify_columns();
+                let result = result.map_err(|error| chain(&error));
+                let file = format!("shards/{}.parquet", shard.record().name);
+                report.check(
+                    "columns decode to the rows and what follows from them",
+                    Some(&file),
+                    result.map(|()| format!("{} rows", shard.rows())),
+                );
+            }
+        }
+        match content::of(dataset, *split) {
+            Ok(content) => drop(report.content.insert(*split, content)),
+            Err(error) => report.check("rows can be digested", None, Err(chain(&error))),
+        }
+    }
 }
 
 /// Follows which row of its unit a shard starts with.

@@ -15,10 +15,22 @@ fn shown(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
+/// Datasets whose shards are Parquet files.
+const AS_PARQUET: &str = "--set pretrain.pack.format=parquet --set finetune.pack.format=parquet";
+
 #[test]
 fn a_flipped_byte_in_any_file_is_found_and_named() {
+    flip_bytes("");
+}
+
+#[test]
+fn a_flipped_byte_in_any_parquet_file_is_found_and_named() {
+    flip_bytes(AS_PARQUET);
+}
+
+fn flip_bytes(format: &str) {
     let sandbox = Sandbox::new();
-    sandbox.ok("prepare recipe.toml --out out");
+    sandbox.ok(&format!("prepare recipe.toml --out out {format}"));
     for dataset in ["out/data/pretrain", "out/data/finetune"] {
         for path in files(&sandbox.path(dataset)) {
             if path.ends_with("origin.json") {
@@ -42,12 +54,21 @@ fn a_flipped_byte_in_any_file_is_found_and_named() {
 
 #[test]
 fn a_missing_a_swapped_and_a_strange_shard_are_found() {
+    move_shards("", "bin");
+}
+
+#[test]
+fn a_missing_a_swapped_and_a_strange_parquet_shard_are_found() {
+    move_shards(AS_PARQUET, "parquet");
+}
+
+fn move_shards(format: &str, ending: &str) {
     let sandbox = Sandbox::new();
-    sandbox.ok("prepare recipe.toml --out out");
+    sandbox.ok(&format!("prepare recipe.toml --out out {format}"));
     let dataset = "out/data/pretrain";
     let shards: Vec<_> = files(&sandbox.path(dataset).join("shards"))
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|end| end == "bin"))
+        .filter(|path| path.extension().is_some_and(|end| end == ending))
         .filter(|path| shown(path).starts_with("train"))
         .collect();
     assert!(2 <= shards.len(), "one shard proves nothing");
@@ -77,11 +98,12 @@ fn a_missing_a_swapped_and_a_strange_shard_are_found() {
     std::fs::copy(&aside, second).unwrap();
     assert_eq!(verify(&sandbox, dataset).code, Some(0));
 
-    let stranger = second.with_file_name("train-99999-000.bin");
+    let name = format!("train-99999-000.{ending}");
+    let stranger = second.with_file_name(&name);
     std::fs::copy(second, &stranger).unwrap();
     let said = verify(&sandbox, dataset);
     assert!(
-        said.code == Some(1) && said.out.contains("train-99999-000.bin"),
+        said.code == Some(1) && said.out.contains(&name),
         "{}",
         said.out
     );

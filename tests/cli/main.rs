@@ -9,6 +9,7 @@ mod crash;
 mod curation;
 mod damage;
 mod errors;
+mod formats;
 mod laws;
 mod manners;
 mod packing;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::document::DocumentId;
-use crate::shard::index::{DocumentRecord, FOOTER_BYTES, Index, IndexParts};
+use crate::shard::index::{DocumentRecord, FOOTER_BYTES, Home, Index, IndexParts};
 
 fn header(stage: Stage) -> Header {
     Header {
@@ -32,6 +32,7 @@ fn parts(stage: Stage) -> IndexParts {
     };
     IndexParts {
         lengths: vec![2, 0, 5],
+        runs: vec![],
         blocks: vec![0x1234_5678_9abc_def0],
         prefixes: match stage {
             Stage::Finetune => vec![1, 0, 5],
@@ -79,9 +80,12 @@ fn a_header_starts_as_llm_c_wants_and_comes_back() {
 fn an_index_comes_back() {
     for stage in [Stage::Pretrain, Stage::Finetune] {
         let (header, parts) = (header(stage), parts(stage));
-        let bytes = parts.to_bytes(&header);
-        assert_eq!(Index::length(&header, 2), Some(bytes.len() as u64));
-        let index = Index::parse(&bytes, &header).unwrap();
+        let bytes = parts.to_bytes(&header, Home::Binary);
+        assert_eq!(
+            Index::length(&header, Home::Binary, 2),
+            Some(bytes.len() as u64)
+        );
+        let index = Index::parse(&bytes, &header, Home::Binary).unwrap();
         let prefix = |n| (stage == Stage::Finetune).then_some(n);
         assert_eq!(index.row(&bytes, 0), Some((1024, 2, prefix(1))));
         assert_eq!(index.row(&bytes, 1), Some((1028, 0, prefix(0))));
@@ -104,23 +108,23 @@ fn every_changed_or_missing_byte_is_found() {
             assert!(parse(&changed).is_err(), "byte {at} of the header");
             assert!(parse(&bytes[..at]).is_err(), "header cut at {at}");
         }
-        let bytes = parts(stage).to_bytes(&good);
+        let bytes = parts(stage).to_bytes(&good, Home::Binary);
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1 << (at % 8);
             assert!(
-                Index::parse(&changed, &good).is_err(),
+                Index::parse(&changed, &good, Home::Binary).is_err(),
                 "byte {at} of the index"
             );
             assert!(
-                Index::parse(&bytes[..at], &good).is_err(),
+                Index::parse(&bytes[..at], &good, Home::Binary).is_err(),
                 "index cut at {at}"
             );
             // With its checksum made right, only provenance and block sums may differ.
             if at < bytes.len() - 8 {
                 resum(&mut changed);
                 let free = 42 + 20 * 3..bytes.len() - FOOTER_BYTES;
-                let accepted = Index::parse(&changed, &good).is_ok();
+                let accepted = Index::parse(&changed, &good, Home::Binary).is_ok();
                 assert!(
                     !accepted || free.contains(&at),
                     "byte {at} of the index, resummed"
@@ -161,7 +165,7 @@ proptest! {
     ) {
         let stage = if finetune { Stage::Finetune } else { Stage::Pretrain };
         let mut head = header(stage).to_bytes();
-        let mut index = parts(stage).to_bytes(&header(stage));
+        let mut index = parts(stage).to_bytes(&header(stage), Home::Binary);
         for (at, byte) in &changes {
             let n = head.len() - 8;
             // Most of a header is zero: aim at its fields.
@@ -172,7 +176,7 @@ proptest! {
         resum(&mut head);
         resum(&mut index);
         let header = parse(&head).unwrap_or_else(|_| header(stage));
-        if let Ok(parsed) = Index::parse(&index, &header) {
+        if let Ok(parsed) = Index::parse(&index, &header, Home::Binary) {
             for row in 0..header.rows {
                 let (start, length, _) = parsed.row(&index, row).unwrap();
                 let bytes = usize::from(id_bytes(header.id_width)) * length;

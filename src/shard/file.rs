@@ -1,4 +1,4 @@
-//! Binary shards as files: written in one pass, mapped, checked where touched.
+//! Shards as files: written in one pass, mapped, checked where touched.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::Mmap;
 
 use super::aux::{Aux, AuxWriter};
-use super::index::{DocumentRecord, Index, IndexParts};
+use super::blocks::Blocks;
+use super::index::{DocumentRecord, Home, Index, IndexParts};
 use super::layout::{BLOCK_BYTES, Fault, HEADER_BYTES, Header, IDS_MAX, RawHeader, check_values};
-use super::{Error, RowFault};
+use super::{Error, RowFault, parquet};
 use crate::digest::{Digest, checksum};
-use crate::fs::{self, Output};
-use crate::manifest::{Manifest, SHARDS, ShardRecord, Stage};
+use crate::fs;
+use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord, Stage};
 use crate::pause::Fields;
 use crate::sequence::Sequence;
 use crate::token::{IdWidth, Reserved, TokenId};
@@ -22,6 +23,8 @@ use crate::token::{IdWidth, Reserved, TokenId};
 /// What a shard will hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardSpec {
+    /// What its files are.
+    pub format: ShardFormat,
     /// Bytes of one id.
     pub id_width: IdWidth,
     /// Ids must be below this.
@@ -46,19 +49,25 @@ pub struct ShardSpec {
 #[derive(Debug)]
 pub struct ShardWriter {
     name: String,
-    bin: PathBuf,
+    /// The file with the ids.
+    data: PathBuf,
     idx: PathBuf,
-    output: Output,
+    body: Body,
     header: Header,
     row_length: usize,
-    /// Bytes of ids after the last full block.
-    block: Vec<u8>,
     index: IndexParts,
     aux: Option<AuxWriter>,
 }
 
+/// The file with the ids, while it is written.
+#[derive(Debug)]
+enum Body {
+    Binary(Blocks),
+    Parquet(Box<parquet::Writer>),
+}
+
 impl ShardWriter {
-    /// Starts `shards/<name>.bin` and `.idx` in the dataset folder `folder`.
+    /// Starts the files `shards/<name>.*` in the dataset folder `folder`.
     pub fn create(folder: &Path, name: &str, spec: &ShardSpec) -> Result<Self, Error> {
         let refuse = |fault: Fault| Error::Spec {
             shard: name.into(),
@@ -66,32 +75,30 @@ impl ShardWriter {
             expected: fault.expected,
             found: fault.found,
         };
-        let header = Header {
-            ids: 0,
-            rows: 0,
-            id_width: spec.id_width,
-            vocab_size: spec.vocab_size,
-            reserved: spec.reserved.basic(),
-            row_length: u32::try_from(spec.row_length).unwrap_or(u32::MAX),
-            stage: spec.stage,
-            unit: spec.unit,
-            part: spec.part,
-            tokenizer: spec.tokenizer,
-        };
+        let header = spec.header();
         check_values(&header).map_err(refuse)?;
-        let [bin, idx, aux] = paths(folder, name).map_err(refuse)?;
+        let [data, idx, aux] = paths(folder, name, spec.format).map_err(refuse)?;
+        let body = match spec.format {
+            // The counts follow when they are known.
+            ShardFormat::Binary => Body::Binary(Blocks::create(&data, &header.to_bytes())?),
+            ShardFormat::Parquet => {
+                parquet::check_limits(&header).map_err(refuse)?;
+                let header = Header {
+                    reserved: spec.reserved,
+                    ..header.clone()
+                };
+                let writer = parquet::Writer::create(&data, &header, parquet::Ids::Mapped)?;
+                Body::Parquet(Box::new(writer))
+            }
+        };
         let aux = (spec.fields != Fields::default()).then(|| AuxWriter::create(aux, spec.fields));
-        let mut output = Output::create(&bin)?;
-        // The counts follow when they are known.
-        output.write_all(&header.to_bytes())?;
         Ok(Self {
             name: name.into(),
-            bin,
+            data,
             idx,
-            output,
+            body,
             header,
             row_length: spec.row_length,
-            block: Vec::with_capacity(BLOCK_BYTES + 4 * spec.row_length.min(BLOCK_BYTES)),
             index: IndexParts::default(),
             aux: aux.transpose()?,
         })
@@ -104,22 +111,12 @@ impl ShardWriter {
             row: self.header.rows,
             fault,
         })?;
-        let before = self.block.len();
-        let width = self.header.id_width.bytes();
-        self.block.resize(before + width * row.len(), 0);
-        let places = self.block.get_mut(before..).unwrap_or_default();
-        match self.header.id_width {
-            IdWidth::U16 => {
-                for (place, id) in places.chunks_exact_mut(2).zip(&row.ids) {
-                    #[expect(clippy::cast_possible_truncation, reason = "checked above")]
-                    place.copy_from_slice(&(id.0 as u16).to_le_bytes());
-                }
+        match &mut self.body {
+            Body::Binary(blocks) => {
+                append_ids(blocks.end(), row, self.header.id_width);
+                blocks.write_full()?;
             }
-            IdWidth::U32 => {
-                for (place, id) in places.chunks_exact_mut(4).zip(&row.ids) {
-                    place.copy_from_slice(&id.0.to_le_bytes());
-                }
-            }
+            Body::Parquet(writer) => writer.push(row)?,
         }
         self.header.ids += row.len() as u64;
         self.header.rows += 1;
@@ -131,7 +128,7 @@ impl ShardWriter {
             .lengths
             .push(u32::try_from(row.len()).unwrap_or(u32::MAX));
         self.index.prefixes.extend(row.prefix);
-        self.write_full_blocks()
+        Ok(())
     }
 
     /// Notes a document whose first id lies in this shard, in stream order.
@@ -151,22 +148,32 @@ impl ShardWriter {
 
     /// Makes both files durable under their names.
     pub fn finish(mut self) -> Result<ShardRecord, Error> {
-        if !self.block.is_empty() {
-            self.index.blocks.push(checksum(&self.block));
-            self.output.write_all(&self.block)?;
-        }
-        self.output.overwrite_start(&self.header.to_bytes())?;
-        self.output.publish()?;
-        let index = self.index.to_bytes(&self.header);
+        let home = match self.body {
+            Body::Binary(mut blocks) => {
+                self.index.blocks = blocks.publish(&self.header.to_bytes())?;
+                Home::Binary
+            }
+            Body::Parquet(writer) => {
+                let written = writer.finish()?;
+                self.index.runs = written.runs;
+                self.index.blocks = written.blocks;
+                Home::Parquet {
+                    bytes: written.bytes,
+                }
+            }
+        };
+        let index = self.index.to_bytes(&self.header, home);
         fs::write(&self.idx, &index)?;
         let aux = self.aux.map(|aux| aux.finish(&self.header)).transpose()?;
+        // Read back, because the header at the start of a `.bin` was known last.
+        let data = Digest::of_file(&self.data)?;
         Ok(ShardRecord {
             name: self.name,
             rows: self.header.rows,
             ids: self.header.ids,
             documents: self.index.documents.len() as u64,
-            // Read back, because the header at the file's start was known last.
-            bin: Digest::of_file(&self.bin)?,
+            bin: (home == Home::Binary).then_some(data),
+            parquet: (home != Home::Binary).then_some(data),
             idx: Digest::of(&index),
             aux,
         })
@@ -203,16 +210,59 @@ impl ShardWriter {
             },
         }
     }
+}
 
-    fn write_full_blocks(&mut self) -> Result<(), Error> {
-        let mut written = 0;
-        while let Some(block) = self.block.get(written..written + BLOCK_BYTES) {
-            self.index.blocks.push(checksum(block));
-            self.output.write_all(block)?;
-            written += BLOCK_BYTES;
+impl ShardSpec {
+    /// A shard with what a header says, in this format.
+    pub fn of(header: &Header, format: ShardFormat) -> Self {
+        Self {
+            format,
+            id_width: header.id_width,
+            vocab_size: header.vocab_size,
+            reserved: header.reserved,
+            row_length: usize::try_from(header.row_length).unwrap_or(usize::MAX),
+            stage: header.stage,
+            tokenizer: header.tokenizer,
+            unit: header.unit,
+            part: header.part,
+            fields: Fields::default(),
         }
-        self.block.drain(..written);
-        Ok(())
+    }
+
+    /// The header of a shard without rows.
+    fn header(&self) -> Header {
+        Header {
+            ids: 0,
+            rows: 0,
+            id_width: self.id_width,
+            vocab_size: self.vocab_size,
+            reserved: self.reserved.basic(),
+            row_length: u32::try_from(self.row_length).unwrap_or(u32::MAX),
+            stage: self.stage,
+            unit: self.unit,
+            part: self.part,
+            tokenizer: self.tokenizer,
+        }
+    }
+}
+
+/// Appends the ids of a row, which must fit the width, as little-endian numbers.
+pub fn append_ids(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) {
+    let before = bytes.len();
+    bytes.resize(before + width.bytes() * row.len(), 0);
+    let places = bytes.get_mut(before..).unwrap_or_default();
+    match width {
+        IdWidth::U16 => {
+            for (place, id) in places.chunks_exact_mut(2).zip(&row.ids) {
+                #[expect(clippy::cast_possible_truncation, reason = "the caller refuses others")]
+                place.copy_from_slice(&(id.0 as u16).to_le_bytes());
+            }
+        }
+        IdWidth::U32 => {
+            for (place, id) in places.chunks_exact_mut(4).zip(&row.ids) {
+                place.copy_from_slice(&id.0.to_le_bytes());
+            }
+        }
     }
 }
 
@@ -220,16 +270,22 @@ impl ShardWriter {
 #[derive(Debug)]
 pub struct Shard {
     record: ShardRecord,
-    bin: PathBuf,
+    /// The file with the ids.
+    data: PathBuf,
     idx: PathBuf,
     header: Header,
+    home: Home,
     ids: Mmap,
     index_bytes: Mmap,
     index: Index,
     /// One bit a block of ids: whether its checksum was found right.
     checked: Vec<AtomicU64>,
     n_files: usize,
+    /// The reserved ids, extra pauses included.
+    reserved: Reserved,
     aux: Option<Aux>,
+    /// Ids before each row, where pointers do not tell it: in a Parquet shard with stored targets.
+    before: Vec<usize>,
 }
 
 impl Shard {
@@ -239,35 +295,48 @@ impl Shard {
     /// header and every block of ids by their checksums; blocks are checked
     /// when a row first touches them.
     pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
-        let [bin, idx, aux] = paths(folder, &record.name).map_err(damaged(folder))?;
-        let width = manifest.id_width.bytes() as u64;
-        let length = record
-            .ids
-            .saturating_mul(width)
-            .saturating_add(HEADER_BYTES as u64);
-        let mut file = open_of_length(&bin, length)?;
-        let header = read_header(&mut file, &bin, record, manifest)?;
-        let ids = map(&file, &bin)?;
-        let too_many = || Fault::new("count of documents", "fewer", record.documents);
-        let length = Index::length(&header, record.documents)
-            .ok_or_else(too_many)
-            .map_err(damaged(&idx))?;
-        let index_bytes = map(&open_of_length(&idx, length)?, &idx)?;
-        let digest = Digest::of(&index_bytes);
-        // The structure first: it tells better what is wrong.
-        let index = Index::parse(&index_bytes, &header).map_err(damaged(&idx))?;
-        if digest != record.idx {
-            let fault = Fault::new("BLAKE3 of the file", record.idx, digest);
-            return Err(damaged(&idx)(fault));
-        }
+        let format = manifest.shard_format;
+        let [data, idx, aux] = paths(folder, &record.name, format).map_err(damaged(folder))?;
+        let (index_bytes, header, home, index, ids) = match format {
+            ShardFormat::Binary => {
+                let (header, ids) = open_bin(&data, record, manifest)?;
+                let too_many = || Fault::new("count of documents", "fewer", record.documents);
+                let length = Index::length(&header, Home::Binary, record.documents)
+                    .ok_or_else(too_many)
+                    .map_err(damaged(&idx))?;
+                let bytes = map(&open_of_length(&idx, length)?, &idx)?;
+                let index = read_index(&bytes, &idx, (&header, Home::Binary), record)?;
+                (bytes, header, Home::Binary, index, ids)
+            }
+            ShardFormat::Parquet => {
+                let bytes = map(&fs::open(&idx)?, &idx)?;
+                let (header, home) = Index::parquet_home(&bytes).map_err(damaged(&idx))?;
+                agrees(&header, record, manifest).map_err(damaged(&idx))?;
+                let index = read_index(&bytes, &idx, (&header, home), record)?;
+                let ids = map(&open_of_length(&data, home.length(&header))?, &data)?;
+                (bytes, header, home, index, ids)
+            }
+        };
+        let n_blocks = ids
+            .len()
+            .saturating_sub(home.blocks_start())
+            .div_ceil(BLOCK_BYTES);
         let fields = manifest.pause.fields();
         let aux = Aux::open(aux, (fields, record.aux), &header)?;
-        let n_blocks = ids.len().saturating_sub(HEADER_BYTES).div_ceil(BLOCK_BYTES);
+        let mut before = Vec::new();
+        if aux.is_some() && format == ShardFormat::Parquet {
+            let rows = (0..header.rows).map_while(|row| index.row(&index_bytes, row));
+            before.extend(rows.scan(0, |sum, (_, length, _)| {
+                *sum += length;
+                Some(*sum - length)
+            }));
+        }
         Ok(Self {
             record: record.clone(),
-            bin,
+            data,
             idx,
             header,
+            home,
             ids,
             index_bytes,
             index,
@@ -275,7 +344,9 @@ impl Shard {
                 .map(|_| AtomicU64::new(0))
                 .collect(),
             n_files: manifest.corpus.len(),
+            reserved: manifest.tokenizer.reserved,
             aux,
+            before,
         })
     }
 
@@ -284,7 +355,7 @@ impl Shard {
         &self.record
     }
 
-    /// The header of the `.bin` file.
+    /// The header of the `.bin` file, or the one that it would have.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -297,15 +368,16 @@ impl Shard {
     /// One row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         let no_row = || Error::NoRow {
-            path: self.bin.clone(),
+            path: self.data.clone(),
             row,
             rows: self.header.rows,
         };
         let (start, length, prefix) = self.index.row(&self.index_bytes, row).ok_or_else(no_row)?;
-        let bytes = start..start + length * self.header.id_width.bytes();
+        let width = self.home.id_width(&self.header);
+        let bytes = start..start + length * width.bytes();
         self.check_blocks(&bytes)?;
         let bytes = self.ids.get(bytes).ok_or_else(no_row)?;
-        let ids: Vec<TokenId> = match self.header.id_width {
+        let ids: Vec<TokenId> = match width {
             IdWidth::U16 => (bytes.as_chunks().0.iter())
                 .map(|id| TokenId(u16::from_le_bytes(*id).into()))
                 .collect(),
@@ -316,9 +388,13 @@ impl Shard {
         if let Some((position, id)) = outside(&ids, self.header.vocab_size) {
             let below = format!("an id below {}", self.header.vocab_size);
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
-            return Err(damaged(&self.bin)(fault));
+            return Err(damaged(&self.data)(fault));
         }
-        let first = (start.saturating_sub(HEADER_BYTES)) / self.header.id_width.bytes();
+        let place = usize::try_from(row).ok();
+        let first = match place.and_then(|row| self.before.get(row)) {
+            Some(first) => *first,
+            None => start.saturating_sub(HEADER_BYTES) / self.header.id_width.bytes(),
+        };
         let stored = self.aux.as_ref().map(|aux| aux.row(first..first + length));
         Ok(Sequence {
             ids,
@@ -341,23 +417,44 @@ impl Shard {
         Ok(documents)
     }
 
-    /// Checks every block of ids, then the whole `.bin` file against the manifest.
+    /// Checks every block, then the whole file with the ids against the manifest, and
+    /// in a Parquet shard that every column holds what follows from the ids.
     pub fn verify(&self) -> Result<(), Error> {
-        self.check_blocks(&(HEADER_BYTES..self.ids.len()))?;
+        self.check_blocks(&(self.home.blocks_start()..self.ids.len()))?;
         let digest = Digest::of(&self.ids);
-        if digest != self.record.bin {
-            let fault = Fault::new("BLAKE3 of the file", self.record.bin, digest);
-            return Err(damaged(&self.bin)(fault));
+        let expected = self.record.bin.or(self.record.parquet);
+        if expected != Some(digest) {
+            let expected = expected.map_or_else(String::new, |digest| digest.to_string());
+            let fault = Fault::new("BLAKE3 of the file", expected, digest);
+            return Err(damaged(&self.data)(fault));
         }
+        self.verify_columns()?;
         self.aux.as_ref().map_or(Ok(()), Aux::verify)
     }
 
-    /// Checks the blocks that a range of the `.bin` file touches, once each.
+    /// Checks that every column of a Parquet shard holds what follows from the ids, as other
+    /// readers decode it; a binary shard has none.
+    pub fn verify_columns(&self) -> Result<(), Error> {
+        match self.home {
+            Home::Binary => Ok(()),
+            Home::Parquet { .. } => {
+                let mut rows = (0..self.rows()).map(|row| self.row(row));
+                let header = Header {
+                    reserved: self.reserved,
+                    ..self.header.clone()
+                };
+                parquet::check_columns(&self.data, &header, &mut rows)
+            }
+        }
+    }
+
+    /// Checks the blocks that a range of the file with the ids touches, once each.
     fn check_blocks(&self, bytes: &Range<usize>) -> Result<(), Error> {
         let Some(last) = bytes.end.checked_sub(1).filter(|last| bytes.start <= *last) else {
             return Ok(());
         };
-        let block_of = |byte: usize| byte.saturating_sub(HEADER_BYTES) / BLOCK_BYTES;
+        let first = self.home.blocks_start();
+        let block_of = |byte: usize| byte.saturating_sub(first) / BLOCK_BYTES;
         for block in block_of(bytes.start)..=block_of(last) {
             let bit = 1u64 << (block % 64);
             let Some(word) = self.checked.get(block / 64) else {
@@ -373,7 +470,7 @@ impl Shard {
     }
 
     fn check_block(&self, block: usize) -> Result<(), Error> {
-        let start = HEADER_BYTES + block * BLOCK_BYTES;
+        let start = self.home.blocks_start() + block * BLOCK_BYTES;
         let end = self.ids.len().min(start + BLOCK_BYTES);
         let found = checksum(self.ids.get(start..end).unwrap_or_default());
         let expected = self
@@ -383,25 +480,57 @@ impl Shard {
         if found != expected {
             let field = format!("checksum of block {block} (bytes {start} to {end})");
             let fault = Fault::new(field, format!("{expected:016x}"), format!("{found:016x}"));
-            return Err(damaged(&self.bin)(fault));
+            return Err(damaged(&self.data)(fault));
         }
         Ok(())
     }
 }
 
-/// The header of a `.bin` file that agrees with the manifest.
-fn read_header(
-    file: &mut File,
+/// Maps a `.bin` file whose length and header agree with the manifest.
+fn open_bin(
     path: &Path,
     record: &ShardRecord,
     manifest: &Manifest,
-) -> Result<Header, Error> {
+) -> Result<(Header, Mmap), Error> {
+    let width = manifest.id_width.bytes() as u64;
+    let length = record
+        .ids
+        .saturating_mul(width)
+        .saturating_add(HEADER_BYTES as u64);
+    let mut file = open_of_length(path, length)?;
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact(&mut bytes)
         .map_err(fs::Error::new("read", path))?;
     let header = RawHeader::parse(&bytes)
         .and_then(RawHeader::check)
         .map_err(damaged(path))?;
+    agrees(&header, record, manifest).map_err(damaged(path))?;
+    Ok((header, map(&file, path)?))
+}
+
+/// The index of a shard, if it is the one that the manifest means.
+pub(super) fn read_index(
+    bytes: &[u8],
+    path: &Path,
+    (header, home): (&Header, Home),
+    record: &ShardRecord,
+) -> Result<Index, Error> {
+    // The structure first: it tells better what is wrong.
+    let index = Index::parse(bytes, header, home).map_err(damaged(path))?;
+    let digest = Digest::of(bytes);
+    if digest != record.idx {
+        let fault = Fault::new("BLAKE3 of the file", record.idx, digest);
+        return Err(damaged(path)(fault));
+    }
+    Ok(index)
+}
+
+/// Checks that a header says what the manifest does.
+pub(super) fn agrees(
+    header: &Header,
+    record: &ShardRecord,
+    manifest: &Manifest,
+) -> Result<(), Fault> {
     let expected = Header {
         ids: record.ids,
         rows: record.rows,
@@ -413,9 +542,9 @@ fn read_header(
         tokenizer: manifest.tokenizer.digest,
         ..header.clone()
     };
-    match difference(&expected, &header) {
-        Some(fault) => Err(damaged(path)(fault)),
-        None => Ok(header),
+    match difference(&expected, header) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
     }
 }
 
@@ -448,7 +577,7 @@ fn difference(expected: &Header, found: &Header) -> Option<Fault> {
 }
 
 /// The files of a shard; its name must be one that this program would give.
-fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 3], Fault> {
+pub(super) fn paths(folder: &Path, name: &str, format: ShardFormat) -> Result<[PathBuf; 3], Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(allowed) {
         let expected = "letters, digits, `-` and `_`";
@@ -456,7 +585,7 @@ fn paths(folder: &Path, name: &str) -> Result<[PathBuf; 3], Fault> {
     }
     let shards = folder.join(SHARDS);
     Ok([
-        shards.join(format!("{name}.bin")),
+        shards.join(format!("{name}.{}", format.ending())),
         shards.join(format!("{name}.idx")),
         shards.join(format!("{name}.aux")),
     ])

@@ -7,8 +7,11 @@ use crate::document::DocumentId;
 use crate::manifest::{FORMAT, FileRecord, Ledger, TokenizerRecord};
 use crate::pause;
 
+const FORMATS: [ShardFormat; 2] = [ShardFormat::Binary, ShardFormat::Parquet];
+
 fn spec(vocab_size: u32, row_length: usize, stage: Stage) -> ShardSpec {
     ShardSpec {
+        format: ShardFormat::Binary,
         id_width: IdWidth::for_vocabulary(vocab_size),
         vocab_size,
         reserved: Reserved {
@@ -38,6 +41,7 @@ fn manifest(spec: &ShardSpec) -> Manifest {
             reserved: spec.reserved,
         },
         id_width: spec.id_width,
+        shard_format: spec.format,
         row_length: spec.row_length,
         pause: pause::Policy::None.into(),
         corpus: vec![FileRecord {
@@ -71,8 +75,21 @@ fn write(folder: &Path, spec: &ShardSpec, rows: &[Sequence]) -> Result<ShardReco
     writer.finish()
 }
 
-/// Writes, opens, and reads every row and document again.
+/// Writes, opens, and reads every row and document again, in both formats.
 fn round_trip(spec: &ShardSpec, rows: &[Sequence]) -> Result<(), TestCaseError> {
+    for format in FORMATS {
+        round_trip_as(
+            &ShardSpec {
+                format,
+                ..spec.clone()
+            },
+            rows,
+        )?;
+    }
+    Ok(())
+}
+
+fn round_trip_as(spec: &ShardSpec, rows: &[Sequence]) -> Result<(), TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     let record = write(folder.path(), spec, rows).unwrap();
     let shard = Shard::open(folder.path(), &record, &manifest(spec)).unwrap();
@@ -90,6 +107,9 @@ fn round_trip(spec: &ShardSpec, rows: &[Sequence]) -> Result<(), TestCaseError> 
     let documents: Vec<_> = (0..rows.len() as u64).map(document).collect();
     prop_assert_eq!(shard.documents().unwrap(), documents);
     shard.verify().unwrap();
+    if spec.format == ShardFormat::Parquet {
+        return Ok(());
+    }
     // The bytes are what any other program expects: a header, then plain ids.
     let bytes = fs::read(&folder.path().join("shards/a.bin")).unwrap();
     let ids = rows.iter().flat_map(|row| &row.ids);
@@ -297,7 +317,8 @@ fn impossible_shards_are_refused() {
         rows: 0,
         ids: u64::MAX,
         documents: u64::MAX,
-        bin: Digest::of(b""),
+        bin: Some(Digest::of(b"")),
+        parquet: None,
         idx: Digest::of(b""),
         aux: None,
     };

@@ -1,0 +1,88 @@
+//! A shard without its ids: what its `.idx` says.
+
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::Error;
+use super::file::{agrees, damaged, map, paths, read_index};
+use super::index::{DocumentRecord, Home, Index};
+use super::layout::{Fault, Header};
+use crate::fs;
+use crate::manifest::{Manifest, ShardFormat, ShardRecord};
+
+/// Rows and documents of a shard whose ids may lie elsewhere.
+#[derive(Debug)]
+pub struct Outline {
+    path: PathBuf,
+    header: Header,
+    bytes: Mmap,
+    index: Index,
+}
+
+impl Outline {
+    /// Reads and checks `shards/<name>.idx` in `folder`; no other file of the shard is opened.
+    pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
+        let [_, path, _] =
+            paths(folder, &record.name, manifest.shard_format).map_err(damaged(folder))?;
+        let bytes = map(&fs::open(&path)?, &path)?;
+        let (header, home) = match manifest.shard_format {
+            ShardFormat::Binary => (header(record, manifest), Ok(Home::Binary)),
+            ShardFormat::Parquet => match Index::parquet_home(&bytes) {
+                Ok((header, home)) => (Some(header), Ok(home)),
+                Err(fault) => (None, Err(fault)),
+            },
+        };
+        let home = home.map_err(damaged(&path))?;
+        let unnamed = || Fault::new("name of the shard", "<split>-<unit>-<part>", &record.name);
+        let header = header.ok_or_else(unnamed).map_err(damaged(&path))?;
+        agrees(&header, record, manifest).map_err(damaged(&path))?;
+        let index = read_index(&bytes, &path, (&header, home), record)?;
+        Ok(Self {
+            path,
+            header,
+            bytes,
+            index,
+        })
+    }
+
+    /// The header that the shard's `.bin` has, or would have.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How many ids a row has, and its prefix.
+    pub fn row(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
+        let no_row = || Error::NoRow {
+            path: self.path.clone(),
+            row,
+            rows: self.header.rows,
+        };
+        let (_, length, prefix) = self.index.row(&self.bytes, row).ok_or_else(no_row)?;
+        Ok((length, prefix))
+    }
+
+    /// The documents whose first id lies in the shard, in stream order.
+    pub fn documents(&self) -> Vec<DocumentRecord> {
+        self.index.documents(&self.bytes)
+    }
+}
+
+/// The header of a binary shard, from the manifest and the shard's name; the index vouches
+/// for it by the header's checksum.
+fn header(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
+    let mut numbers = record.name.split('-').skip(1).map(str::parse);
+    let (unit, part) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(Header {
+        ids: record.ids,
+        rows: record.rows,
+        id_width: manifest.id_width,
+        vocab_size: manifest.tokenizer.vocab_size,
+        reserved: manifest.tokenizer.reserved,
+        row_length: u32::try_from(manifest.row_length).ok()?,
+        stage: manifest.stage,
+        unit,
+        part,
+        tokenizer: manifest.tokenizer.digest,
+    })
+}

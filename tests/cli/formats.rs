@@ -1,0 +1,181 @@
+//! The same rows in every format.
+
+use std::path::Path;
+
+use pausedata::dataset::Dataset;
+use pausedata::fs;
+use pausedata::manifest::Split;
+
+use super::sandbox::{Sandbox, files};
+
+const STAGES: [&str; 2] = ["pretrain", "finetune"];
+const AS_PARQUET: &str = "--set pretrain.pack.format=parquet --set finetune.pack.format=parquet";
+
+#[test]
+fn parquet_shards_hold_the_rows_of_binary_shards() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out binary");
+    sandbox.ok(&format!("prepare recipe.toml --out parquet {AS_PARQUET}"));
+    for stage in STAGES {
+        let [binary, parquet] = ["binary", "parquet"].map(|out| {
+            let folder = sandbox.path(format!("{out}/data/{stage}"));
+            Dataset::open(&folder).unwrap()
+        });
+        for split in [Split::Train, Split::Validation] {
+            assert_eq!(binary.rows(split), parquet.rows(split));
+            for row in 0..binary.rows(split) {
+                assert_eq!(
+                    binary.row(split, row).unwrap(),
+                    parquet.row(split, row).unwrap()
+                );
+            }
+            let shards = binary.shards(split).iter().zip(parquet.shards(split));
+            for (binary, parquet) in shards {
+                assert_eq!(binary.documents().unwrap(), parquet.documents().unwrap());
+                assert_eq!(binary.header(), parquet.header());
+                parquet.verify().unwrap();
+            }
+        }
+        let content = |out: &str| content(&sandbox, &format!("{out}/data/{stage}"));
+        assert_eq!(content("binary"), content("parquet"));
+        sandbox.ok(&format!("inspect parquet/data/{stage}"));
+        sandbox.ok(&format!("stats parquet/data/{stage}"));
+    }
+    // Another format is another dataset, and says so.
+    let said = sandbox.run(&format!("prepare recipe.toml --out binary {AS_PARQUET}"));
+    assert!(
+        said.code != Some(0) && said.err.contains("shard_format"),
+        "{}",
+        said.err
+    );
+}
+
+/// The digests of rows that `verify` prints.
+fn content(sandbox: &Sandbox, dataset: &str) -> serde_json::Value {
+    let said = sandbox.ok(&format!("verify {dataset} --json"));
+    let report: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["content"].as_object().unwrap().len(), 2);
+    report["content"].clone()
+}
+
+#[test]
+fn columns_that_do_not_follow_from_the_ids_are_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&format!("prepare recipe.toml --out out {AS_PARQUET}"));
+    let folder = sandbox.path("out/data/finetune");
+    let dataset = Dataset::open(&folder).unwrap();
+    let shard = &dataset.shards(Split::Train)[0];
+    shard.verify_columns().unwrap();
+    // The columns beside the ids come after them: a file cut and closed anew could hold others.
+    let path = folder.join(format!("shards/{}.parquet", shard.record().name));
+    let bytes = fs::read(&path).unwrap();
+    let at = bytes
+        .windows(4)
+        .position(|four| four == [0x28, 0xb5, 0x2f, 0xfd]);
+    let mut changed = bytes.clone();
+    changed[at.unwrap() + 20] ^= 1;
+    sandbox.write(&path, &changed);
+    assert!(shard.verify_columns().is_err());
+}
+
+const FORMS: [&str; 5] = [
+    "binary",
+    "parquet",
+    "parquet-compact",
+    "megatron",
+    "nanogpt",
+];
+
+/// Every file of a folder by name, with its bytes.
+fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let files = files(folder).into_iter();
+    let named = files.map(|path| {
+        let name = path.strip_prefix(folder).unwrap().display().to_string();
+        (name, fs::read(&path).unwrap())
+    });
+    named.collect()
+}
+
+#[test]
+fn conversions_lose_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out binary");
+    sandbox.ok(&format!("prepare recipe.toml --out parquet {AS_PARQUET}"));
+    for stage in STAGES {
+        let from = format!("binary/data/{stage}");
+        let original = bytes(&sandbox.path(&from));
+        let prepared = bytes(&sandbox.path(format!("parquet/data/{stage}")));
+        for form in FORMS {
+            let there = format!("{stage}-{form}");
+            let said = sandbox.ok(&format!("convert {from} --to {form} --out {there}"));
+            assert!(said.out.contains("proved"), "{}", said.out);
+            // Back from each form, the dataset has the bytes that it had.
+            sandbox.ok(&format!("convert {there} --to binary --out {there}-back"));
+            assert!(
+                bytes(&sandbox.path(format!("{there}-back"))) == original,
+                "{there}"
+            );
+        }
+        // A converted dataset is the one that would have been prepared.
+        let converted = bytes(&sandbox.path(format!("{stage}-parquet")));
+        assert!(converted == prepared, "{stage}");
+        // From one export to another, and from a Parquet dataset.
+        for (from, to) in [
+            ("megatron", "parquet-compact"),
+            ("nanogpt", "parquet"),
+            ("parquet", "nanogpt"),
+        ] {
+            let out = format!("{stage}-{from}-{to}");
+            sandbox.ok(&format!("convert {stage}-{from} --to {to} --out {out}"));
+            sandbox.ok(&format!("convert {out} --to binary --out {out}-back"));
+            assert!(
+                bytes(&sandbox.path(format!("{out}-back"))) == original,
+                "{out}"
+            );
+        }
+    }
+}
+
+#[test]
+fn conversions_that_cannot_be_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out --only finetune");
+    let from = "out/data/finetune";
+    let refused = |arguments: &str, code: i32, expected: &str| {
+        let said = sandbox.run(&format!("convert {arguments}"));
+        assert_eq!(said.code, Some(code), "{}", said.err);
+        assert!(said.err.contains(expected), "{}", said.err);
+        assert!(said.err.contains("hint:"), "{}", said.err);
+    };
+    refused(
+        &format!("{from} --to parquet --out out"),
+        2,
+        "`out` is there already",
+    );
+    refused("text --to parquet --out new", 2, "`text` is no dataset");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden/v1-pretrain-u32");
+    let wide = format!("{} --to nanogpt --out new", golden.display());
+    refused(&wide, 2, "nanoGPT reads ids of two bytes");
+    // A changed file of an export is named, whichever it is.
+    sandbox.ok(&format!("convert {from} --to megatron --out megatron"));
+    for path in files(&sandbox.path("megatron")) {
+        let intact = fs::read(&path).unwrap();
+        let mut damaged = intact.clone();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 4;
+        sandbox.write(&path, &damaged);
+        let said = sandbox.run("convert megatron --to binary --out new");
+        assert!(
+            said.code != Some(0) && !sandbox.path("new").exists(),
+            "{}",
+            path.display()
+        );
+        sandbox.write(&path, &intact);
+    }
+    // Nothing is left behind.
+    let left = fs::list(&sandbox.path("")).unwrap();
+    let left = left
+        .iter()
+        .filter(|path| path.display().to_string().contains(".tmp-"));
+    assert_eq!(left.count(), 0);
+}
