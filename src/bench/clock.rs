@@ -22,7 +22,9 @@ pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
     let (cpu, wall) = (on_cpu(), Instant::now());
     let result = work();
     let (passed, after) = (wall.elapsed(), on_cpu());
-    let ran = cpu.zip(after).map_or(passed, |(cpu, after)| after.saturating_sub(cpu));
+    let ran = cpu
+        .zip(after)
+        .map_or(passed, |(cpu, after)| after.saturating_sub(cpu));
     let took = Took {
         cpu_seconds: ran.as_secs_f64(),
         wall_seconds: passed.as_secs_f64(),

@@ -53,7 +53,9 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let report = tokenize::run(&Options {
         tokenizer: args.tokenizer.clone(),
         corpus: args.corpus.clone(),
-        text_bytes: args.megabytes.map_or(u64::MAX, |n| 1_000_000 * u64::from(n)),
+        text_bytes: args
+            .megabytes
+            .map_or(u64::MAX, |n| 1_000_000 * u64::from(n)),
         passes: args.passes.into(),
         encoder: match args.reference {
             true => Encoder::Library,

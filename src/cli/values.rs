@@ -80,7 +80,9 @@ impl FromStr for Share {
         percent
             .filter(|percent| (0.0..=100.0).contains(percent))
             .map(|percent| Self(percent / 100.0))
-            .ok_or_else(|| format!("expected a percentage from 0% to 100%, as in 1%, found `{text}`"))
+            .ok_or_else(|| {
+                format!("expected a percentage from 0% to 100%, as in 1%, found `{text}`")
+            })
     }
 }
 

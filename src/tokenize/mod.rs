@@ -357,7 +357,11 @@ impl Tokenizer {
     pub fn verifying(self, share: f64) -> Self {
         Self {
             // 1 and above is every text.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "saturates"
+            )]
             verified: (share * 2f64.powi(32)) as u64,
             ..self
         }
@@ -401,13 +405,13 @@ impl Tokenizer {
 
     /// Which path [`Tokenizer::encode`] takes: `gpt2, avx512`, or `library`.
     pub fn path(&self) -> String {
-        self.fast.as_ref().map_or("library".into(), fast::Fast::name)
+        self.fast
+            .as_ref()
+            .map_or("library".into(), fast::Fast::name)
     }
 
     fn refuse_barred(&self, ids: impl Iterator<Item = u32>) -> Result<(), Error> {
-        let barred = ids
-            .enumerate()
-            .find(|(_, id)| self.is_barred(*id));
+        let barred = ids.enumerate().find(|(_, id)| self.is_barred(*id));
         let Some((position, id)) = barred else {
             return Ok(());
         };

@@ -57,7 +57,9 @@ impl Finder {
                 let Some(Some(id)) = finder.ids.get(found.pattern().as_usize()) else {
                     continue;
                 };
-                each(Part::Text(text.get(from..found.start()).unwrap_or_default()))?;
+                each(Part::Text(
+                    text.get(from..found.start()).unwrap_or_default(),
+                ))?;
                 each(Part::Token(*id))?;
                 from = found.end();
             }

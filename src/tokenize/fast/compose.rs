@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn steady_characters_stay_as_they_are() {
-        let all = ('\0'..='\u{ffff}').filter(|c| nfc(&String::from(*c)) == Cow::Borrowed(c.encode_utf8(&mut [0; 4])));
+        let all = ('\0'..='\u{ffff}')
+            .filter(|c| nfc(&String::from(*c)) == Cow::Borrowed(c.encode_utf8(&mut [0; 4])));
         let steady: String = all
             .filter(|c| STEADY[*c as usize / 64] >> (*c as usize % 64) & 1 == 1)
             .collect();

@@ -247,7 +247,8 @@ mod tests {
     #[test]
     fn every_byte_at_every_place_is_told_alike() {
         for byte in 0..=255u8 {
-            let block: [u8; BLOCK] = std::array::from_fn(|i| byte.wrapping_add(u8::try_from(i).unwrap()));
+            let block: [u8; BLOCK] =
+                std::array::from_fn(|i| byte.wrapping_add(u8::try_from(i).unwrap()));
             let expected = Portable::ascii(&block);
             let bits = |f: &dyn Fn(u8) -> bool| {
                 let set = block.iter().enumerate().filter(|(_, byte)| f(**byte));

@@ -240,13 +240,16 @@ fn added(json: &Value, engine: &Engine, normalizer: Normalizer) -> Option<Vec<Ad
         Some(list) => list.as_array()?.len(),
     };
     let tokens = engine.get_added_tokens_decoder();
-    let contents: HashSet<&str> = (tokens.values()).map(|token| token.content.as_str()).collect();
+    let contents: HashSet<&str> = (tokens.values())
+        .map(|token| token.content.as_str())
+        .collect();
     if tokens.len() != listed || contents.len() != listed || contents.contains("") {
         return None;
     }
     let one = |(id, token): (&u32, &AddedToken)| {
         // Composition changes no ASCII, so such a token is looked for as it stands.
-        let steady = !token.normalized || normalizer == Normalizer::None || token.content.is_ascii();
+        let steady =
+            !token.normalized || normalizer == Normalizer::None || token.content.is_ascii();
         let plain = !token.single_word && !token.lstrip && !token.rstrip;
         (steady && plain).then(|| Added {
             content: token.content.clone(),
@@ -265,6 +268,9 @@ impl Recognised {
             .map(|(bytes, id)| (*id, bytes.as_slice()))
             .collect();
         let words = (self.merges.iter().take(n)).filter_map(|[.., id]| bytes.get(id));
-        words.filter(|word| word.len() <= length).map(|word| (*word).into()).collect()
+        words
+            .filter(|word| word.len() <= length)
+            .map(|word| (*word).into())
+            .collect()
     }
 }

@@ -64,7 +64,11 @@ impl Regex {
         if found == expected {
             return;
         }
-        let same = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
+        let same = found
+            .iter()
+            .zip(expected)
+            .take_while(|(a, b)| a == b)
+            .count();
         let at = |list: &[usize]| list.get(same).copied();
         let from = text.floor_char_boundary(expected[same.saturating_sub(3)]);
         let near: String = text[from..].chars().take(90).collect();
@@ -87,7 +91,13 @@ fn texts() -> impl Strategy<Value = String> {
         prop::collection::vec(some, 0..most).prop_map(String::from_iter)
     };
     let words = r"( ?[a-zA-Z]{1,9}|['’ ](s|S|ſ|t|re|VE|ll|Ll|m|d|K)|[ \t]{0,70}|(\r?\n){1,3}|[0-9]{1,9}|[!-/]{1,4}|日本語|é){0,60}";
-    prop_oneof![any_of(200), any_of(20), words, any::<String>(), "[ \n\u{3000}!a]{0,300}"]
+    prop_oneof![
+        any_of(200),
+        any_of(20),
+        words,
+        any::<String>(),
+        "[ \n\u{3000}!a]{0,300}"
+    ]
 }
 
 proptest! {
@@ -114,7 +124,8 @@ fn every_character_is_cut_as_the_regex_does() {
         text.extend(['x', c, ' ', c]);
         if kind(before) != kind(c) || u32::from(c) < 0x500 {
             for c in [before, c] {
-                text += &format!("{c}x X{c}X\n{c}{c} {c}\t{c}1{c}'{c}s 's{c} !{c}!{c}\n\n{c} \n {c}");
+                text +=
+                    &format!("{c}x X{c}X\n{c}{c} {c}\t{c}1{c}'{c}s 's{c} !{c}!{c}\n\n{c} \n {c}");
             }
         }
         before = c;
@@ -127,10 +138,12 @@ fn every_character_is_cut_as_the_regex_does() {
 
 #[test]
 fn contractions_are_found_at_every_place_of_a_block() {
-    let mut endings: Vec<String> = ["s", "t", "re", "ve", "m", "ll", "d", "ſ", "K", "r", "l", "v", ""]
-        .iter()
-        .flat_map(|ending| [ending.to_string(), ending.to_uppercase()])
-        .collect();
+    let mut endings: Vec<String> = [
+        "s", "t", "re", "ve", "m", "ll", "d", "ſ", "K", "r", "l", "v", "",
+    ]
+    .iter()
+    .flat_map(|ending| [ending.to_string(), ending.to_uppercase()])
+    .collect();
     endings.extend(["Re", "vE", "lL", "s's", "'s", "s'", "sx", "sſ", " s"].map(String::from));
     for pattern in PATTERNS {
         let regex = Regex::new(pattern);
@@ -149,9 +162,25 @@ fn contractions_are_found_at_every_place_of_a_block() {
 #[test]
 fn runs_of_every_length_are_cut_as_the_regex_does() {
     let mut texts = Vec::new();
-    for run in ["a", " ", "\n", "1", "!", "\u{3000}", "日", "\u{301}", "५", "A", "\t", "\r\n", "'", "😀"] {
-        for length in (0..10).chain(58..70).chain(125..131).chain([190, 192, 193, 2047, 2048, 4200]) {
-            for (before, after) in [("", ""), ("x", "x"), ("\n", "\n"), ("!", "!"), ("\n ", " x"), ("!\n", "1"), (" '", "é"), ("12", "\t\n"), ("\n", "!")] {
+    for run in [
+        "a", " ", "\n", "1", "!", "\u{3000}", "日", "\u{301}", "५", "A", "\t", "\r\n", "'", "😀",
+    ] {
+        for length in (0..10)
+            .chain(58..70)
+            .chain(125..131)
+            .chain([190, 192, 193, 2047, 2048, 4200])
+        {
+            for (before, after) in [
+                ("", ""),
+                ("x", "x"),
+                ("\n", "\n"),
+                ("!", "!"),
+                ("\n ", " x"),
+                ("!\n", "1"),
+                (" '", "é"),
+                ("12", "\t\n"),
+                ("\n", "!"),
+            ] {
                 texts.push(format!("{before}{}{after}", run.repeat(length)));
             }
         }

@@ -54,7 +54,8 @@ fn family(name: &str) -> Value {
         "qwen" => {
             json["normalizer"] = json!({ "type": "NFC" });
             json["pre_tokenizer"] = split(Pattern::Qwen, "Isolated", false);
-            json["added_tokens"] = json!([added(700, "<|end|>", true), added(701, "<think>", false)]);
+            json["added_tokens"] =
+                json!([added(700, "<|end|>", true), added(701, "<think>", false)]);
             json["added_tokens"][1]["normalized"] = json!(false);
         }
         "o200k" => json["pre_tokenizer"] = split(Pattern::O200k, "Removed", true),
@@ -75,13 +76,28 @@ fn open(json: Value, special: SpecialText) -> Tokenizer {
 
 fn check(tokenizer: &Tokenizer, text: &str, what: &str) {
     let (mut found, mut expected) = (Vec::new(), Vec::new());
-    let own = tokenizer.encode(text, &mut found).map_err(|error| error.to_string());
+    let own = tokenizer
+        .encode(text, &mut found)
+        .map_err(|error| error.to_string());
     let library = tokenizer.encode_by_library(text, &mut expected);
-    assert_eq!(own, library.map_err(|error| error.to_string()), "{what}: {text:?}");
+    assert_eq!(
+        own,
+        library.map_err(|error| error.to_string()),
+        "{what}: {text:?}"
+    );
     if found != expected {
-        let at = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
-        let near = |ids: &[TokenId]| tokenizer.decode(&ids[at.saturating_sub(5)..ids.len().min(at + 5)]);
-        panic!("{what}: token {at} differs: {:?}, {:?}", near(&found), near(&expected));
+        let at = found
+            .iter()
+            .zip(&expected)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let near =
+            |ids: &[TokenId]| tokenizer.decode(&ids[at.saturating_sub(5)..ids.len().min(at + 5)]);
+        panic!(
+            "{what}: token {at} differs: {:?}, {:?}",
+            near(&found),
+            near(&expected)
+        );
     }
 }
 
@@ -89,7 +105,12 @@ fn texts() -> impl Strategy<Value = String> {
     let words: Vec<&str> = TEXT.split_inclusive(' ').collect();
     let some = prop::collection::vec(prop::sample::select(words), 0..40);
     let special = r"(<\|x\|> | {1,12}|<think>|<\|end\|>|<\|pause\|>|<|a|e|\x{301}|Å){0,20}";
-    prop_oneof![any::<String>(), some.prop_map(|words| words.concat()), special, "[a-e '\n]{0,90}"]
+    prop_oneof![
+        any::<String>(),
+        some.prop_map(|words| words.concat()),
+        special,
+        "[a-e '\n]{0,90}"
+    ]
 }
 
 proptest! {
@@ -109,9 +130,15 @@ proptest! {
 #[test]
 fn every_family_takes_the_fast_path() {
     let level = SimdLevel::best().name();
-    for (name, pattern) in FAMILIES.into_iter().zip(["gpt2", "gpt2", "cl100k", "cl100k", "qwen", "o200k"]) {
+    for (name, pattern) in FAMILIES
+        .into_iter()
+        .zip(["gpt2", "gpt2", "cl100k", "cl100k", "qwen", "o200k"])
+    {
         let path = open(family(name), SpecialText::Ordinary).path();
-        let expected = [format!("{pattern}, {level}"), format!("{pattern}, portable")];
+        let expected = [
+            format!("{pattern}, {level}"),
+            format!("{pattern}, portable"),
+        ];
         assert!(expected.contains(&path), "{name}: {path}");
     }
 }
@@ -136,17 +163,29 @@ fn more_pieces_than_the_cache_holds_keep_their_ids() {
     let mut random = 1u64;
     let mut words = String::new();
     while words.len() < 3 << 20 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         let word = random >> 20;
         let repeats = if word % 7 == 0 { 4 } else { 1 };
-        words += &format!(" {}{}", ["w", "é", "日"][(word % 3) as usize], format!("{:x}", word % 900_000).replace(|c: char| c.is_ascii_digit(), "k").repeat(repeats));
+        words += &format!(
+            " {}{}",
+            ["w", "é", "日"][(word % 3) as usize],
+            format!("{:x}", word % 900_000)
+                .replace(|c: char| c.is_ascii_digit(), "k")
+                .repeat(repeats)
+        );
     }
     let mut twice = Vec::new();
     tokenizer.encode(&words, &mut twice).unwrap();
     let half = twice.len();
     tokenizer.encode(&words, &mut twice).unwrap();
     assert!(twice[..half] == twice[half..]);
-    check(&tokenizer, &words[..words.floor_char_boundary(200_000)], "the start");
+    check(
+        &tokenizer,
+        &words[..words.floor_char_boundary(200_000)],
+        "the start",
+    );
 }
 
 #[test]
@@ -168,7 +207,11 @@ fn what_is_not_known_exactly_goes_to_the_library() {
             parent => json.pointer_mut(parent).unwrap(),
         };
         parent[key] = value;
-        assert_eq!(open(json, SpecialText::Ordinary).path(), "library", "{field}");
+        assert_eq!(
+            open(json, SpecialText::Ordinary).path(),
+            "library",
+            "{field}"
+        );
     }
     let mut json = family("cl100k");
     let regex = "/pre_tokenizer/pretokenizers/0/pattern/Regex";
@@ -180,9 +223,17 @@ fn what_is_not_known_exactly_goes_to_the_library() {
     assert_eq!(open(json, SpecialText::Ordinary).path(), "library");
     let mut json = family("gpt2");
     let vocab = json["model"]["vocab"].as_object_mut().unwrap();
-    let (token, id) = vocab.iter().next().map(|(t, id)| (format!("{t}{t}{t}{t}"), id.clone())).unwrap();
+    let (token, id) = vocab
+        .iter()
+        .next()
+        .map(|(t, id)| (format!("{t}{t}{t}{t}"), id.clone()))
+        .unwrap();
     vocab.insert(token, id);
-    assert_eq!(open(json, SpecialText::Ordinary).path(), "library", "one id, two words");
+    assert_eq!(
+        open(json, SpecialText::Ordinary).path(),
+        "library",
+        "one id, two words"
+    );
 }
 
 #[test]
@@ -193,11 +244,15 @@ fn verifying_finds_a_difference() {
     // Another vocabulary in the place of the right one.
     tokenizer.fast = open(family("o200k"), SpecialText::Ordinary).fast;
     let before = ids.clone();
-    let error = tokenizer.encode("the year 2024 in they'll ABCdef don't", &mut ids).unwrap_err();
+    let error = tokenizer
+        .encode("the year 2024 in they'll ABCdef don't", &mut ids)
+        .unwrap_err();
     assert!(matches!(error, Error::Differs { .. }), "{error}");
     assert_eq!(ids, before);
     let tokenizer = tokenizer.verifying(0.0);
-    tokenizer.encode("the year 2024 in they'll ABCdef don't", &mut ids).unwrap();
+    tokenizer
+        .encode("the year 2024 in they'll ABCdef don't", &mut ids)
+        .unwrap();
 }
 
 #[test]
@@ -207,9 +262,16 @@ fn real_vocabularies_take_the_fast_path() {
         return;
     };
     for name in ["gpt2", "gpt-neox"] {
-        let path = Path::new(&data).join("tokenizers").join(name).join("tokenizer.json");
+        let path = Path::new(&data)
+            .join("tokenizers")
+            .join(name)
+            .join("tokenizer.json");
         let tokenizer = Tokenizer::from_file(&path, &Config::default()).unwrap();
-        assert!(tokenizer.path().starts_with("gpt2"), "{name}: {}", tokenizer.path());
+        assert!(
+            tokenizer.path().starts_with("gpt2"),
+            "{name}: {}",
+            tokenizer.path()
+        );
         check(&tokenizer, TEXT, name);
         let source = fs::read_text(Path::new("src/tokenize/fast/split.rs")).unwrap();
         check(&tokenizer, &source, name);
