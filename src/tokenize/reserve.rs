@@ -81,9 +81,18 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
         .map(|token| AddedToken::from(token.as_str(), true))
         .collect();
     guarded(|| engine.add_special_tokens(tokens)).map_err(Error::Library)?;
-    for token in missing {
+    for token in &missing {
         let id = id_of(&engine, token)?;
         insert(&mut json, token, id);
+    }
+    if vocab_size(&engine)? as usize != engine.get_vocab_size(true) {
+        // The vocabulary has gaps. Whoever reads the file gives new tokens ids from its
+        // size on, whatever ids it lists: those count.
+        engine = load(&serde_json::to_vec(&json).map_err(Error::Json)?)?;
+        for token in missing {
+            let id = id_of(&engine, token)?;
+            insert(&mut json, token, id);
+        }
     }
     let ids = (roles.iter())
         .map(|(_, token)| id_of(&engine, token))

@@ -7,27 +7,38 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::huge::{Huge, Plain};
+
 /// The longest piece whose bytes are its key.
 pub const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
 pub const LONG_MAX: usize = 192;
 
-/// 2^18 buckets of 64 bytes: 16 MiB.
-const BUCKET_BITS: u32 = 18;
-/// Buckets for longer pieces.
+/// 2^19 buckets of 64 bytes: 32 MiB.
+const BUCKET_BITS: u32 = 19;
+/// Pairs of longer pieces: 3 MiB.
 const LONG_BITS: u32 = 16;
 /// Bytes of longer pieces that are kept, and as many bytes of ids.
 const ARENA_BYTES: usize = 4 << 20;
 
-/// Ids that fit beside a key; they have 24 bits (`VOCABULARY_MAX`).
+/// Ids that fit beside a key.
 const INLINE_MAX: usize = 4;
-const ID_BITS: u32 = 24;
-const ID_MASK: u32 = (1 << ID_BITS) - 1;
-/// In place of the count: there are more ids, and the piece is among the long ones.
-const ELSEWHERE: u32 = 0xff;
 
-/// A piece of at most [`SHORT_MAX`] bytes: these, zeros, and its length.
-pub type Key = u128;
+/// A piece of at most [`SHORT_MAX`] bytes: these, zeros, and its length in the last byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    low: u64,
+    high: u64,
+}
+
+impl Key {
+    /// The key of no piece.
+    pub const NONE: Self = Self { low: 0, high: 0 };
+}
+
+/// Where the length stands in [`Key::high`], and above it, in a slot, how many ids there are.
+const LENGTH_SHIFT: u32 = 56;
+const COUNT_SHIFT: u32 = 60;
 
 const MASKS: [u128; SHORT_MAX + 1] = {
     let mut masks = [0; SHORT_MAX + 1];
@@ -39,17 +50,22 @@ const MASKS: [u128; SHORT_MAX + 1] = {
     masks
 };
 
-/// The key of the `length` bytes at `at`, of 1 to [`SHORT_MAX`]; 0 for others.
+/// The key of the `length` bytes at `at`, of 1 to [`SHORT_MAX`]; none for others.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "halves of 128 bits")]
 pub fn key(text: &[u8], at: usize, length: usize) -> Key {
     let Some(mask) = MASKS.get(length) else {
-        return 0;
+        return Key::NONE;
     };
     let bytes = match text.get(at..).and_then(<[u8]>::first_chunk::<16>) {
         Some(bytes) => *bytes,
         None => at_the_end(text, at),
     };
-    (u128::from_le_bytes(bytes) & mask) | (length as u128) << 120
+    let bits = u128::from_le_bytes(bytes) & mask;
+    Key {
+        low: bits as u64,
+        high: (bits >> 64) as u64 | (length as u64) << LENGTH_SHIFT,
+    }
 }
 
 #[cold]
@@ -66,27 +82,40 @@ fn at_the_end(text: &[u8], at: usize) -> [u8; 16] {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of the product")]
 pub fn bucket(key: Key) -> u32 {
-    let (low, high) = (key as u64, (key >> 64) as u64);
     let product =
-        u128::from(low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(high ^ 0xd6e8_feb8_6659_fd93);
+        u128::from(key.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(key.high ^ 0xd6e8_feb8_6659_fd93);
     let hash = product as u64 ^ (product >> 64) as u64;
     (hash >> (64 - BUCKET_BITS)) as u32
 }
 
-/// A short piece and its ids, the first with their count above it.
+/// A short piece and its ids. Their count stands above the length in the key; it is 0
+/// where there are more than fit, and the piece is among the long ones.
 #[derive(Clone, Copy, Default)]
-#[repr(C, align(32))]
+#[repr(C)]
 struct Slot {
     key: Key,
     ids: [u32; INLINE_MAX],
+}
+
+impl Slot {
+    /// Whether this is the slot of `key`, whatever the count.
+    #[inline(always)]
+    fn is(&self, key: Key) -> bool {
+        let rest = (self.key.high ^ key.high) << (u64::BITS - COUNT_SHIFT);
+        (self.key.low ^ key.low) | rest == 0
+    }
 }
 
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 struct Bucket([Slot; 2]);
 
+// SAFETY: integers of 8 and 4 bytes, 64 in all.
+unsafe impl Plain for Bucket {}
+
 /// A longer piece: where its bytes and ids lie.
 #[derive(Clone, Copy, Default)]
+#[repr(C)]
 struct Long {
     hash: u64,
     text: u32,
@@ -95,30 +124,23 @@ struct Long {
     count: u32,
 }
 
-/// What is known of a short piece.
-pub enum Found {
-    /// Its ids, with how many of the four there are.
-    Inline([u32; INLINE_MAX], usize),
-    /// Ask [`Cache::long`].
-    Elsewhere,
-    /// Nothing.
-    Unknown,
-}
+// SAFETY: integers without padding between them: 8 + 4 * 4 bytes, twice.
+unsafe impl Plain for [Long; 2] {}
 
 /// Pieces and their ids.
 pub struct Cache {
-    short: Box<[Bucket]>,
-    long: Box<[[Long; 2]]>,
+    short: Huge<Bucket>,
+    long: Huge<[Long; 2]>,
     text: Vec<u8>,
     ids: Vec<u32>,
 }
 
 impl Cache {
-    /// Nothing known; about 20 MiB of address space, used as it fills.
+    /// Nothing known; at most 43 MiB, taken as it fills.
     pub fn new() -> Self {
         Self {
-            short: vec![Bucket::default(); 1 << BUCKET_BITS].into(),
-            long: vec![Default::default(); 1 << LONG_BITS].into(),
+            short: Huge::new(1 << BUCKET_BITS),
+            long: Huge::new(1 << LONG_BITS),
             text: Vec::new(),
             ids: Vec::new(),
         }
@@ -137,22 +159,14 @@ impl Cache {
         let _ = bucket;
     }
 
-    /// Looks a short piece up.
+    /// The ids of a short piece, and how many of the four there are; 0 is to say that
+    /// [`Cache::long`] may know it.
     #[inline(always)]
-    pub fn short(&self, key: Key, bucket: u32) -> Found {
-        let Some(Bucket([first, second])) = self.short.get(bucket as usize) else {
-            return Found::Unknown;
-        };
-        let slot = match (first.key == key, second.key == key) {
-            (true, _) => first,
-            (_, true) => second,
-            _ => return Found::Unknown,
-        };
-        let [one, ..] = slot.ids;
-        match one >> ID_BITS {
-            ELSEWHERE => Found::Elsewhere,
-            count => Found::Inline(slot.ids.map(|id| id & ID_MASK), count as usize),
-        }
+    pub fn short(&self, key: Key, bucket: u32) -> Option<(&[u32; INLINE_MAX], usize)> {
+        let Bucket([first, second]) = self.short.get(bucket as usize)?;
+        let slot = if second.is(key) { second } else { first };
+        slot.is(key)
+            .then_some((&slot.ids, (slot.key.high >> COUNT_SHIFT) as usize))
     }
 
     /// Remembers a short piece.
@@ -161,15 +175,12 @@ impl Cache {
             key,
             ids: [0; INLINE_MAX],
         };
-        let mut count = ELSEWHERE;
         if ids.len() <= INLINE_MAX {
             slot.ids.iter_mut().zip(ids).for_each(|(to, id)| *to = *id);
-            count = u32::try_from(ids.len()).unwrap_or(ELSEWHERE);
+            slot.key.high |= (ids.len() as u64) << COUNT_SHIFT;
         } else {
             self.learn_long(piece, ids);
         }
-        let [first, ..] = &mut slot.ids;
-        *first |= count << ID_BITS;
         if let Some(Bucket([first, second])) = self.short.get_mut(bucket(key) as usize) {
             (*first, *second) = (slot, *first);
         }

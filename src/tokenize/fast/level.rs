@@ -136,36 +136,64 @@ mod x86 {
     impl Level for Avx2 {
         #[inline(always)]
         fn ascii(block: &[u8; BLOCK]) -> Ascii {
-            // SAFETY: both loads lie in the block; the processor has AVX2, as `Level` demands.
-            unsafe {
-                let low = _mm256_loadu_si256(block.as_ptr().cast());
-                let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
-                let join = |f: &dyn Fn(__m256i) -> __m256i| {
-                    let bits = |x| _mm256_movemask_epi8(x).cast_unsigned();
-                    u64::from(bits(f(low))) | u64::from(bits(f(high))) << 32
-                };
-                let equal =
-                    |x, byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte.cast_signed()));
-                // Unsigned x - from <= width.
-                let within = |x, from: u8, width: u8| {
-                    let y = _mm256_sub_epi8(x, _mm256_set1_epi8(from.cast_signed()));
-                    _mm256_cmpeq_epi8(_mm256_min_epu8(y, _mm256_set1_epi8(width.cast_signed())), y)
-                };
-                let lower = |x| _mm256_or_si256(x, _mm256_set1_epi8(0x20));
-                let space = join(&|x| equal(x, b' '));
-                let newline = join(&|x| _mm256_or_si256(equal(x, b'\n'), equal(x, b'\r')));
-                Ascii {
-                    high: join(&|x| x),
-                    lead: join(&|x| within(x, 0xc0, 0x3f)),
-                    letter: join(&|x| within(lower(x), b'a', 25)),
-                    digit: join(&|x| within(x, b'0', 9)),
-                    white: space | join(&|x| within(x, 9, 4)),
-                    newline,
-                    space,
-                    apostrophe: join(&|x| equal(x, b'\'')),
-                }
-            }
+            // SAFETY: the processor has AVX2, as `Level` demands.
+            unsafe { ascii_avx2(block) }
         }
+    }
+
+    // Intrinsics are inlined only into functions that say that they have them: closures
+    // and generic functions do not.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn ascii_avx2(block: &[u8; BLOCK]) -> Ascii {
+        // SAFETY: both loads lie in the block.
+        let x = unsafe {
+            [
+                _mm256_loadu_si256(block.as_ptr().cast()),
+                _mm256_loadu_si256(block.as_ptr().add(32).cast()),
+            ]
+        };
+        let space = equal_avx2(x, b' ');
+        let lower = x.map(|x| _mm256_or_si256(x, _mm256_set1_epi8(0x20)));
+        Ascii {
+            high: join_avx2(x),
+            lead: within_avx2(x, 0xc0, 0x3f),
+            letter: within_avx2(lower, b'a', 25),
+            digit: within_avx2(x, b'0', 9),
+            white: space | within_avx2(x, 9, 4),
+            newline: equal_avx2(x, b'\n') | equal_avx2(x, b'\r'),
+            space,
+            apostrophe: equal_avx2(x, b'\''),
+        }
+    }
+
+    /// The highest bits of all bytes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn join_avx2([low, high]: [__m256i; 2]) -> u64 {
+        let low = _mm256_movemask_epi8(low).cast_unsigned();
+        let high = _mm256_movemask_epi8(high).cast_unsigned();
+        u64::from(low) | u64::from(high) << 32
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn equal_avx2([low, high]: [__m256i; 2], byte: u8) -> u64 {
+        let byte = _mm256_set1_epi8(byte.cast_signed());
+        join_avx2([_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte)])
+    }
+
+    /// Bytes from `from` to `from + width`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn within_avx2([low, high]: [__m256i; 2], from: u8, width: u8) -> u64 {
+        let from = _mm256_set1_epi8(from.cast_signed());
+        let width = _mm256_set1_epi8(width.cast_signed());
+        let (low, high) = (_mm256_sub_epi8(low, from), _mm256_sub_epi8(high, from));
+        join_avx2([
+            _mm256_cmpeq_epi8(_mm256_min_epu8(low, width), low),
+            _mm256_cmpeq_epi8(_mm256_min_epu8(high, width), high),
+        ])
     }
 
     /// 64 bytes at once.
@@ -174,27 +202,41 @@ mod x86 {
     impl Level for Avx512 {
         #[inline(always)]
         fn ascii(block: &[u8; BLOCK]) -> Ascii {
-            // SAFETY: the load is the block; the processor has AVX-512 F and BW, as `Level` demands.
-            unsafe {
-                let x = _mm512_loadu_si512(block.as_ptr().cast());
-                let all = |byte: u8| _mm512_set1_epi8(byte.cast_signed());
-                let equal = |byte: u8| _mm512_cmpeq_epi8_mask(x, all(byte));
-                let within = |x, from: u8, width: u8| {
-                    _mm512_cmple_epu8_mask(_mm512_sub_epi8(x, all(from)), all(width))
-                };
-                let space = equal(b' ');
-                Ascii {
-                    high: _mm512_movepi8_mask(x),
-                    lead: _mm512_cmpge_epu8_mask(x, all(0xc0)),
-                    letter: within(_mm512_or_si512(x, all(0x20)), b'a', 25),
-                    digit: within(x, b'0', 9),
-                    white: space | within(x, 9, 4),
-                    newline: equal(b'\n') | equal(b'\r'),
-                    space,
-                    apostrophe: equal(b'\''),
-                }
-            }
+            // SAFETY: the processor has AVX-512 F and BW, as `Level` demands.
+            unsafe { ascii_avx512(block) }
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn ascii_avx512(block: &[u8; BLOCK]) -> Ascii {
+        // SAFETY: the load is the block.
+        let x = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        let space = equal_avx512(x, b' ');
+        Ascii {
+            high: _mm512_movepi8_mask(x),
+            lead: within_avx512(x, 0xc0, 0x3f),
+            letter: within_avx512(_mm512_or_si512(x, _mm512_set1_epi8(0x20)), b'a', 25),
+            digit: within_avx512(x, b'0', 9),
+            white: space | within_avx512(x, 9, 4),
+            newline: equal_avx512(x, b'\n') | equal_avx512(x, b'\r'),
+            space,
+            apostrophe: equal_avx512(x, b'\''),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn equal_avx512(x: __m512i, byte: u8) -> u64 {
+        _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(byte.cast_signed()))
+    }
+
+    /// Bytes from `from` to `from + width`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn within_avx512(x: __m512i, from: u8, width: u8) -> u64 {
+        let x = _mm512_sub_epi8(x, _mm512_set1_epi8(from.cast_signed()));
+        _mm512_cmple_epu8_mask(x, _mm512_set1_epi8(width.cast_signed()))
     }
 }
 

@@ -10,6 +10,7 @@ mod block;
 mod cache;
 mod class;
 mod compose;
+mod huge;
 mod level;
 mod merge;
 mod pool;
@@ -29,7 +30,7 @@ use tokenizers::Tokenizer as Engine;
 use super::SpecialText;
 use crate::token::TokenId;
 use added::{Finder, Part};
-use cache::{Cache, Found, Key};
+use cache::{Cache, Key};
 use class::{Table, WHITE};
 use level::SimdLevel;
 use merge::{Merges, Scratch};
@@ -77,6 +78,7 @@ struct State {
     cache: Cache,
     scratch: Scratch,
     starts: Starts,
+    batch: Box<Batch>,
     /// Bytes seen; `usize::MAX` when the cache has its seeds.
     seen: usize,
 }
@@ -187,39 +189,37 @@ impl Fast {
         state: &mut State,
         ids: &mut Vec<TokenId>,
     ) -> Result<(), Unsure> {
-        let mut keys: [(Key, u32); AHEAD] = [(0, 0); AHEAD];
+        let State { cache, batch, .. } = &mut *state;
         let mut from = open;
-        for (key, end) in keys.iter_mut().zip(ends) {
-            let found = cache::key(text, from, end - from);
-            let bucket = cache::bucket(found);
-            state.cache.prefetch(bucket);
-            (*key, from) = ((found, bucket), *end);
+        for ((key, bucket), end) in batch.keys.iter_mut().zip(ends) {
+            *key = cache::key(text, from, end - from);
+            *bucket = cache::bucket(*key);
+            cache.prefetch(*bucket);
+            from = *end;
         }
-        let mut short = [TokenId(0); 4 * AHEAD];
         let mut n = 0;
         let mut from = open;
-        for ((key, bucket), end) in keys.into_iter().zip(ends) {
-            let known = match key {
-                0 => Found::Elsewhere,
-                key => state.cache.short(key, bucket),
+        for (index, end) in ends.iter().enumerate() {
+            let State { cache, batch, .. } = &mut *state;
+            let Some((key, bucket)) = batch.keys.get(index).copied() else {
+                break;
             };
-            match known {
-                Found::Inline(found, count) => {
-                    if let Some(place) = short.get_mut(n..n + 4) {
-                        place.copy_from_slice(&found.map(TokenId));
-                    }
-                    n += count;
-                }
-                known => {
-                    ids.extend_from_slice(short.get(..n).unwrap_or_default());
-                    n = 0;
-                    let piece = text.get(from..*end).unwrap_or_default();
-                    self.rare_piece(key, piece, matches!(known, Found::Elsewhere), state, ids)?;
-                }
+            let known = cache.short(key, bucket);
+            if let Some((found, count @ 1..)) = known
+                && let Some(place) = batch.ids.get_mut(n..n + 4)
+            {
+                // All four, whatever the count: the next piece overwrites the rest.
+                place.copy_from_slice(found);
+                n += count;
+            } else {
+                batch.move_to(ids, &mut n);
+                let elsewhere = known.is_some() || key == Key::NONE;
+                let piece = text.get(from..*end).unwrap_or_default();
+                self.rare_piece(key, piece, elsewhere, state, ids)?;
             }
             from = *end;
         }
-        ids.extend_from_slice(short.get(..n).unwrap_or_default());
+        state.batch.move_to(ids, &mut n);
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Fast {
             let found = self.merges.encode(piece, &mut state.scratch);
             ids.extend(found.iter().copied().map(TokenId));
             match key {
-                0 => state.cache.learn_long(piece, found),
+                Key::NONE => state.cache.learn_long(piece, found),
                 key => state.cache.learn(key, piece, found),
             }
         }
@@ -277,7 +277,7 @@ impl Fast {
         });
         for (word, ids) in seeds {
             let key = cache::key(word, 0, word.len());
-            if matches!(state.cache.short(key, cache::bucket(key)), Found::Unknown) {
+            if state.cache.short(key, cache::bucket(key)).is_none() {
                 state.cache.learn(key, word, ids);
             }
         }
@@ -290,7 +290,29 @@ impl State {
             cache: Cache::new(),
             scratch: Scratch::default(),
             starts: Starts::new(),
+            batch: Box::new(Batch {
+                keys: [(Key::NONE, 0); AHEAD],
+                ids: [0; 4 * AHEAD],
+            }),
             seen: 0,
         }
+    }
+}
+
+/// Pieces that are looked up together.
+struct Batch {
+    /// Their keys and buckets.
+    keys: [(Key, u32); AHEAD],
+    /// The ids of those found so far.
+    ids: [u32; 4 * AHEAD],
+}
+
+impl Batch {
+    /// Appends the first `n` ids to `ids`, and sets `n` to 0.
+    #[inline(always)]
+    fn move_to(&self, ids: &mut Vec<TokenId>, n: &mut usize) {
+        let found = self.ids.get(..*n).unwrap_or_default();
+        ids.extend(found.iter().copied().map(TokenId));
+        *n = 0;
     }
 }
