@@ -6,6 +6,7 @@
 //! the paper's rule written out a second time, and text is decoded and compared.
 
 mod files;
+mod notes;
 mod rows;
 mod text;
 
@@ -125,6 +126,7 @@ pub fn run(
     };
     rows::check(&dataset, progress, stop, &mut report)?;
     let corpus = text::corpus(&dataset, sources, &mut report);
+    notes::check(&dataset, corpus.as_ref(), stop, &mut report)?;
     text::check(&dataset, corpus.as_ref(), progress, stop, &mut report)?;
     Ok(report)
 }
