@@ -100,11 +100,7 @@ pub(crate) mod drawing {
         pause: TokenId(1),
         end: TokenId(2),
         pad: TokenId(3),
-        extra: Extra {
-            first: TokenId(0),
-            distinct: 0,
-            delimiters: false,
-        },
+        extra: Extra::NONE,
     };
     const FIRST_WORD: u32 = 4;
 

@@ -59,6 +59,13 @@ pub struct Extra {
 }
 
 impl Extra {
+    /// No more pause tokens than the shared one.
+    pub const NONE: Self = Self {
+        first: TokenId(0),
+        distinct: 0,
+        delimiters: false,
+    };
+
     /// Whether there are none.
     pub fn is_none(&self) -> bool {
         self.count() == 0

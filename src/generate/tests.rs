@@ -9,11 +9,7 @@ const RESERVED: Reserved = Reserved {
     pause: TokenId(10),
     end: TokenId(11),
     pad: TokenId(12),
-    extra: crate::token::Extra {
-        first: TokenId(0),
-        distinct: 0,
-        delimiters: false,
-    },
+    extra: crate::token::Extra::NONE,
 };
 
 /// Says the successor of the last id it read, and remembers its calls. It
@@ -104,6 +100,25 @@ fn the_context_is_filled_to_the_last_position_and_never_passed() {
         error.to_string(),
         "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
     );
+}
+
+#[test]
+fn a_prompt_gets_the_pauses_that_the_vocabulary_has() {
+    let extra = |distinct, delimiters| Reserved {
+        extra: crate::token::Extra {
+            first: TokenId(20),
+            distinct,
+            delimiters,
+        },
+        ..RESERVED
+    };
+    let ids = |reserved| -> Vec<u32> {
+        let ids = prompt_ids(&[TokenId(1)], 3, reserved, 9).unwrap();
+        ids.into_iter().map(|id| id.0).collect()
+    };
+    assert_eq!(ids(RESERVED), [1, 10, 10, 10]);
+    assert_eq!(ids(extra(2, false)), [1, 20, 21, 20]);
+    assert_eq!(ids(extra(0, true)), [1, 20, 10, 21]);
 }
 
 #[test]

@@ -45,6 +45,11 @@ impl Config {
                     problem: "needs at least one token",
                 });
             }
+            Token::Distinct(count) if row_length < *count as usize => {
+                return Err(Error::NoToken {
+                    problem: "is one of more than a row has ids",
+                });
+            }
             Token::Filler(text) if text.is_empty() => {
                 return Err(Error::NoToken {
                     problem: "is an empty text",

@@ -122,7 +122,7 @@ pub fn split(checksum: u64, validation: f64) -> Split {
 
 /// A number for each id, and one for the end, from what the source says about the
 /// text: its scores, or 1 where a position lies in an id or right before it.
-fn marks(
+pub fn marks(
     document: &Document,
     ids: &[TokenId],
     (tokenizer, policy): (&Tokenizer, &Policy),

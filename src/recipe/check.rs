@@ -24,6 +24,8 @@ pub(super) type Outcome = Result<(), Finding>;
 
 /// A byte-level BPE starts from one token a byte.
 const VOCAB_SIZE_MIN: u32 = 256;
+/// Each is a row of the model's embedding.
+const PAUSE_TOKENS_MAX: u64 = 1 << 16;
 /// Below this a row holds no more than its pauses and its end.
 const SEQ_LEN_MIN: u64 = 8;
 /// Offsets inside a shard fit 31 bits, as Megatron's index has them.
@@ -175,6 +177,9 @@ fn check_tokenizer(recipe: &Recipe) -> Outcome {
 }
 
 fn check_reserved(at: &At, config: &tokenize::Config) -> Outcome {
+    let distinct = u64::from(config.pause_tokens.distinct);
+    at.inside("pause_tokens")
+        .at_most("distinct", distinct, PAUSE_TOKENS_MAX)?;
     let tokens = [
         ("pause", &config.pause),
         ("end", &config.end),

@@ -233,15 +233,24 @@ impl Stage {
 }
 
 impl Recipe {
-    /// Gives the tokenizer the pause tokens that the stages ask for.
-    fn reserve_pause_tokens(&mut self) {
+    /// The pause tokens that the stages ask for, beside the shared one.
+    pub fn pause_tokens(&self) -> tokenize::PauseTokens {
         let stages = [&self.pretrain, &self.finetune].into_iter().flatten();
         let tokens: Vec<&pause::Token> = stages.map(|stage| &stage.pause.token).collect();
+        let distinct = tokens.iter().map(|token| token.distinct()).max();
+        tokenize::PauseTokens {
+            distinct: distinct.unwrap_or(0),
+            delimiters: tokens.contains(&&pause::Token::Delimited),
+        }
+    }
+
+    /// Gives the tokenizer the pause tokens that the stages ask for.
+    fn reserve_pause_tokens(&mut self) {
+        let needed = self.pause_tokens();
         if let Some(config) = &mut self.tokenizer {
-            let most = tokens.iter().map(|token| token.distinct()).max();
             let own = &mut config.pause_tokens;
-            own.distinct = own.distinct.max(most.unwrap_or(0));
-            own.delimiters |= tokens.contains(&&pause::Token::Delimited);
+            own.distinct = own.distinct.max(needed.distinct);
+            own.delimiters |= needed.delimiters;
         }
     }
 

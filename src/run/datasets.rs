@@ -7,7 +7,7 @@ use crate::model::folder;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
 use crate::recipe::{self, Plan};
-use crate::tokenize::{self, Tokenizer};
+use crate::tokenize::{self, Config, PauseTokens, Tokenizer};
 use crate::{fs, verify};
 
 /// Why datasets could not be made.
@@ -218,7 +218,7 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
 /// The tokenizer of a recipe: its checkpoint's, its file, or one trained on its sources.
 pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
     if let Some(from) = plan.model_from() {
-        return checkpoint_tokenizer(&folder::resolve(&from)?);
+        return checkpoint_tokenizer(&folder::resolve(&from)?, plan.recipe.pause_tokens());
     }
     let config = plan.recipe.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
     match (&config.file, plan.stages().next()) {
@@ -233,8 +233,12 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
 }
 
 /// A checkpoint's own tokenizer, if its embedding has a row for each reserved token.
-fn checkpoint_tokenizer(folder: &Path) -> Result<Tokenizer, Error> {
-    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), &Default::default())?;
+fn checkpoint_tokenizer(folder: &Path, pause_tokens: PauseTokens) -> Result<Tokenizer, Error> {
+    let config = Config {
+        pause_tokens,
+        ..Config::default()
+    };
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), &config)?;
     let config = fs::read_text(&folder.join("config.json"))?;
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
     let needed = tokenizer.vocab_size();

@@ -31,6 +31,7 @@ fn tokenizer(pause: &str) -> Tokenizer {
         pause: pause.into(),
         end: "■".into(),
         pad: "□".into(),
+        pause_tokens: Default::default(),
         parse_special: false,
     };
     Tokenizer::train(&mut [Ok("abc".to_owned())].into_iter(), &config).unwrap()
@@ -91,7 +92,7 @@ fn dataset(folder: &Path, stage: Stage, tokenizer: &Tokenizer) -> Arc<Dataset> {
         },
         id_width: IdWidth::U16,
         row_length: ROW_LENGTH,
-        pause: Policy::None,
+        pause: Policy::None.into(),
         corpus: Vec::new(),
         splits,
         ledger: Ledger::default(),

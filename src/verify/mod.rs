@@ -8,6 +8,7 @@
 mod drops;
 mod files;
 mod held;
+mod notes;
 mod recount;
 mod rows;
 mod text;
@@ -142,6 +143,8 @@ pub fn run(
         .map(|(corpus, _)| corpus)
         .zip(curator.as_ref());
     drops::check(&dataset, sources, (progress, stop), &mut report)?;
+    let files = corpus.as_ref().map(|(corpus, _)| corpus);
+    notes::check(&dataset, files, stop, &mut report)?;
     text::check(&dataset, sources, progress, stop, &mut report)?;
     Ok(report)
 }

@@ -114,14 +114,19 @@ pub fn columns(dataset: &Dataset, report: &mut Report) {
 
 /// Follows which row of its unit a shard starts with.
 #[derive(Default)]
-struct UnitRows {
+pub(super) struct UnitRows {
     unit: u64,
     rows: u64,
 }
 
 impl UnitRows {
+    /// The unit of the shard that was asked for last.
+    pub fn unit(&self) -> u64 {
+        self.unit
+    }
+
     /// The shard's first row inside its unit; its name is `<split>-<unit>-<part>`.
-    fn first_row_of(&mut self, record: &ShardRecord) -> u64 {
+    pub fn first_row_of(&mut self, record: &ShardRecord) -> u64 {
         let unit = record
             .name
             .split('-')

@@ -1,5 +1,6 @@
 //! The pictures of `docs/policies.md` are what the program does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,18 +113,16 @@ fn place(text: &str, config: &str) -> String {
         let mark = |at: usize| f32::from(u8::from(places.contains(&at)));
         row.marks = (0..row.len()).map(mark).collect();
     }
-    let mut drawn = String::new();
-    // One row; of a mixture, one of each policy.
-    let mut seen = Vec::new();
-    for item in 0..40 {
-        let key = Key::new(3).stream(Stream::Pause).item(item);
-        let placed = pause::apply(&insertion, &row, key);
-        let once = item == 0 || config.contains("mix");
-        if once && !seen.contains(&placed.part) {
-            seen.push(placed.part);
-            drawn += &format!("{}\n", draw(&placed.sequence));
-        }
-    }
+    // One row; of a mixture, one of each policy, in their order.
+    let keys = if config.contains("mix") { 40 } else { 1 };
+    let rows: BTreeMap<usize, String> = (0..keys)
+        .map(|item| {
+            let key = Key::new(3).stream(Stream::Pause).item(item);
+            let placed = pause::apply(&insertion, &row, key);
+            (placed.part, draw(&placed.sequence))
+        })
+        .collect();
+    let drawn: String = rows.into_values().map(|row| row + "\n").collect();
     format!("`{{ {config} }}`\n\n```text\n{drawn}```\n\n")
 }
 

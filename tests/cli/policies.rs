@@ -151,9 +151,21 @@ fn scores_and_positions_come_from_the_source() {
     ] {
         let said = prepare(out, "scored.jsonl", pause);
         assert_eq!(said.code, Some(0), "{}", said.err);
-        sandbox.ok(&format!("verify {out}/data/pretrain"));
+        let said = sandbox.ok(&format!("verify {out}/data/pretrain"));
+        let proved = "ok      pauses and targets follow what the sources say";
+        assert!(said.out.contains(proved), "{}", said.out);
         assert!(0 < stream(&sandbox, out).1.pauses);
     }
+    // The text is the same, and the numbers are not.
+    let other = good.replacen("[0, 4, 14]", "[0, 9, 14]", 1);
+    sandbox.write("scored.jsonl", &other);
+    let said = sandbox.run("verify p/data/pretrain");
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(
+        said.out.contains("puts pauses or targets elsewhere"),
+        "{}",
+        said.out
+    );
     sandbox.write("short.jsonl", good + &line(40, 1));
     let said = prepare("bad", "short.jsonl", "{policy=\"score\",k=3}");
     assert_eq!(said.code, Some(1), "{}", said.err);

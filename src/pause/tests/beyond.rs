@@ -265,6 +265,10 @@ fn configs_that_cannot_be_carried_out_are_refused() {
         expect!["token: the pause token needs at least one token"],
     );
     check(
+        "token = { distinct = 17 }",
+        expect!["token: the pause token is one of more than a row has ids"],
+    );
+    check(
         "token = { filler = '' }",
         expect!["token: the pause token is an empty text"],
     );
