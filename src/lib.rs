@@ -11,6 +11,7 @@ pub mod generate;
 #[cfg(feature = "train")]
 pub mod train;
 
+pub mod bench;
 pub mod inspect;
 pub mod prepare;
 pub mod stats;

@@ -133,7 +133,7 @@ pub struct ShardRecord {
     pub rows: u64,
     /// Ids.
     pub ids: u64,
-    /// Documents whose first id lies here.
+    /// Document records in its index.
     pub documents: u64,
     /// BLAKE3 of the `.bin` file.
     pub bin: Digest,
@@ -159,6 +159,15 @@ pub struct Totals {
     pub scored: u64,
     /// Real ids that pauses pushed out (`overflow = "drop"`).
     pub overflowed: u64,
+    /// Positions that rows are shorter than they may be (packing by `best-fit` or `document`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub padded: u64,
+    /// Documents longer than a row's room, which stand in several or not whole (as `padded`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: u64,
+    /// Ids of them that were dropped, ends included (`overlong = "drop"`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub trimmed: u64,
     /// `pause_runs[n - 1]`: how many runs of exactly `n` pauses there are.
     pub pause_runs: Vec<u64>,
     /// What each policy of a mixture got, in their order; empty for other policies.
@@ -186,6 +195,38 @@ pub struct Ledger {
     pub kept: u64,
     /// Documents left out, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Copies in the shards beside the first of each document kept (a `weight` above 1).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub copies: u64,
+    /// The mixture that came out, by index into the recipe's sources, where any has a `weight`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<usize, Share>,
+}
+
+/// The reason of documents that their source's weight passes over.
+pub const NOT_TAKEN: &str = "weight";
+
+/// What one source gave to the shards, copies counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// Documents.
+    pub documents: u64,
+    /// Their ids with their ends, before any row is cut.
+    pub ids: u64,
+}
+
+impl AddAssign<&Share> for Share {
+    fn add_assign(&mut self, other: &Self) {
+        self.documents += other.documents;
+        self.ids += other.ids;
+    }
+}
+
+/// For `skip_serializing_if`: counts that older manifests do not have stay away where they are 0.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the documents hold of one evaluation set.
@@ -374,6 +415,9 @@ impl AddAssign<&Totals> for Totals {
         self.pauses += other.pauses;
         self.scored += other.scored;
         self.overflowed += other.overflowed;
+        self.padded += other.padded;
+        self.cut += other.cut;
+        self.trimmed += other.trimmed;
         let length = self.pause_runs.len().max(other.pause_runs.len());
         self.pause_runs.resize(length, 0);
         for (sum, more) in self.pause_runs.iter_mut().zip(&other.pause_runs) {
@@ -414,6 +458,18 @@ impl Ledger {
         *self.dropped.entry(reason.into()).or_default() += 1;
     }
 
+    /// Counts a document that goes into the shards as often as its source's weight
+    /// says, which may be never.
+    pub fn take(&mut self, copies: u64) {
+        match copies.checked_sub(1) {
+            Some(more) => {
+                self.keep();
+                self.copies += more;
+            }
+            None => self.leave_out(NOT_TAKEN),
+        }
+    }
+
     /// Checks that read = kept + dropped.
     pub fn check(&self) -> Result<(), Error> {
         let dropped = self.dropped.values().sum();
@@ -434,6 +490,10 @@ impl AddAssign<&Ledger> for Ledger {
         self.kept += other.kept;
         for (reason, count) in &other.dropped {
             *self.dropped.entry(reason.clone()).or_default() += count;
+        }
+        self.copies += other.copies;
+        for (source, share) in &other.sources {
+            *self.sources.entry(*source).or_default() += share;
         }
     }
 }

@@ -143,7 +143,7 @@ impl Explain for datasets::Error {
             Self::Unproved { folder, .. } => {
                 Some(format!("`pausedata verify {}` names what is wrong", folder.display()))
             }
-            Self::NoCheckpoint { .. } => {
+            Self::NoCheckpoint(_) => {
                 Some("train the model that `model.from` names first".into())
             }
             Self::NoRoom { .. } => Some(

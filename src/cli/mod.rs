@@ -7,6 +7,7 @@ pub mod failure;
 pub mod ui;
 pub mod values;
 
+mod bench;
 mod completions;
 mod doctor;
 mod eval;
@@ -101,6 +102,7 @@ enum Command {
     Generate(generate::Args),
     Eval(eval::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Schema(schema::Args),
     Completions(completions::Args),
 }
@@ -135,6 +137,7 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Generate(args) => generate::execute(args, ui),
         Command::Eval(args) => eval::execute(args, ui),
         Command::Doctor(args) => doctor::execute(args, ui),
+        Command::Bench(args) => bench::execute(args, ui),
         Command::Schema(args) => schema::execute(args, ui),
         Command::Completions(args) => completions::execute(args, ui),
     }

@@ -28,6 +28,7 @@ Examples:
   pausedata prepare pipelines/novels.toml --twin             (and the same text without pauses)
   pausedata prepare pipelines/novels.toml --partition 2/4    (on four machines with one disk;
   pausedata finalize pipelines/novels.toml                    then once this, to seal)
+  pausedata prepare pipelines/novels.toml --verify-sample 1%
   pausedata prepare pipelines/quickstart.toml --dry-run")]
 pub struct Args {
     #[command(flatten)]
@@ -42,6 +43,10 @@ pub struct Args {
     /// text without pauses, as `pause = { policy = "none" }` would make it, from one pass
     #[arg(long)]
     pub twin: bool,
+    /// Encode this share of the documents a second time, by the `tokenizers` library,
+    /// and stop where the ids differ
+    #[arg(long, value_name = "PERCENT")]
+    pub verify_sample: Option<values::Share>,
     /// List the input files and what would be made of them, and make nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -62,6 +67,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         only,
         partition,
         twins: twins(args.twin),
+        verify_sample: args.verify_sample.map_or(0.0, |share| share.0),
     };
     if args.dry_run {
         return show(&datasets::survey(&plan, scope)?, ui);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pausedata::dataset::Dataset;
+use pausedata::manifest::Manifest;
 use pausedata::prepare;
 use pausedata::stats::{self, SplitStats, Stats};
 
@@ -28,12 +29,12 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let stats = stats::of(&dataset)?;
     match ui.format() {
         Format::Json => ui.print_json(&stats)?,
-        Format::Text => ui.print(&text(&stats))?,
+        Format::Text => ui.print(&text(&stats, &dataset.manifest))?,
     }
     Ok(Outcome::Done)
 }
 
-fn text(stats: &Stats) -> String {
+fn text(stats: &Stats, manifest: &Manifest) -> String {
     let ledger = &stats.ledger;
     let mut text = format!(
         "{NAME}dataset{NAME:#} {}  {}, vocabulary {}\n",
@@ -53,6 +54,7 @@ fn text(stats: &Stats) -> String {
         grouped(dropped),
         reasons.collect::<String>(),
     );
+    text += &mixture(manifest);
     for (split, stats) in stats
         .splits
         .iter()
@@ -60,6 +62,41 @@ fn text(stats: &Stats) -> String {
     {
         text += &format!("\n{NAME}{}{NAME:#}\n", format!("{split:?}").to_lowercase());
         text += &split_text(stats);
+    }
+    text
+}
+
+/// What each source gave, where any has a weight.
+fn mixture(manifest: &Manifest) -> String {
+    let ledger = &manifest.ledger;
+    let ids: u64 = ledger.sources.values().map(|share| share.ids).sum();
+    let mut text = String::new();
+    if 0 < ledger.copies {
+        text += &format!(
+            "copies     {} beside the first of a document\n",
+            grouped(ledger.copies)
+        );
+    }
+    for (source, share) in &ledger.sources {
+        let recipe = manifest
+            .recipe
+            .get("sources")
+            .and_then(|sources| sources.get(source));
+        let key = |key: &str| recipe.and_then(|recipe| recipe.get(key));
+        let name = match (
+            key("path"),
+            key("synthetic").and_then(|spec| spec.get("corpus")),
+        ) {
+            (Some(name), _) | (None, Some(name)) => name.as_str().unwrap_or("?"),
+            (None, None) => "?",
+        };
+        text += &format!(
+            "source     {} documents, {} ids ({:.1} %): {name} times {}\n",
+            grouped(share.documents),
+            grouped(share.ids),
+            100.0 * share.ids as f64 / ids.max(1) as f64,
+            key("weight").map_or_else(|| "1".into(), ToString::to_string),
+        );
     }
     text
 }
@@ -83,6 +120,16 @@ fn split_text(stats: &SplitStats) -> String {
         text += &format!(
             "  overflow   {} ids of text were pushed out by pauses\n",
             grouped(totals.overflowed)
+        );
+    }
+    if 0 < totals.padded + totals.cut {
+        let positions = totals.padded + totals.real + totals.pauses;
+        text += &format!(
+            "  packing    {} positions left empty ({:.2} %), {} documents cut, {} ids of them dropped\n",
+            grouped(totals.padded),
+            100.0 * totals.padded as f64 / positions.max(1) as f64,
+            grouped(totals.cut),
+            grouped(totals.trimmed)
         );
     }
     let runs = totals.pause_runs.iter().enumerate();

@@ -68,9 +68,38 @@ impl FromStr for Partition {
     }
 }
 
+/// A share of all there is, from 0 to 1: `1%` is 0.01.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').and_then(|n| n.parse::<f64>().ok());
+        percent
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent| Self(percent / 100.0))
+            .ok_or_else(|| {
+                format!("expected a percentage from 0% to 100%, as in 1%, found `{text}`")
+            })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_percentages() {
+        let share = |text: &str| text.parse::<Share>().ok().map(|share| share.0);
+        assert_eq!(share("1%"), Some(0.01));
+        assert_eq!(share("100%"), Some(1.0));
+        assert_eq!(share("0.5%"), Some(0.005));
+        for wrong in ["1", "101%", "-1%", "%", "NaN%", "all"] {
+            assert_eq!(share(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn partitions_count_from_one() {

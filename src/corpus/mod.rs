@@ -20,6 +20,7 @@ mod span;
 pub mod synthetic;
 mod template;
 mod text;
+pub mod weight;
 
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,10 @@ pub struct Source {
     /// Template of a finetuning target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// How often its documents are taken, 1 where absent: 0.5 takes every other one,
+    /// 2.5 takes all twice and every other one a third time. The counts are exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
     /// The field with a list of numbers, one a token of the text (of the target, where
     /// there is one), for the pause policy `score`: mostly log-likelihoods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,6 +152,12 @@ impl Corpus {
     pub fn text_bytes(&self) -> Option<u64> {
         let bytes = |file: &File| file.reading.is_uncompressed().then_some(file.bytes);
         self.files.iter().map(bytes).sum()
+    }
+
+    /// The source that a file belongs to, by its index into the recipe's sources.
+    pub fn source(&self, file: u32) -> usize {
+        let file = self.files.get(file as usize);
+        file.map_or(0, |file| file.source)
     }
 
     /// Size on disk; unknown where text is generated.

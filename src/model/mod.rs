@@ -4,6 +4,7 @@
 //! `V` the vocabulary.
 
 pub mod config;
+pub mod folder;
 
 #[cfg(feature = "train")]
 pub mod hub;

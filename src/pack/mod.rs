@@ -1,169 +1,375 @@
 //! Rows from documents: which ids share a row.
+//!
+//! Three documents, `|` their ends, in rows with room for five ids:
+//!
+//! ```text
+//! the cat sat |    a |    on the mat today again and again |
+//! ```
+//!
+//! [`Method::ConcatSplit`] joins all documents and cuts the stream: every row but
+//! the last is full, and documents are cut wherever a row ends.
+//!
+//! ```text
+//! the cat sat | a
+//! | on the mat today
+//! again and again |
+//! ```
+//!
+//! [`Method::BestFit`] keeps whole every document that a row can hold (Ding et al.
+//! 2024, arXiv 2404.10830). A longer one gives full rows and a rest; wholes and
+//! rests go to the open row with the least room that is enough. Here the rest of
+//! the third document joins the second, and their row leaves first because it is full:
+//!
+//! ```text
+//! on the mat today again
+//! a | and again |
+//! the cat sat |
+//! ```
+//!
+//! [`Method::Document`] starts a row with each document; with [`Overlong::Split`]
+//! a longer one goes on in the next row, with [`Overlong::Drop`] it ends there,
+//! without an end.
+//!
+//! ```text
+//! the cat sat |
+//! a |
+//! on the mat today again
+//! and again |
+//! ```
+//!
+//! No id is lost but by [`Overlong::Drop`], none is repeated, none is added: rows
+//! end short where they are not full.
+
+mod best_fit;
+mod repeat;
+#[cfg(test)]
+mod tests;
 
 use std::mem;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::pause::Insertion;
 use crate::sequence::Sequence;
 use crate::token::TokenId;
 
-/// Joins documents into one stream, `ids, end, ids, end, ...`, and cuts it into
-/// rows that are full once they have their pauses. No id is lost, none is
-/// repeated, and nothing is padded: the rows joined again are the stream.
-#[derive(Debug)]
-pub struct ConcatSplit<'a> {
-    /// How many ids a row takes ([`Insertion::take`]).
-    insertion: &'a Insertion,
-    /// The most that it could take.
-    most: usize,
-    row: Sequence,
+use best_fit::BestFit;
+pub use repeat::Repeats;
+
+/// Which documents share a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// All documents are one stream, cut into full rows.
+    #[default]
+    ConcatSplit,
+    /// Documents that fit into a row stay whole and fill rows as tightly as they can.
+    BestFit,
+    /// One document a row.
+    Document,
 }
 
-impl<'a> ConcatSplit<'a> {
-    /// Cuts rows for the pauses of `insertion`.
-    pub fn new(insertion: &'a Insertion) -> Self {
-        let most = insertion.real_per_row().max(1);
-        Self {
-            insertion,
-            most,
-            row: Sequence::plain(Vec::with_capacity(most)),
-        }
-    }
+/// What happens to a document that is longer than its row (`method = "document"`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlong {
+    /// It goes on in the next row.
+    #[default]
+    Split,
+    /// What is beyond the row's end is dropped and counted.
+    Drop,
+}
 
-    /// Appends a document and its `end`; hands every row that is full to `emit`.
+impl Method {
+    /// Whether every piece of a document stands in the index, or its first alone.
     ///
-    /// `marks` are a number an id and one for the `end`, or none at all.
-    pub fn push(
-        &mut self,
-        (ids, marks): (&[TokenId], &[f32]),
-        end: TokenId,
-        emit: &mut impl FnMut(Sequence),
-    ) {
-        let (own, of_end) = marks.split_at(ids.len().min(marks.len()));
-        self.extend(ids, own, emit);
-        self.extend(&[end], of_end, emit);
-    }
-
-    /// Hands on what is left; the last row is mostly shorter than the others.
-    pub fn finish(mut self, emit: &mut impl FnMut(Sequence)) {
-        while !self.row.is_empty() {
-            let row = self.take();
-            emit(row);
+    /// A piece is what a row holds of a document. Where pieces follow one another
+    /// row by row, the first tells where the others are.
+    pub fn notes_every_piece(self) -> bool {
+        match self {
+            Self::ConcatSplit => false,
+            Self::BestFit | Self::Document => true,
         }
     }
 
-    fn extend(&mut self, mut ids: &[TokenId], mut marks: &[f32], emit: &mut impl FnMut(Sequence)) {
-        while !ids.is_empty() {
-            let space = (self.most - self.row.len()).min(ids.len());
-            let (now, later) = ids.split_at(space);
-            if !(marks.is_empty() && self.row.marks.is_empty()) {
-                // Ids without a number have one that no policy takes.
-                self.row.marks.resize(self.row.len(), f32::NAN);
-                let (now, later) = marks.split_at(space.min(marks.len()));
-                self.row.marks.extend_from_slice(now);
-                self.row.marks.resize(self.row.len() + space, f32::NAN);
-                marks = later;
-            }
-            self.row.ids.extend_from_slice(now);
-            ids = later;
-            if self.row.len() == self.most {
-                let row = self.take();
-                emit(row);
-            }
-        }
+    /// Whether rows end short as a matter of course, so that it is counted.
+    pub fn leaves_room(self) -> bool {
+        self.notes_every_piece()
     }
 
-    /// Cuts the next row off the front of what is waiting.
-    fn take(&mut self) -> Sequence {
-        let n = self.insertion.take(&self.row.ids, &self.row.marks);
-        let n = n.clamp(1, self.row.len().max(1));
-        let mut next = Sequence::plain(Vec::with_capacity(self.most));
-        next.ids
-            .extend_from_slice(self.row.ids.get(n..).unwrap_or_default());
-        next.marks
-            .extend_from_slice(self.row.marks.get(n..).unwrap_or_default());
-        self.row.ids.truncate(n);
-        self.row.marks.truncate(n);
-        mem::replace(&mut self.row, next)
+    /// Whether documents start in the order in which they were pushed.
+    pub fn keeps_order(self) -> bool {
+        match self {
+            Self::ConcatSplit | Self::Document => true,
+            Self::BestFit => false,
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-    use proptest::prelude::*;
+/// A row, and the documents that the index lists with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row<T> {
+    /// The row, before it has pauses.
+    pub sequence: Sequence,
+    /// What was pushed with the documents that start here or, by
+    /// [`Method::notes_every_piece`], with all that have a piece here; in order.
+    pub documents: Vec<T>,
+}
 
-    use super::*;
-    use crate::pause::Policy;
-    use crate::sequence::drawing::{RESERVED, draw, ids};
+/// What packing did to documents that did not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Documents that do not stand whole in one row.
+    pub documents: u64,
+    /// Ids that were dropped, ends included ([`Overlong::Drop`]).
+    pub trimmed: u64,
+}
 
-    fn rows(row_length: usize, documents: &[Vec<TokenId>]) -> Vec<Vec<TokenId>> {
-        let mut rows = Vec::new();
-        let insertion = Insertion::new(Policy::None, RESERVED, row_length).unwrap();
-        let mut pack = ConcatSplit::new(&insertion);
-        for document in documents {
-            pack.push((document, &[]), RESERVED.end, &mut |row| rows.push(row.ids));
-        }
-        pack.finish(&mut |row| rows.push(row.ids));
-        rows
-    }
+/// Packs documents into rows, in order; memory is a few rows, or those that
+/// best-fit has open.
+///
+/// The rows depend on the documents alone, in their order. `T` names a document
+/// in the rows that come out.
+#[derive(Clone, Debug)]
+pub struct Packer<'a, T> {
+    room: Room<'a>,
+    state: State<T>,
+    cuts: Cuts,
+}
 
-    /// The naive twin: the whole stream in memory, cut by the standard library.
-    fn naive(row_length: usize, documents: &[Vec<TokenId>]) -> Vec<Vec<TokenId>> {
-        let stream: Vec<TokenId> = documents
-            .iter()
-            .flat_map(|document| document.iter().copied().chain([RESERVED.end]))
-            .collect();
-        stream.chunks(row_length).map(<[TokenId]>::to_vec).collect()
-    }
+#[derive(Clone, Debug)]
+enum State<T> {
+    ConcatSplit(Open<T>),
+    BestFit(BestFit<T>),
+    Document(Overlong),
+}
 
-    fn check(row_length: usize, documents: &[&str], expect: Expect) {
-        let documents: Vec<_> = documents.iter().map(|text| ids(text)).collect();
-        let drawn: Vec<_> = rows(row_length, &documents)
-            .into_iter()
-            .map(|row| draw(&Sequence::plain(row)))
-            .collect();
-        expect.assert_eq(&drawn.join("\n"));
-    }
-
-    #[test]
-    fn documents_run_on_across_rows() {
-        check(
-            4,
-            &["the cat sat", "a", "on the mat today"],
-            expect![[r#"
-                the cat sat |
-                a | on the
-                mat today |"#]],
-        );
-    }
-
-    #[test]
-    fn a_stream_that_ends_with_a_row_leaves_no_rest() {
-        check(
-            2,
-            &["a", "b"],
-            expect![[r#"
-            a |
-            b |"#]],
-        );
-        check(3, &[], expect![""]);
-    }
-
-    proptest! {
-        #[test]
-        fn the_rows_joined_are_the_stream(
-            row_length in 1usize..20,
-            lengths in prop::collection::vec(0usize..50, 0..20),
-        ) {
-            let mut next = 10;
-            let documents: Vec<Vec<TokenId>> = lengths
-                .iter()
-                .map(|n| (0..*n).map(|_| { next += 1; TokenId(next) }).collect())
-                .collect();
-            let rows = rows(row_length, &documents);
-            let naive = naive(row_length, &documents);
-            prop_assert_eq!(rows.concat(), naive.concat());
-            prop_assert_eq!(rows, naive);
+impl<'a, T: Copy> Packer<'a, T> {
+    /// Packs rows that are full once they have the pauses of `insertion`.
+    ///
+    /// [`Method::BestFit`] needs rows that always take as many ids
+    /// ([`crate::pause::Fill::Fixed`]): others come out longer than they may be.
+    pub fn new(method: Method, overlong: Overlong, insertion: &'a Insertion) -> Self {
+        let room = Room(insertion);
+        let state = match method {
+            Method::ConcatSplit => State::ConcatSplit(Open::new()),
+            Method::BestFit => State::BestFit(BestFit::new(room.most())),
+            Method::Document => State::Document(overlong),
+        };
+        Self {
+            room,
+            state,
+            cuts: Cuts::default(),
         }
     }
+
+    /// Packs a document, whose last id is its end; hands every row that no document
+    /// can change any more to `emit`. Documents without marks may stand beside
+    /// others with: their ids are marked [`UNMARKED`].
+    pub fn push(&mut self, document: &Sequence, tag: T, emit: &mut impl FnMut(Row<T>)) {
+        let (room, document) = (self.room, Part::of(document));
+        match &mut self.state {
+            State::ConcatSplit(row) => concat_split(room, row, document, tag, emit),
+            State::BestFit(rows) => {
+                self.cuts.documents += u64::from(room.most() < document.len());
+                rows.push(document, tag, emit);
+            }
+            State::Document(overlong) => {
+                let cuts = one_document(room, *overlong, document, tag, emit);
+                self.cuts.documents += cuts.documents;
+                self.cuts.trimmed += cuts.trimmed;
+            }
+        }
+    }
+
+    /// The rows that are not full, once no document follows.
+    pub fn finish(&mut self, emit: &mut impl FnMut(Row<T>)) {
+        match &mut self.state {
+            State::ConcatSplit(waiting) => {
+                while !waiting.is_empty() {
+                    emit(waiting.take(self.room).close());
+                }
+            }
+            State::BestFit(rows) => rows.finish(emit),
+            State::Document(_) => {}
+        }
+    }
+
+    /// What was done to documents so far; [`Method::ConcatSplit`] does not count.
+    pub fn cuts(&self) -> Cuts {
+        self.cuts
+    }
+}
+
+/// The mark of an id that has none, in a row with others that have.
+pub const UNMARKED: f32 = f32::NAN;
+
+/// How many real ids rows take: all packers ask here.
+#[derive(Clone, Copy, Debug)]
+struct Room<'a>(&'a Insertion);
+
+impl Room<'_> {
+    /// The most ids that a row takes; at least 1.
+    fn most(self) -> usize {
+        self.0.real_per_row().max(1)
+    }
+
+    /// How many of the first ids make a row; at least 1 of those that are there.
+    fn take(self, ids: &[TokenId], marks: &[f32]) -> usize {
+        let most = ids.len().min(self.most());
+        let ids = ids.get(..most).unwrap_or_default();
+        let marks = marks.get(..most).unwrap_or_default();
+        self.0.take(ids, marks).clamp(1.min(most), most)
+    }
+}
+
+/// Some ids of a document with their marks, of which there are as many or none.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    ids: &'a [TokenId],
+    marks: &'a [f32],
+}
+
+impl<'a> Part<'a> {
+    fn of(document: &'a Sequence) -> Self {
+        Self {
+            ids: &document.ids,
+            marks: &document.marks,
+        }
+    }
+
+    fn len(self) -> usize {
+        self.ids.len()
+    }
+
+    /// The first ids, at most `at`, and the others.
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let (ids, later_ids) = self.ids.split_at(at.min(self.ids.len()));
+        let (marks, later_marks) = self.marks.split_at(at.min(self.marks.len()));
+        let later = Self {
+            ids: later_ids,
+            marks: later_marks,
+        };
+        (Self { ids, marks }, later)
+    }
+}
+
+/// A row that is being filled.
+#[derive(Clone, Debug)]
+struct Open<T> {
+    ids: Vec<TokenId>,
+    marks: Vec<f32>,
+    /// Documents and where in the row they start.
+    documents: Vec<(usize, T)>,
+}
+
+impl<T> Open<T> {
+    fn new() -> Self {
+        Self {
+            ids: Vec::new(),
+            marks: Vec::new(),
+            documents: Vec::new(),
+        }
+    }
+
+    fn with(part: Part, tag: T) -> Self {
+        let mut row = Self::new();
+        row.start(tag);
+        row.extend(part);
+        row
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Notes that a document, or a part of one, starts here.
+    fn start(&mut self, tag: T) {
+        self.documents.push((self.ids.len(), tag));
+    }
+
+    fn extend(&mut self, part: Part) {
+        if !part.marks.is_empty() {
+            self.marks.resize(self.ids.len(), UNMARKED);
+            self.marks.extend_from_slice(part.marks);
+        }
+        self.ids.extend_from_slice(part.ids);
+        if !self.marks.is_empty() {
+            self.marks.resize(self.ids.len(), UNMARKED);
+        }
+    }
+
+    /// Cuts a row off the front; what is left waits for the next.
+    fn take(&mut self, room: Room) -> Self {
+        let n = room.take(&self.ids, &self.marks);
+        let later = self.documents.partition_point(|(at, _)| *at < n);
+        let mut left = Self {
+            ids: self.ids.split_off(n),
+            marks: self.marks.split_off(n.min(self.marks.len())),
+            documents: self.documents.split_off(later),
+        };
+        left.documents.iter_mut().for_each(|(at, _)| *at -= n);
+        mem::replace(self, left)
+    }
+
+    fn close(self) -> Row<T> {
+        Row {
+            sequence: Sequence {
+                ids: self.ids,
+                prefix: None,
+                marks: self.marks,
+            },
+            documents: self.documents.into_iter().map(|(_, tag)| tag).collect(),
+        }
+    }
+}
+
+fn concat_split<T>(
+    room: Room,
+    waiting: &mut Open<T>,
+    mut rest: Part,
+    tag: T,
+    emit: &mut impl FnMut(Row<T>),
+) {
+    let most = room.most();
+    waiting.start(tag);
+    while 0 < rest.len() {
+        if waiting.is_empty() {
+            waiting.ids.reserve_exact(most);
+        }
+        let (now, later) = rest.split_at(most.saturating_sub(waiting.ids.len()));
+        waiting.extend(now);
+        rest = later;
+        if most <= waiting.ids.len() {
+            emit(waiting.take(room).close());
+        }
+    }
+}
+
+/// Gives a document rows of its own; returns what was cut.
+fn one_document<T: Copy>(
+    room: Room,
+    overlong: Overlong,
+    document: Part,
+    tag: T,
+    emit: &mut impl FnMut(Row<T>),
+) -> Cuts {
+    let (first, mut rest) = document.split_at(room.take(document.ids, document.marks));
+    emit(Open::with(first, tag).close());
+    let mut cuts = Cuts {
+        documents: u64::from(0 < rest.len()),
+        trimmed: 0,
+    };
+    match overlong {
+        Overlong::Drop => cuts.trimmed = rest.len() as u64,
+        Overlong::Split => {
+            while 0 < rest.len() {
+                let (now, later) = rest.split_at(room.take(rest.ids, rest.marks));
+                emit(Open::with(now, tag).close());
+                rest = later;
+            }
+        }
+    }
+    cuts
 }

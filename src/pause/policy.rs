@@ -425,7 +425,7 @@ impl Policy {
     }
 
     /// How full pretraining rows are filled.
-    pub(super) fn fill(&self, row_length: usize) -> Fill {
+    pub fn fill(&self, row_length: usize) -> Fill {
         let by_text = self
             .parts()
             .any(|part| part.reads_text() || matches!(part, Self::Positions { .. }));

@@ -36,6 +36,21 @@ pub enum Ids {
     },
 }
 
+impl Ids {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Plain(ids) => ids.len(),
+            Self::Example { prefix, target } => prefix.len() + target.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Encodes a document and decides its split.
 pub fn encode(
     document: &Document,

@@ -1,13 +1,11 @@
 //! Rows of one split of one unit: documents are packed, rows are given pauses and
 //! written to shards.
 
-use std::collections::VecDeque;
-
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Target;
 use crate::manifest::{Part, Split, SplitRecord, Totals};
-use crate::pack::ConcatSplit;
+use crate::pack::{Method, Overlong, Packer, Repeats, Row};
 use crate::pause::{self, Insertion, Policy};
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
@@ -33,6 +31,8 @@ pub struct Destination<'a> {
     pub seed: u64,
     /// Where pauses go.
     pub insertion: &'a Insertion,
+    /// Which documents share a row, and what becomes of one that is too long.
+    pub packing: (Method, Overlong),
     /// What its shards are; the part is counted here.
     pub shard: ShardSpec,
     /// Ids a shard at most.
@@ -58,6 +58,7 @@ impl<'a> Destination<'a> {
             split,
             seed: job.seed,
             insertion: target.insertion,
+            packing: (job.recipe.pack.method, job.recipe.pack.overlong),
             shard,
             shard_tokens: job.recipe.pack.shard_tokens,
         }
@@ -67,70 +68,98 @@ impl<'a> Destination<'a> {
 /// Packs, places and writes; dropped before [`Rows::finish`], its open shard leaves nothing.
 pub struct Rows<'a> {
     to: Destination<'a>,
-    packer: Option<ConcatSplit<'a>>,
+    packer: Packer<'a, DocumentRecord>,
+    repeats: Repeats<Ended>,
     /// Rows without their pauses.
-    rows: Vec<Sequence>,
+    rows: Vec<Row<DocumentRecord>>,
     rows_written: u64,
-    /// Real ids that came in.
-    ids_added: u64,
-    /// Real ids in the rows that are written.
-    ids_written: u64,
-    /// Documents whose first row is not written yet, with the real ids before them.
-    waiting: VecDeque<(u64, DocumentRecord)>,
     writer: Option<ShardWriter>,
     record: SplitRecord,
 }
 
+/// A document with its end.
+#[derive(Clone)]
+struct Ended {
+    record: DocumentRecord,
+    sequence: Sequence,
+}
+
+/// Rows that wait to be written together, at most.
+const ROWS_WAITING: usize = 1024;
+
 impl<'a> Rows<'a> {
     /// No rows yet.
     pub fn new(to: Destination<'a>) -> Self {
+        let (method, overlong) = to.packing;
         Self {
-            packer: Some(ConcatSplit::new(to.insertion)),
+            packer: Packer::new(method, overlong, to.insertion),
             to,
+            repeats: Repeats::new(),
             rows: Vec::new(),
             rows_written: 0,
-            ids_added: 0,
-            ids_written: 0,
-            waiting: VecDeque::new(),
             writer: None,
             record: SplitRecord::default(),
         }
     }
 
-    /// Puts a document's ids into rows; `waiting` remembers where it starts.
-    pub fn add(&mut self, encoded: &Encoded) {
-        let end = self.to.shard.reserved.end;
-        self.waiting.push_back((self.ids_added, encoded.record));
+    /// Puts a document's ids into rows, and into later ones again until there are
+    /// `copies`, which is at least 1; writes rows where many wait.
+    pub fn add(&mut self, encoded: &Encoded, copies: u64) -> Result<(), Error> {
+        let document = ended(encoded, self.to.shard.reserved.end);
+        self.pack(&document)?;
+        let length = document.sequence.len();
+        self.repeats
+            .push(document, length, copies.saturating_sub(1));
+        while let Some(copy) = self.repeats.next_due() {
+            self.pack(&copy)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, document: &Ended) -> Result<(), Error> {
+        let Ended { record, sequence } = document;
+        self.record.totals.documents += 1;
+        self.record.totals.text_bytes += record.text_bytes;
         let rows = &mut self.rows;
-        match (&encoded.ids, &mut self.packer) {
-            (Ids::Plain(ids), Some(packer)) => {
-                self.ids_added += ids.len() as u64 + 1;
-                packer.push((ids, &encoded.marks), end, &mut |row| rows.push(row));
-            }
-            (Ids::Plain(_), None) => {}
-            (Ids::Example { prefix, target }, _) => {
-                let row = example(prefix, target, &encoded.marks, end);
-                self.ids_added += row.len() as u64;
-                rows.push(row);
-            }
+        match sequence.prefix {
+            None => self
+                .packer
+                .push(sequence, *record, &mut |row| rows.push(row)),
+            Some(_) => rows.push(Row {
+                sequence: sequence.clone(),
+                documents: vec![*record],
+            }),
+        }
+        match self.rows.len() < ROWS_WAITING {
+            true => Ok(()),
+            false => self.write(Flush::FullRows),
         }
     }
 
     /// Gives pauses to the rows that are ready, and writes them.
     pub fn write(&mut self, flush: Flush) -> Result<(), Error> {
-        if flush == Flush::Everything
-            && let Some(packer) = self.packer.take()
-        {
-            packer.finish(&mut |row| self.rows.push(row));
+        if flush == Flush::Everything {
+            while let Some(copy) = self.repeats.pop() {
+                self.pack(&copy)?;
+            }
+            self.count_cuts();
+            let rows = &mut self.rows;
+            self.packer.finish(&mut |row| rows.push(row));
         }
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
         for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
-            let placed = pause::apply(insertion, &row, key.item(number));
-            self.write_row(row.len(), &placed)?;
+            let placed = pause::apply(insertion, &row.sequence, key.item(number));
+            self.write_row(&placed, row.documents)?;
         }
         Ok(())
+    }
+
+    fn count_cuts(&mut self) {
+        let cuts = self.packer.cuts();
+        self.record.totals.cut = cuts.documents;
+        self.record.totals.trimmed = cuts.trimmed;
     }
 
     /// Writes what is left and closes the last shard.
@@ -140,8 +169,11 @@ impl<'a> Rows<'a> {
         Ok(self.record)
     }
 
-    /// Writes a row that `real` real ids made.
-    fn write_row(&mut self, real: usize, row: &pause::Placed) -> Result<(), Error> {
+    fn write_row(
+        &mut self,
+        row: &pause::Placed,
+        documents: Vec<DocumentRecord>,
+    ) -> Result<(), Error> {
         let full = self
             .writer
             .as_ref()
@@ -153,18 +185,16 @@ impl<'a> Rows<'a> {
             Some(writer) => writer,
             None => self.open_shard()?,
         };
-        self.ids_written += real as u64;
-        while let Some((_, record)) = self
-            .waiting
-            .pop_front_if(|(before, _)| *before < self.ids_written)
-        {
-            self.record.totals.documents += 1;
-            self.record.totals.text_bytes += record.text_bytes;
+        for record in documents {
             writer.document(record);
         }
         writer.push(&row.sequence)?;
         self.writer = Some(writer);
         observe(&mut self.record.totals, row, self.to.insertion);
+        if self.to.packing.0.leaves_room() {
+            let room = self.to.insertion.row_length();
+            self.record.totals.padded += room.saturating_sub(row.sequence.len()) as u64;
+        }
         self.rows_written += 1;
         Ok(())
     }
@@ -184,6 +214,27 @@ impl<'a> Rows<'a> {
             self.record.shards.push(writer.finish()?);
         }
         Ok(())
+    }
+}
+
+/// The ids of a document as they stand in its rows, its end behind them.
+fn ended(encoded: &Encoded, end: TokenId) -> Ended {
+    let sequence = match &encoded.ids {
+        Ids::Plain(text) => {
+            let mut ids = Vec::with_capacity(text.len() + 1);
+            ids.extend_from_slice(text);
+            ids.push(end);
+            Sequence {
+                ids,
+                prefix: None,
+                marks: encoded.marks.clone(),
+            }
+        }
+        Ids::Example { prefix, target } => example(prefix, target, &encoded.marks, end),
+    };
+    Ended {
+        record: encoded.record,
+        sequence,
     }
 }
 

@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::encode::Encoded;
 use super::flow::{Budget, Failure, Flow, Sink, Step, lock};
 use super::judge::{Judge, Judged, Verdict};
 use super::ledger::{Contamination, UnitRecord};
 use super::rejects::Rejects;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
+use crate::corpus::weight::Mixture;
 use crate::corpus::{Block, Blocks, Corpus};
 use crate::curate::Curator;
 use crate::digest::Digest;
+use crate::document::{DocumentId, Text};
 use crate::manifest::{Ledger, Split};
 use crate::pause::Insertion;
 use crate::progress::{Progress, Stop};
@@ -233,6 +236,7 @@ struct Part<'a> {
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
+    mixture: Mixture,
     contamination: Contamination,
     /// Open once a document was dropped, where the recipe keeps them.
     rejects: Option<Rejects>,
@@ -242,6 +246,7 @@ impl<'a> Part<'a> {
     fn new(place: usize, to: Target<'a>, unit: usize) -> Self {
         let splits = [Split::Train, Split::Validation]
             .map(|split| (split, Rows::new(Destination::new(&to, unit, split))));
+        let mixture = Mixture::new(&to.job.recipe.sources);
         Self {
             place,
             to,
@@ -249,6 +254,7 @@ impl<'a> Part<'a> {
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
+            mixture,
             contamination: Contamination::default(),
             rejects: None,
         }
@@ -268,24 +274,48 @@ impl<'a> Part<'a> {
         self.contamination.observe(judged.id, &judged.hits);
         match judged.verdict(self.place) {
             Verdict::Keep(encoded) => {
-                self.ledger.keep();
-                if let Some(split) = self.splits.get_mut(&encoded.split) {
-                    split.add(encoded);
+                let copies = self.take(encoded, corpus);
+                match (copies, self.splits.get_mut(&encoded.split)) {
+                    (1.., Some(split)) => split.add(encoded, copies),
+                    _ => Ok(()),
                 }
             }
             Verdict::Drop { reason, text } => {
                 self.ledger.leave_out(reason);
-                if self.to.job.recipe.rejects {
-                    let mut rejects = match self.rejects.take() {
-                        Some(rejects) => rejects,
-                        None => Rejects::create(self.to.job.folder, self.unit)?,
-                    };
-                    rejects.push(corpus, judged.id, reason, text)?;
-                    self.rejects = Some(rejects);
-                }
+                self.reject((judged.id, corpus), reason, text)
             }
         }
+    }
+
+    fn reject(
+        &mut self,
+        (id, corpus): (DocumentId, &Corpus),
+        reason: &str,
+        text: &Text,
+    ) -> Result<(), Error> {
+        if !self.to.job.recipe.rejects {
+            return Ok(());
+        }
+        let mut rejects = match self.rejects.take() {
+            Some(rejects) => rejects,
+            None => Rejects::create(self.to.job.folder, self.unit)?,
+        };
+        rejects.push(corpus, id, reason, text)?;
+        self.rejects = Some(rejects);
         Ok(())
+    }
+
+    /// How often a document that fits is taken, by its source's weight; counted.
+    fn take(&mut self, encoded: &Encoded, corpus: &Corpus) -> u64 {
+        let source = corpus.source(encoded.record.id.file);
+        let copies = self.mixture.take(source);
+        self.ledger.take(copies);
+        if self.mixture.is_weighted() {
+            let share = self.ledger.sources.entry(source).or_default();
+            share.documents += copies;
+            share.ids += copies * (encoded.ids.len() as u64 + 1);
+        }
+        copies
     }
 
     fn finish(self) -> Result<Made, Error> {

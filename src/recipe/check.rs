@@ -1,5 +1,7 @@
 //! What a recipe must satisfy beyond its types.
 
+mod rows;
+
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
 use crate::corpus::{Source, synthetic};
 use crate::model::config::Spec;
@@ -219,6 +221,7 @@ fn check_stage(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     pack.at_least("shard_tokens", stage.pack.shard_tokens, seq_len)?;
     pack.at_most("shard_tokens", stage.pack.shard_tokens, SHARD_TOKENS_MAX)?;
     pack.at_least("unit_bytes", stage.pack.unit_bytes, UNIT_BYTES_MIN)?;
+    rows::method(&pack, stage, purpose)?;
     check_pause(at, stage, purpose)?;
     match &stage.train {
         Some(train) => check_train(&at.inside("train"), stage, train),
@@ -232,6 +235,7 @@ fn check_sources(at: &At, sources: &[Source], purpose: Purpose) -> Outcome {
     }
     for (index, source) in sources.iter().enumerate() {
         check_source(at, index, source, purpose)?;
+        rows::weight(&at.inside(&format!("sources.{index}")), source)?;
     }
     Ok(())
 }
@@ -491,6 +495,30 @@ mod tests {
         (
             "finetune.sources.0.synthetic.documents=0",
             "`finetune.sources.0.synthetic.documents` must",
+        ),
+        (
+            "pretrain.sources.0.weight=0",
+            "`pretrain.sources.0.weight` must be above 0",
+        ),
+        (
+            "pretrain.sources.0.weight=1001",
+            "`pretrain.sources.0.weight` must lie in 0 to 1000",
+        ),
+        (
+            "pretrain.sources.0.weight=0.1234567891",
+            "`pretrain.sources.0.weight` has more than 9 digits",
+        ),
+        (
+            "eval.tasks.0.sources.0.weight=2",
+            "`eval.tasks.0.sources.0.weight` has no meaning",
+        ),
+        (
+            "finetune.pack.method=best-fit",
+            "`finetune.pack.method` is for pretraining",
+        ),
+        (
+            "pretrain.pack.overlong=drop",
+            "`pretrain.pack.overlong` needs `method",
         ),
         (
             "pretrain.validation=1",

@@ -16,10 +16,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
-use crate::{curate, model, pause, tokenize};
+use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
-pub use plan::{Plan, fingerprint};
+pub use plan::Plan;
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +85,12 @@ pub struct Stage {
 pub struct Pack {
     /// Longest row in ids, pauses included.
     pub seq_len: usize,
+    /// Which documents share a row in pretraining; a finetuning example has its own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub method: pack::Method,
+    /// What happens to a document that is longer than its row, where `method` is `document`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub overlong: pack::Overlong,
     /// Ids a shard at most; less than 2^31.
     #[serde(default = "default_shard_tokens")]
     pub shard_tokens: u64,
@@ -232,6 +238,12 @@ impl Recipe {
 
 /// The context of a model that no stage has rows for.
 const DEFAULT_CONTEXT: usize = 1024;
+
+/// Keys that older recipes lack stay away where they say nothing new, so that the
+/// datasets of those recipes keep their bytes.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 fn default_seed() -> u64 {
     1

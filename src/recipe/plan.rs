@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 use super::{Error, Recipe, Stage, check};
 use crate::corpus::Source;
 use crate::curate::{Evaluation, Filter};
-use crate::digest::Digest;
 use crate::manifest;
 use crate::model::config;
 use crate::pause::Policy;
@@ -139,26 +138,6 @@ impl Plan {
         self.out.join("train").join(folder(stage))
     }
 
-    /// The checkpoints of a stage.
-    pub fn checkpoints_dir(&self, stage: manifest::Stage) -> PathBuf {
-        self.train_dir(stage).join("checkpoints")
-    }
-
-    /// The checkpoint after `step` steps.
-    pub fn checkpoint_dir(&self, stage: manifest::Stage, step: u64) -> PathBuf {
-        self.checkpoints_dir(stage).join(format!("step-{step:06}"))
-    }
-
-    /// Names the newest checkpoint of a stage.
-    pub fn latest_file(&self, stage: manifest::Stage) -> PathBuf {
-        self.train_dir(stage).join("latest")
-    }
-
-    /// The measurements of a stage's training, one JSON object a line.
-    pub fn metrics_file(&self, stage: manifest::Stage) -> PathBuf {
-        self.train_dir(stage).join("metrics.jsonl")
-    }
-
     /// The results of the evaluation.
     pub fn eval_dir(&self) -> PathBuf {
         self.out.join("eval")
@@ -195,31 +174,6 @@ impl Plan {
         Ok(part.value())
     }
 
-    /// The part of the recipe that, with the dataset and the weights at its start,
-    /// decides the weights after a stage's training.
-    pub fn training_part(&self, stage: manifest::Stage) -> Result<Value, Error> {
-        let mut part = Part::default();
-        part.add("stage", &stage)?;
-        part.add("seed", &self.recipe.seed)?;
-        part.add("model", &self.recipe.model)?;
-        part.add("longest_row", &self.recipe.longest_row())?;
-        let train = self.stage(stage).and_then(|stage| stage.train.as_ref());
-        let mut train = serde_json::to_value(train).map_err(Error::unwritable)?;
-        if let Some(train) = train.as_object_mut() {
-            // How often a run looks and saves may change between two starts of it.
-            for key in [
-                "checkpoint_every",
-                "keep",
-                "validate_every",
-                "validation_rows",
-            ] {
-                train.shift_remove(key);
-            }
-        }
-        part.add("train", &train)?;
-        Ok(part.value())
-    }
-
     /// The sources that a trained tokenizer has seen.
     fn tokenizer_sources(&self) -> Option<&[Source]> {
         self.recipe.tokenizer.as_ref()?.train.as_ref()?;
@@ -245,11 +199,6 @@ fn name_evaluations(recipe: &mut Recipe) {
             settings.against.get_or_insert_with(|| tasks.clone());
         }
     }
-}
-
-/// The digest of a part: parts differ where digests differ.
-pub fn fingerprint(part: &Value) -> Digest {
-    Digest::of(part.to_string().as_bytes())
 }
 
 fn folder(stage: manifest::Stage) -> &'static str {
@@ -321,17 +270,13 @@ mod tests {
         let shown = [
             plan.recipe_file(),
             plan.data_dir(Pretrain),
-            plan.checkpoint_dir(Finetune, 100),
-            plan.latest_file(Finetune),
-            plan.metrics_file(Pretrain),
+            plan.train_dir(Finetune),
             plan.eval_dir(),
         ];
         let expected = [
             "runs/r/recipe.toml",
             "runs/r/data/pretrain",
-            "runs/r/train/finetune/checkpoints/step-000100",
-            "runs/r/train/finetune/latest",
-            "runs/r/train/pretrain/metrics.jsonl",
+            "runs/r/train/finetune",
             "runs/r/eval",
         ];
         assert_eq!(shown, expected.map(PathBuf::from));
@@ -341,30 +286,24 @@ mod tests {
 
     #[test]
     fn parts_change_with_what_they_decide_and_with_nothing_else() {
-        let prints = |overrides: &[&str]| {
+        let parts = |overrides: &[&str]| {
             let plan = plan(overrides);
-            [
-                plan.data_part(Pretrain),
-                plan.data_part(Finetune),
-                plan.training_part(Pretrain),
-            ]
-            .map(|part| fingerprint(&part.unwrap()))
+            [Pretrain, Finetune].map(|stage| plan.data_part(stage).unwrap())
         };
-        let base = prints(&[]);
+        let base = parts(&[]);
         let changed = |overrides: &[&str]| {
-            let pairs = prints(overrides).into_iter().zip(base);
-            pairs.map(|(now, then)| now != then).collect::<Vec<_>>()
+            let pairs = parts(overrides).into_iter().zip(&base);
+            pairs.map(|(now, then)| now != *then).collect::<Vec<_>>()
         };
-        assert_eq!(changed(&["pretrain.train.keep=7"]), [false; 3]);
-        assert_eq!(changed(&["eval.pauses=[1]"]), [false; 3]);
-        assert_eq!(changed(&["seed=2"]), [true; 3]);
-        assert_eq!(changed(&["pretrain.train.lr=0.5"]), [false, false, true]);
-        assert_eq!(changed(&["finetune.pause.count=3"]), [false, true, false]);
+        assert_eq!(changed(&["pretrain.train.lr=0.5"]), [false; 2]);
+        assert_eq!(changed(&["eval.pauses=[1]"]), [false; 2]);
+        assert_eq!(changed(&["seed=2"]), [true; 2]);
+        assert_eq!(changed(&["finetune.pause.count=3"]), [false, true]);
+        assert_eq!(changed(&["pretrain.pack.method=best-fit"]), [true, false]);
+        // What older recipes do not say changes nothing where it says what was done.
+        assert_eq!(changed(&["pretrain.pack.method=concat-split"]), [false; 2]);
         // The tokenizer is trained on the pretraining text, so finetuning ids follow it.
-        assert_eq!(changed(&["pretrain.sources.0.text=t"]), [true, true, false]);
-        assert_eq!(
-            changed(&["tokenizer.train.vocab_size=400"]),
-            [true, true, false]
-        );
+        assert_eq!(changed(&["pretrain.sources.0.text=t"]), [true; 2]);
+        assert_eq!(changed(&["tokenizer.train.vocab_size=400"]), [true; 2]);
     }
 }

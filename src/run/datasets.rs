@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::manifest::Stage;
+use crate::model::folder;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
 use crate::recipe::{self, Plan};
@@ -33,12 +34,9 @@ pub enum Error {
     /// The recipe names no tokenizer.
     #[error("the recipe has neither [tokenizer] nor `model.from`, whose tokenizer would serve")]
     NoTokenizer,
-    /// The checkpoint that should bring the tokenizer has none.
-    #[error("`model.from` names `{}`, which holds no checkpoint", path.display())]
-    NoCheckpoint {
-        /// What was looked at.
-        path: PathBuf,
-    },
+    /// The checkpoint that should bring the tokenizer is not there.
+    #[error("cannot take the tokenizer that `model.from` names")]
+    NoCheckpoint(#[from] folder::Error),
     /// The checkpoint's embedding has no rows for the reserved tokens.
     #[error(
         "`{}` has no room for the pause: its embedding has {rows} rows, and its tokenizer with the pause, end and padding tokens needs {needed}",
@@ -74,6 +72,8 @@ pub struct Scope {
     pub partition: Partition,
     /// Which datasets of a stage.
     pub twins: Twins,
+    /// Share of the texts, 0 to 1, that are encoded by the `tokenizers` library too.
+    pub verify_sample: f64,
 }
 
 /// Which datasets of a stage are made.
@@ -91,6 +91,7 @@ impl Scope {
         only: None,
         partition: Partition::WHOLE,
         twins: Twins::One,
+        verify_sample: 0.0,
     };
 
     fn includes(self, stage: Stage) -> bool {
@@ -151,7 +152,7 @@ fn each_stage(
     make: impl Fn(&[Job]) -> Result<Vec<Outcome>, prepare::Error>,
 ) -> Result<Vec<Prepared>, Error> {
     fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
-    let tokenizer = tokenizer(plan, progress)?;
+    let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
     let standard = plan.standard();
     let mut prepared = Vec::new();
     for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
@@ -217,7 +218,7 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
 /// The tokenizer of a recipe: its checkpoint's, its file, or one trained on its sources.
 pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
     if let Some(from) = plan.model_from() {
-        return checkpoint_tokenizer(&checkpoint_folder(&from)?);
+        return checkpoint_tokenizer(&folder::resolve(&from)?);
     }
     let config = plan.recipe.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
     match (&config.file, plan.stages().next()) {
@@ -244,22 +245,5 @@ fn checkpoint_tokenizer(folder: &Path) -> Result<Tokenizer, Error> {
             needed,
         }),
         _ => Ok(tokenizer),
-    }
-}
-
-/// The checkpoint that a path means: itself, or the newest of a `train/*` folder.
-pub fn checkpoint_folder(path: &Path) -> Result<PathBuf, Error> {
-    if path.join("model.safetensors").is_file() {
-        return Ok(path.to_path_buf());
-    }
-    let missing = || Error::NoCheckpoint {
-        path: path.to_path_buf(),
-    };
-    let latest = fs::read_text(&path.join("latest")).map_err(|_| missing())?;
-    let folder = path.join("checkpoints").join(latest.trim());
-    if folder.join("model.safetensors").is_file() {
-        Ok(folder)
-    } else {
-        Err(missing())
     }
 }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, checksum};
 use crate::fs;
 use crate::pause::Pieces;
 use crate::token::{Reserved, TokenId};
@@ -163,6 +163,19 @@ pub enum Error {
         /// How many tokens stand before it.
         position: usize,
     },
+    /// The fast path and the library disagree.
+    #[error(
+        "token {position} is {} by the fast path and {} by the `tokenizers` library",
+        id_or_none(*found), id_or_none(*expected)
+    )]
+    Differs {
+        /// The first token that differs, from 0.
+        position: usize,
+        /// Its id by the fast path; none behind the last.
+        found: Option<u32>,
+        /// Its id by the library; none behind the last.
+        expected: Option<u32>,
+    },
     /// An id that the vocabulary lacks.
     #[error("id {id} at position {position} is not in the vocabulary of {vocab_size} ids")]
     UnknownId {
@@ -217,6 +230,8 @@ pub struct Tokenizer {
     fast: Option<fast::Fast>,
     /// Whether the fast path can yield a barred id.
     guard: Guard,
+    /// Texts whose checksum is below, in its upper half, are encoded twice.
+    verified: u64,
 }
 
 /// Whether ids of the fast path must be looked through for barred ones.
@@ -284,6 +299,7 @@ impl Tokenizer {
             barred,
             fast,
             guard,
+            verified: 0,
             bytes: bytes_of_ids,
             digest: Digest::of(bytes),
             json: bytes.to_vec(),
@@ -332,7 +348,51 @@ impl Tokenizer {
             ids.truncate(before);
             return Err(error);
         }
-        Ok(())
+        match self.is_verified(text) {
+            true => self.verify(text, ids, before),
+            false => Ok(()),
+        }
+    }
+
+    /// Has a share of all texts, 0 to 1, encoded by the library too; their checksum
+    /// chooses them. Where the ids differ, encoding fails.
+    pub fn verifying(self, share: f64) -> Self {
+        Self {
+            // 1 and above is every text.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "saturates"
+            )]
+            verified: (share * 2f64.powi(32)) as u64,
+            ..self
+        }
+    }
+
+    fn is_verified(&self, text: &str) -> bool {
+        // The lower half decides the split of a document.
+        self.verified != 0 && checksum(text.as_bytes()) >> 32 < self.verified
+    }
+
+    fn verify(&self, text: &str, ids: &mut Vec<TokenId>, before: usize) -> Result<(), Error> {
+        let mut expected = Vec::new();
+        let result = self.encode_by_library(text, &mut expected);
+        let found = ids.get(before..).unwrap_or_default();
+        let length = found.len().max(expected.len());
+        let different = (0..length).find(|at| found.get(*at) != expected.get(*at));
+        let at = |list: &[TokenId], at: usize| list.get(at).map(|id| id.0);
+        let result = result.and_then(|()| match different {
+            None => Ok(()),
+            Some(position) => Err(Error::Differs {
+                position,
+                found: at(found, position),
+                expected: at(&expected, position),
+            }),
+        });
+        if result.is_err() {
+            ids.truncate(before);
+        }
+        result
     }
 
     /// What [`Tokenizer::encode`] does, always by the `tokenizers` library: the
@@ -477,6 +537,10 @@ impl Default for Config {
             parse_special: false,
         }
     }
+}
+
+fn id_or_none(id: Option<u32>) -> String {
+    id.map_or("missing".into(), |id| id.to_string())
 }
 
 fn default_pause() -> String {

@@ -11,25 +11,21 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::fs;
 use crate::model::config::Config;
-use crate::model::hub;
+use crate::model::{folder, hub};
 use crate::token::Reserved;
 use crate::train::fingerprint::Fingerprint;
 use crate::train::record::Totals;
 
+pub use crate::model::folder::{CONFIG_FILE, LATEST_FILE};
+
 /// The version of the checkpoint format that this program writes.
 pub const FORMAT: u32 = 1;
-
-/// The model's shape, as Hugging Face names it.
-pub const CONFIG_FILE: &str = "config.json";
 
 /// The model's weights, as Hugging Face names them.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// The file that says what the others are; see [`State`].
 pub const STATE_FILE: &str = "trainer.json";
-
-/// The file in a training folder that names its newest whole checkpoint.
-pub const LATEST_FILE: &str = "latest";
 
 /// A checkpoint that cannot be written or trusted.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +66,20 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+}
+
+impl From<folder::Error> for Error {
+    fn from(error: folder::Error) -> Self {
+        match error {
+            folder::Error::File(error) => Self::File(error),
+            folder::Error::Missing { path } => Self::Missing { path },
+            folder::Error::Latest { path, found } => Self::Damaged {
+                path,
+                what: format!("expected a name such as `step-000100`, found {found:?}"),
+                intact: None,
+            },
+        }
+    }
 }
 
 impl Error {
@@ -157,7 +167,7 @@ impl Store {
 
     /// The checkpoint that `latest` names, if any was made.
     pub fn latest(&self) -> Result<Option<Checkpoint>, Error> {
-        let Some(folder) = named_by_latest(&self.folder)? else {
+        let Some(folder) = folder::newest(&self.folder)? else {
             return Ok(None);
         };
         match Checkpoint::open(&folder) {
@@ -178,7 +188,7 @@ impl Store {
         files: &[(&str, Vec<u8>)],
         keep: usize,
     ) -> Result<PathBuf, Error> {
-        let name = name(state.step);
+        let name = folder::name(state.step);
         let folder = self.checkpoints().join(&name);
         let temporary = fs::temporary(&folder);
         fs::remove_dir(&temporary)?;
@@ -204,13 +214,13 @@ impl Store {
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.folder.join("checkpoints")
+        folder::checkpoints(&self.folder)
     }
 
     /// Steps of the checkpoints that stand here, oldest first.
     fn steps(&self) -> Result<Vec<u64>, Error> {
         let entries = fs::list(&self.checkpoints())?;
-        let step_of = |path: PathBuf| step(path.file_name()?.to_str()?);
+        let step_of = |path: PathBuf| folder::step(path.file_name()?.to_str()?);
         let mut steps: Vec<u64> = entries.into_iter().filter_map(step_of).collect();
         steps.sort_unstable();
         Ok(steps)
@@ -221,7 +231,7 @@ impl Store {
         let steps = self.steps()?;
         let older = steps.into_iter().filter(|&step| step < latest);
         for step in older.rev().skip(keep.saturating_sub(1)) {
-            let folder = self.checkpoints().join(name(step));
+            let folder = self.checkpoints().join(folder::name(step));
             let temporary = fs::temporary(&folder);
             // Renamed first, so that a checkpoint is whole or not there.
             fs::publish(&folder, &temporary)?;
@@ -234,7 +244,7 @@ impl Store {
     fn intact_beside(&self, damaged: &Path) -> Result<Option<PathBuf>, Error> {
         let folders = self.steps()?.into_iter().rev();
         Ok(folders
-            .map(|step| self.checkpoints().join(name(step)))
+            .map(|step| self.checkpoints().join(folder::name(step)))
             .filter(|folder| folder != damaged)
             .find(|folder| Checkpoint::open(folder).is_ok()))
     }
@@ -275,15 +285,7 @@ impl Checkpoint {
 /// The checkpoint folder that a path means: a training folder's newest, or a
 /// folder in Hugging Face layout itself.
 pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
-    if let Some(folder) = named_by_latest(path)? {
-        return Ok(folder);
-    }
-    if fs::list(path)?.contains(&path.join(CONFIG_FILE)) {
-        return Ok(path.to_path_buf());
-    }
-    Err(Error::Missing {
-        path: path.to_path_buf(),
-    })
+    Ok(folder::resolve(path)?)
 }
 
 /// The shape and the values of the model in a folder of Hugging Face layout.
@@ -294,33 +296,6 @@ pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
         folder: folder.to_path_buf(),
         source,
     })
-}
-
-/// The folder's name: `step-000100`.
-fn name(step: u64) -> String {
-    format!("step-{step:06}")
-}
-
-/// The step in a folder's name.
-fn step(folder: &str) -> Option<u64> {
-    let step = folder.strip_prefix("step-")?.parse().ok()?;
-    (name(step) == folder).then_some(step)
-}
-
-fn named_by_latest(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    let path = folder.join(LATEST_FILE);
-    let text = match fs::read_text(&path) {
-        Err(error) if error.is_missing() => return Ok(None),
-        other => other?,
-    };
-    match step(text.trim()) {
-        Some(step) => Ok(Some(folder.join("checkpoints").join(name(step)))),
-        None => Err(Error::Damaged {
-            path,
-            what: format!("expected a name such as `step-000100`, found {text:?}"),
-            intact: None,
-        }),
-    }
 }
 
 /// A file that should be there and is not is damage, which an older checkpoint may heal.

@@ -9,7 +9,7 @@ use super::{Report, chain, shard_path, shard_records};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest;
-use crate::manifest::{Manifest, Totals};
+use crate::manifest::{Manifest, Share, Totals};
 use crate::progress::{Progress, Unit};
 
 /// The manifest, if its seal holds.
@@ -122,23 +122,55 @@ pub fn ledger(manifest: &Manifest, report: &mut Report) {
         Some("manifest.json"),
         result,
     );
-    let documents = |totals: &Totals| totals.documents;
-    let in_splits: u64 = manifest
-        .splits
-        .values()
-        .map(|split| documents(&split.totals))
-        .sum();
+    let totals = || manifest.splits.values().map(|split| &split.totals);
+    let in_splits: u64 = totals().map(|totals| totals.documents).sum();
     let in_files: u64 = manifest.corpus.iter().map(|file| file.documents).sum();
-    let result = match (in_splits == ledger.kept, in_files == ledger.read) {
+    let stored = ledger.kept + ledger.copies;
+    let result = match (in_splits == stored, in_files == ledger.read) {
         (true, true) => Ok(format!("{in_splits} documents in the splits")),
         (false, _) => Err(format!(
-            "{} kept, but {in_splits} in the splits",
-            ledger.kept
+            "{} kept and {} copies, but {in_splits} in the splits",
+            ledger.kept, ledger.copies
         )),
         (_, false) => Err(format!("{} read, but {in_files} in the files", ledger.read)),
     };
     report.check(
         "splits and files hold those documents",
+        Some("manifest.json"),
+        result,
+    );
+    mixture(manifest, report);
+}
+
+/// What the sources gave is what the splits got.
+fn mixture(manifest: &Manifest, report: &mut Report) {
+    let ledger = &manifest.ledger;
+    if ledger.sources.is_empty() {
+        return;
+    }
+    let mut given = Share::default();
+    ledger.sources.values().for_each(|share| given += share);
+    let mut got = Share::default();
+    for Totals {
+        documents,
+        real,
+        overflowed,
+        trimmed,
+        ..
+    } in manifest.splits.values().map(|split| &split.totals)
+    {
+        got.documents += documents;
+        got.ids += real + overflowed + trimmed;
+    }
+    let result = match given == got {
+        true => Ok(format!("{} documents of {} ids", got.documents, got.ids)),
+        false => Err(format!(
+            "the sources gave {} documents of {} ids, the splits have {} of {}",
+            given.documents, given.ids, got.documents, got.ids
+        )),
+    };
+    report.check(
+        "the sources gave what the splits have",
         Some("manifest.json"),
         result,
     );

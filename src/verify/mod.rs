@@ -6,6 +6,8 @@
 //! the paper's rule written out a second time, and text is decoded and compared.
 
 mod files;
+mod held;
+mod recount;
 mod rows;
 mod text;
 

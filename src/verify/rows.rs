@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::held::Packing;
 use super::{Error, Report, chain};
 use crate::dataset::Dataset;
 use crate::manifest::{Manifest, ShardRecord, Stage, Totals};
@@ -24,8 +25,10 @@ pub fn check(
     report: &mut Report,
 ) -> Result<(), Error> {
     let manifest = &dataset.manifest;
-    let insertion = match insertion(dataset) {
-        Ok(insertion) => insertion,
+    let packing = Packing::of(manifest);
+    let prepared = packing.and_then(|packing| Ok((packing, insertion(dataset)?)));
+    let (packing, insertion) = match prepared {
+        Ok(prepared) => prepared,
         Err(reason) => {
             let name = "the policy can be carried out";
             report.check(name, Some("manifest.json"), Err(reason));
@@ -35,6 +38,7 @@ pub fn check(
     let proof = Proof {
         manifest,
         insertion: &insertion,
+        pads: packing.method.leaves_room(),
         progress,
     };
     let rows = manifest
@@ -67,6 +71,9 @@ pub fn check(
         }
         counted.documents = record.totals.documents;
         counted.text_bytes = record.totals.text_bytes;
+        // Counted again where documents are put together again.
+        counted.cut = record.totals.cut;
+        counted.trimmed = record.totals.trimmed;
         if overflow(manifest) == Overflow::Drop {
             counted.overflowed = record.totals.overflowed; // What was cut cannot be counted again.
         }
@@ -131,6 +138,8 @@ fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
 struct Proof<'a> {
     manifest: &'a Manifest,
     insertion: &'a Insertion,
+    /// Whether rows that end short are counted.
+    pads: bool,
     progress: &'a dyn Progress,
 }
 
@@ -148,6 +157,10 @@ impl Proof<'_> {
                     .check_row(row, key.item(first + index))
                     .map_err(wrong)?;
                 observe(&mut totals, &placed, self.insertion);
+                if self.pads {
+                    let length = placed.sequence.len();
+                    totals.padded += self.manifest.row_length.saturating_sub(length) as u64;
+                }
             }
             self.progress.advance(count);
             Ok(totals)

@@ -1,24 +1,26 @@
 //! The text: every document decodes to what it was.
 //!
-//! Without pauses the rows of a split are one stream; it is cut at the
-//! end-of-document ids, decoded, and compared with the checksum stored for each
-//! document and, where the sources are at hand, with the originals byte for byte.
+//! The documents are cut out of the rows ([`super::held`]), decoded, and compared
+//! with the checksum stored for each and, where the sources are at hand, with the
+//! originals byte for byte. The sources are read once, in step with both splits.
 
+use std::iter::Peekable;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::held::{self, Held, Packing};
+use super::recount::Recount;
 use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
-use crate::manifest::{Manifest, Split, Stage};
-use crate::pause::{self, Overflow, Policy};
+use crate::manifest::Manifest;
+use crate::pause::{Overflow, Policy};
 use crate::prepare::encode::{self, Ids};
 use crate::prepare::purpose;
 use crate::progress::{Progress, Stop, Unit};
-use crate::shard::DocumentRecord;
 use crate::token::TokenId;
 use crate::tokenize::Tokenizer;
 
@@ -121,22 +123,35 @@ pub fn check(
         report.check(name, None, Ok(why.into()));
         return Ok(());
     }
+    let packing = match Packing::of(&dataset.manifest) {
+        Ok(packing) => packing,
+        Err(error) => {
+            report.check(name, Some("manifest.json"), Err(error));
+            return Ok(());
+        }
+    };
     let total = dataset.manifest.ledger.kept;
     progress.start("verify text", Some(total), Unit::Documents);
     let manifest = &dataset.manifest;
     let mut proof = Proof {
         tokenizer: &tokenizer,
         manifest,
+        recount: Recount::new(manifest, &packing),
         tally: Tally::default(),
     };
-    let result = proof.run(dataset, corpus, progress, stop);
+    let documents = held::documents(dataset, &packing);
+    let result = proof.run(documents, corpus, progress, stop);
     progress.finish();
     let result = match result {
         Err(Wrong::Stopped) => return Err(Error::Stopped),
-        Err(Wrong::Text(reason)) => Err(reason),
+        Err(Wrong::Text(reason)) => {
+            report.check(name, None, Err(reason));
+            return Ok(());
+        }
         Ok(()) => Ok(proof.tally.to_string()),
     };
     report.check(name, None, result);
+    proof.recount.check(manifest, report);
     Ok(())
 }
 
@@ -167,6 +182,9 @@ struct Tally {
     originals: u64,
     checksums: u64,
     encoded_again: u64,
+    starts: u64,
+    unread_starts: u64,
+    copies: u64,
 }
 
 impl std::fmt::Display for Tally {
@@ -182,14 +200,26 @@ impl std::fmt::Display for Tally {
                 self.encoded_again
             )?;
         }
+        if 0 < self.starts {
+            write!(f, "; {} were cut short, and are starts", self.starts)?;
+        }
+        if 0 < self.unread_starts {
+            write!(
+                f,
+                "; {} were cut short, which cannot be proved without the sources",
+                self.unread_starts
+            )?;
+        }
+        if 0 < self.copies {
+            write!(f, "; {} further copies equal their first", self.copies)?;
+        }
         Ok(())
     }
 }
 
 /// A document as the shards hold it, beside what the sources say.
-struct Held {
-    record: DocumentRecord,
-    ids: Ids,
+struct Pair {
+    held: Held,
     original: Original,
 }
 
@@ -206,58 +236,69 @@ enum Original {
 struct Proof<'a> {
     tokenizer: &'a Tokenizer,
     manifest: &'a Manifest,
+    recount: Recount,
     tally: Tally,
 }
 
 impl Proof<'_> {
     fn run(
         &mut self,
-        dataset: &Dataset,
+        mut documents: impl Iterator<Item = Result<Held, String>>,
         corpus: Option<&Corpus>,
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<(), Wrong> {
-        for split in [Split::Train, Split::Validation] {
-            let mut originals = corpus.map(Originals::new);
-            let mut documents = held_documents(dataset, split, self.tokenizer.reserved().end);
-            loop {
-                if stop.requested() {
-                    return Err(Wrong::Stopped);
-                }
-                let chunk = documents.by_ref().take(CHUNK);
-                let mut chunk = chunk.collect::<Result<Vec<_>, String>>()?;
-                if chunk.is_empty() {
-                    break;
-                }
-                if let Some(originals) = &mut originals {
-                    for held in &mut chunk {
-                        held.original = originals.find(held.record.id)?;
-                    }
-                }
-                self.prove(&chunk, split)?;
-                progress.advance(chunk.len() as u64);
+        let mut originals = corpus.map(Originals::new);
+        loop {
+            if stop.requested() {
+                return Err(Wrong::Stopped);
             }
+            let mut chunk = Vec::new();
+            for held in documents.by_ref().take(CHUNK) {
+                let held = held?;
+                let counted = self.recount.count(&held);
+                counted.map_err(|reason| format!("{}: {reason}", self.place(held.record.id)))?;
+                let original = match &mut originals {
+                    Some(originals) => originals.find(held.record.id)?,
+                    None => Original::Unread,
+                };
+                chunk.push(Pair { held, original });
+            }
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            self.prove(&chunk)?;
+            progress.advance(chunk.len() as u64);
         }
-        Ok(())
     }
 
-    fn prove(&mut self, chunk: &[Held], split: Split) -> Result<(), String> {
-        let prove = |held: &Held| {
-            self.prove_one(held, split)
-                .map_err(|reason| format!("{}: {reason}", self.place(held.record.id)))
+    fn prove(&mut self, chunk: &[Pair]) -> Result<(), String> {
+        let prove = |pair: &Pair| {
+            self.prove_one(pair)
+                .map_err(|reason| format!("{}: {reason}", self.place(pair.held.record.id)))
         };
         let proved: Vec<Proved> = chunk.par_iter().map(prove).collect::<Result<_, String>>()?;
-        for proved in proved {
+        for (proved, pair) in proved.into_iter().zip(chunk) {
             match proved {
                 Proved::Original => self.tally.originals += 1,
                 Proved::Checksum => self.tally.checksums += 1,
                 Proved::EncodedAgain => self.tally.encoded_again += 1,
+                Proved::Start { trimmed } => {
+                    self.tally.starts += 1;
+                    self.recount.trim(pair.held.split, trimmed);
+                }
+                Proved::UnreadStart => {
+                    self.tally.unread_starts += 1;
+                    self.recount.trim_unread();
+                }
             }
+            self.tally.copies += pair.held.copies.len() as u64 - 1;
         }
         Ok(())
     }
 
-    fn prove_one(&self, held: &Held, split: Split) -> Result<Proved, String> {
+    fn prove_one(&self, pair: &Pair) -> Result<Proved, String> {
+        let Pair { held, original } = pair;
         let checksum = held.record.checksum;
         let validation = self
             .manifest
@@ -265,22 +306,52 @@ impl Proof<'_> {
             .get("validation")
             .and_then(Value::as_f64)
             .unwrap_or(0.0);
-        if encode::split(checksum, validation) != split {
+        if encode::split(checksum, validation) != held.split {
             return Err("it is in the wrong split".into());
         }
-        let decoded = self.decode(&held.ids)?;
-        match &held.original {
-            Original::Missing => Err("the sources no longer hold it".into()),
+        let Some((ids, copies)) = held.copies.split_first() else {
+            return Err("it has no ids".into());
+        };
+        if copies.iter().any(|copy| copy != ids) {
+            return Err("its copies differ".into());
+        }
+        match original {
+            Original::Missing => return Err("the sources no longer hold it".into()),
             Original::Text(text) if encode::text_checksum(text) != checksum => {
-                Err("the source no longer holds the text that was prepared".into())
+                return Err("the source no longer holds the text that was prepared".into());
             }
+            Original::Text(_) | Original::Unread => {}
+        }
+        if !held.whole {
+            return self.prove_start(ids, copies.len() + 1, original);
+        }
+        let decoded = self.decode(ids)?;
+        match original {
             Original::Text(text) if *text == decoded => Ok(Proved::Original),
-            Original::Text(text) if encode_again(text, self.tokenizer)? == held.ids => {
+            Original::Text(text) if encode_again(text, self.tokenizer)? == *ids => {
                 Ok(Proved::EncodedAgain)
             }
             Original::Text(text) => Err(differs(text, &decoded)),
-            Original::Unread if encode::text_checksum(&decoded) == checksum => Ok(Proved::Checksum),
-            Original::Unread => Err("its text does not have the stored checksum".into()),
+            _ if encode::text_checksum(&decoded) == checksum => Ok(Proved::Checksum),
+            _ => Err("its text does not have the stored checksum".into()),
+        }
+    }
+
+    /// A document that was cut short is the start of what it was: its ids are, as its
+    /// bytes may end inside a letter.
+    fn prove_start(&self, ids: &Ids, copies: usize, original: &Original) -> Result<Proved, String> {
+        let Original::Text(text) = original else {
+            return Ok(Proved::UnreadStart);
+        };
+        match (encode_again(text, self.tokenizer)?, ids) {
+            (Ids::Plain(whole), Ids::Plain(start)) if whole.starts_with(start) => {
+                // Its end is missing, too.
+                let trimmed = (whole.len() + 1 - start.len()) * copies;
+                Ok(Proved::Start {
+                    trimmed: trimmed as u64,
+                })
+            }
+            _ => Err("it was cut short, and is not the start of its source".into()),
         }
     }
 
@@ -309,6 +380,12 @@ enum Proved {
     Original,
     Checksum,
     EncodedAgain,
+    /// It was cut short by as many ids.
+    Start {
+        trimmed: u64,
+    },
+    /// It was cut short, and the sources are not read.
+    UnreadStart,
 }
 
 fn encode_again(text: &Text, tokenizer: &Tokenizer) -> Result<Ids, String> {
@@ -352,130 +429,27 @@ fn differs(original: &Text, decoded: &Text) -> String {
     )
 }
 
-/// The documents of one split, cut out of its rows again.
-fn held_documents(
-    dataset: &Dataset,
-    split: Split,
-    end: TokenId,
-) -> Box<dyn Iterator<Item = Result<Held, String>> + '_> {
-    let pause = dataset.manifest.tokenizer.reserved.pause;
-    let rows = dataset.shards(split).iter().flat_map(move |shard| {
-        (0..shard.rows()).map(move |index| shard.row(index).map_err(|error| chain(&error)))
-    });
-    let records = dataset
-        .shards(split)
-        .iter()
-        .flat_map(|shard| match shard.documents() {
-            Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(chain(&error))],
-        });
-    let ids: Box<dyn Iterator<Item = Result<Ids, String>>> = match dataset.manifest.stage {
-        Stage::Pretrain => {
-            let rows = rows.map(move |row| row.map(|row| pause::strip(&row.ids, pause)));
-            Box::new(Cut {
-                rows: Box::new(rows),
-                end,
-                row: Vec::new().into_iter(),
-            })
-        }
-        Stage::Finetune => Box::new(rows.map(move |row| {
-            let row = row?;
-            let mut ids = pause::strip(&row.ids, pause);
-            if ids.pop() != Some(end) {
-                return Err("a row does not close with the end-of-document id".into());
-            }
-            let prefix = row.prefix.map_or(0, |prefix| prefix as usize);
-            let target = ids.split_off(prefix.min(ids.len()));
-            Ok(Ids::Example {
-                prefix: ids,
-                target,
-            })
-        })),
-    };
-    Box::new(Paired {
-        records: Box::new(records),
-        ids,
-    })
-}
-
-/// Cuts a stream of rows at the end-of-document ids.
-struct Cut<'a> {
-    rows: Box<dyn Iterator<Item = Result<Vec<TokenId>, String>> + 'a>,
-    end: TokenId,
-    row: std::vec::IntoIter<TokenId>,
-}
-
-impl Iterator for Cut<'_> {
-    type Item = Result<Ids, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut document = Vec::new();
-        loop {
-            for id in self.row.by_ref() {
-                if id == self.end {
-                    return Some(Ok(Ids::Plain(document)));
-                }
-                document.push(id);
-            }
-            match self.rows.next() {
-                Some(Ok(row)) => self.row = row.into_iter(),
-                Some(Err(error)) => return Some(Err(error)),
-                None if document.is_empty() => return None,
-                None => return Some(Err("the last document has no end".into())),
-            }
-        }
-    }
-}
-
-/// Joins documents with their records; one without the other is an error.
-struct Paired<'a> {
-    records: Box<dyn Iterator<Item = Result<DocumentRecord, String>> + 'a>,
-    ids: Box<dyn Iterator<Item = Result<Ids, String>> + 'a>,
-}
-
-impl Iterator for Paired<'_> {
-    type Item = Result<Held, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match (self.records.next(), self.ids.next()) {
-            (None, None) => None,
-            (Some(Ok(record)), Some(Ok(ids))) => Some(Ok(Held {
-                record,
-                ids,
-                original: Original::Unread,
-            })),
-            (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error)),
-            (Some(_), None) => Some(Err(
-                "the index lists more documents than the rows hold".into()
-            )),
-            (None, Some(_)) => Some(Err(
-                "the rows hold more documents than the index lists".into()
-            )),
-        }
-    }
-}
-
-/// The sources, read once a split in step with the shards.
+/// The sources, read once in step with the shards.
 struct Originals<'a> {
-    documents: Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>,
+    documents: Peekable<Box<dyn Iterator<Item = Result<Document, corpus::Error>> + 'a>>,
 }
 
 impl<'a> Originals<'a> {
     fn new(corpus: &'a Corpus) -> Self {
+        let documents: Box<dyn Iterator<Item = _>> =
+            Box::new(corpus.documents(0..corpus.files.len()));
         Self {
-            documents: Box::new(corpus.documents(0..corpus.files.len())),
+            documents: documents.peekable(),
         }
     }
 
-    /// The text of a document; those passed over must have been dropped or held out.
+    /// The text of a document; those passed over must have been left out.
     fn find(&mut self, id: DocumentId) -> Result<Original, String> {
-        for document in self.documents.by_ref() {
+        let not_after = |next: &Result<Document, _>| !matches!(next, Ok(next) if id < next.id);
+        while let Some(document) = self.documents.next_if(not_after) {
             let document = document.map_err(|error| chain(&error))?;
             if document.id == id {
                 return Ok(Original::Text(document.text));
-            }
-            if id < document.id {
-                break;
             }
         }
         Ok(Original::Missing)

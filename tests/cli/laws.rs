@@ -8,7 +8,7 @@ const PRETRAIN: &str = "out/data/pretrain";
 const FINETUNE: &str = "out/data/finetune";
 
 /// Every byte of a run's datasets, by file, apart from where the sources lay.
-fn bytes(sandbox: &Sandbox, out: &str) -> Vec<(String, Vec<u8>)> {
+pub fn bytes(sandbox: &Sandbox, out: &str) -> Vec<(String, Vec<u8>)> {
     let folder = sandbox.path(out).join("data");
     let files = files(&folder)
         .into_iter()

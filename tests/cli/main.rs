@@ -10,6 +10,7 @@ mod damage;
 mod errors;
 mod laws;
 mod manners;
+mod packing;
 mod sandbox;
 #[cfg(feature = "train")]
 mod training;

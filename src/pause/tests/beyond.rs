@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::pack::ConcatSplit;
+use crate::pack::{Method, Overlong, Packer};
 
 /// An alphabet: id 4 + n spells the n-th of these.
 const LETTERS: [&str; 10] = ["a", "b", " c", " ", ".", ", ", "1", "2", "é", "x. "];
@@ -170,16 +170,20 @@ proptest! {
         for policy in POLICIES {
             let insertion = insertion_of(policy, row_length);
             let mut rows = Vec::new();
-            let mut pack = ConcatSplit::new(&insertion);
+            let mut pack = Packer::new(Method::ConcatSplit, Overlong::Split, &insertion);
             let documents = ids.split(|id| *id == RESERVED.end);
             let mut whole = Vec::new();
             for document in documents {
-                let marks = numbers(&[document, &[RESERVED.end]].concat());
-                pack.push((document, &marks), RESERVED.end, &mut |row| rows.push(row));
+                let ids = [document, &[RESERVED.end]].concat();
+                let document_with_end = Sequence {
+                    marks: numbers(&ids),
+                    ..Sequence::plain(ids)
+                };
+                pack.push(&document_with_end, (), &mut |row| rows.push(row.sequence));
                 whole.extend_from_slice(document);
                 whole.push(RESERVED.end);
             }
-            pack.finish(&mut |row| rows.push(row));
+            pack.finish(&mut |row| rows.push(row.sequence));
             let mut stripped = Vec::new();
             for (item, row) in (0..).zip(&rows) {
                 prop_assert_eq!(row.marks.len(), row.len());

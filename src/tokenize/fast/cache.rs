@@ -168,9 +168,8 @@ impl Cache {
         } else {
             self.learn_long(piece, ids);
         }
-        if let [first, ..] = &mut slot.ids {
-            *first |= count << ID_BITS;
-        }
+        let [first, ..] = &mut slot.ids;
+        *first |= count << ID_BITS;
         if let Some(Bucket([first, second])) = self.short.get_mut(bucket(key) as usize) {
             (*first, *second) = (slot, *first);
         }

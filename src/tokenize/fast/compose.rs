@@ -21,12 +21,10 @@ static STEADY: LazyLock<Box<[u64]>> = LazyLock::new(|| {
 
 /// Whether a character is composed, never composes, and has combining class 0.
 fn is_steady(c: char) -> bool {
-    // Beside marks of class 240 and 1, a mark of any class is out of order on one side.
-    [[c, 'a'], ['\u{345}', c], [c, '\u{334}']]
+    // Behind a mark of class 234 or before one of class 1, a mark of any class is out of order.
+    [[c, 'a'], ['\u{35d}', c], [c, '\u{334}']]
         .into_iter()
         .all(|text| is_nfc_quick(text.into_iter()) == IsNormalized::Yes)
-        && c != '\u{345}'
-        && c != '\u{334}'
 }
 
 /// The composed form of `text`.

@@ -16,6 +16,10 @@ mod pool;
 mod recognise;
 mod scalar;
 mod split;
+#[cfg(test)]
+mod split_tests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::OnceLock;
 

@@ -1,0 +1,40 @@
+//! Time that a thread worked, as the system counts it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::fs;
+
+/// What a pass took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Took {
+    /// Seconds that this thread ran on a processor; where the system does not tell,
+    /// those that passed.
+    pub cpu_seconds: f64,
+    /// Seconds that passed.
+    pub wall_seconds: f64,
+}
+
+/// Does `work` on this thread and measures it.
+pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
+    let (cpu, wall) = (on_cpu(), Instant::now());
+    let result = work();
+    let (passed, after) = (wall.elapsed(), on_cpu());
+    let ran = cpu
+        .zip(after)
+        .map_or(passed, |(cpu, after)| after.saturating_sub(cpu));
+    let took = Took {
+        cpu_seconds: ran.as_secs_f64(),
+        wall_seconds: passed.as_secs_f64(),
+    };
+    (result, took)
+}
+
+/// Time that this thread has run, as Linux tells it in nanoseconds.
+fn on_cpu() -> Option<Duration> {
+    let text = fs::read_text(Path::new("/proc/thread-self/schedstat")).ok()?;
+    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}

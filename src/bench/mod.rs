@@ -1,0 +1,4 @@
+//! Measurements of the program's own parts, repeatable by anybody on their machine.
+
+mod clock;
+pub mod tokenize;
