@@ -39,14 +39,14 @@ pub struct Args {
     /// Prepare the data of one stage only
     #[arg(long, value_name = "STAGE")]
     pub only: Option<values::Stage>,
-    /// Encode this share of the documents a second time, by the `tokenizers` library,
-    /// and stop where the ids differ
-    #[arg(long, value_name = "PERCENT")]
-    pub verify_sample: Option<values::Share>,
     /// Write the standard twin of each dataset as well: data/<stage>-standard holds the same
     /// text without pauses, as `pause = { policy = "none" }` would make it, from one pass
     #[arg(long)]
     pub twin: bool,
+    /// Encode this share of the documents a second time, by the `tokenizers` library,
+    /// and stop where the ids differ
+    #[arg(long, value_name = "PERCENT")]
+    pub verify_sample: Option<values::Share>,
     /// List the input files and what would be made of them, and make nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -66,8 +66,8 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let scope = Scope {
         only,
         partition,
-        verify_sample: args.verify_sample.map_or(0.0, |share| share.0),
         twins: twins(args.twin),
+        verify_sample: args.verify_sample.map_or(0.0, |share| share.0),
     };
     if args.dry_run {
         return show(&datasets::survey(&plan, scope)?, ui);

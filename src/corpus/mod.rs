@@ -38,8 +38,9 @@ pub use template::FieldError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The longest document that is read, and the longest line of a file: 64 MiB.
-pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+/// The longest document that is read, and the longest line of a file: 32 MiB.
+/// Its ids can take eight times the memory, and memory is bounded.
+pub const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 
 /// Where documents come from, as a recipe says it: a `path` or a `synthetic` corpus.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -86,6 +86,9 @@ struct Ended {
     sequence: Sequence,
 }
 
+/// Documents a shard, so that its index takes little memory however short they are.
+const SHARD_DOCUMENTS_MAX: usize = 1 << 21;
+
 /// Rows that wait to be written together, at most.
 const ROWS_WAITING: usize = 1024;
 
@@ -176,11 +179,11 @@ impl<'a> Rows<'a> {
         row: &pause::Placed,
         documents: Vec<DocumentRecord>,
     ) -> Result<(), Error> {
-        let full = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| self.to.shard_tokens < writer.ids() + row.sequence.len() as u64);
-        if full {
+        let full = |writer: &ShardWriter| {
+            self.to.shard_tokens < writer.ids() + row.sequence.len() as u64
+                || SHARD_DOCUMENTS_MAX < writer.documents() + documents.len()
+        };
+        if self.writer.as_ref().is_some_and(full) {
             self.close_shard()?;
         }
         let mut writer = match self.writer.take() {

@@ -70,10 +70,10 @@ pub struct Scope {
     pub only: Option<Stage>,
     /// Which units.
     pub partition: Partition,
-    /// Share of the texts, 0 to 1, that are encoded by the `tokenizers` library too.
-    pub verify_sample: f64,
     /// Which datasets of a stage.
     pub twins: Twins,
+    /// Share of the texts, 0 to 1, that are encoded by the `tokenizers` library too.
+    pub verify_sample: f64,
 }
 
 /// Which datasets of a stage are made.
@@ -90,8 +90,8 @@ impl Scope {
     pub const WHOLE: Self = Self {
         only: None,
         partition: Partition::WHOLE,
-        verify_sample: 0.0,
         twins: Twins::One,
+        verify_sample: 0.0,
     };
 
     fn includes(self, stage: Stage) -> bool {

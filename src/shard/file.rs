@@ -141,6 +141,11 @@ impl ShardWriter {
         self.header.ids
     }
 
+    /// Documents noted so far.
+    pub fn documents(&self) -> usize {
+        self.index.documents.len()
+    }
+
     /// Rows written so far.
     pub fn rows(&self) -> u64 {
         self.header.rows
