@@ -13,9 +13,12 @@ pub fn grouped(count: u64) -> String {
     text
 }
 
-/// A count in at most four figures: 987, 12.3 k, 4.56 M.
+/// A count, from a million on in three figures: 987, 12,345, 4.56 M.
 pub fn short(count: u64) -> String {
-    scaled(count as f64, 1000.0, &["", " k", " M", " G", " T", " P", " E"])
+    if count < 1_000_000 {
+        return grouped(count);
+    }
+    scaled(count as f64 / 1e6, 1000.0, &[" M", " G", " T"])
 }
 
 /// A size in bytes: 987 B, 12.3 KiB, 4.56 MiB.
@@ -61,7 +64,7 @@ fn scaled(count: f64, step: f64, units: &[&str]) -> String {
         (value, unit) = (value / step, *next);
     }
     let places = match value {
-        _ if unit.trim().is_empty() || unit == " B" || 99.95 <= value => 0,
+        _ if unit == " B" || 99.95 <= value => 0,
         _ if 9.995 <= value => 1,
         _ => 2,
     };
@@ -80,10 +83,8 @@ mod tests {
 
     #[test]
     fn short_counts_have_three_figures() {
-        let counts = [0, 999, 1_000, 12_345, 99_990, 999_499, 999_999, u64::MAX];
-        let texts = [
-            "0", "999", "1.00 k", "12.3 k", "100 k", "999 k", "1.00 M", "18.4 E",
-        ];
+        let counts = [0, 12_345, 999_999, 1_000_000, 12_345_678, 999_900_000_000];
+        let texts = ["0", "12,345", "999,999", "1.00 M", "12.3 M", "1.00 T"];
         assert_eq!(counts.map(short), texts);
         assert_eq!(
             [0, 1023, 1024, 1_536, 10 << 20, 1 << 40].map(bytes),

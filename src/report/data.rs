@@ -55,7 +55,7 @@ pub fn page(dataset: &Dataset, stats: &Stats, samples: u64) -> Result<Markup, in
 fn asked(policy: &Policy) -> Option<f64> {
     match policy {
         Policy::Random { fraction, .. } => Some(*fraction),
-        Policy::None | Policy::Suffix { .. } => None,
+        _ => None,
     }
 }
 
@@ -144,7 +144,7 @@ fn composition(split: Split, stats: &SplitStats) -> Markup {
             ul.legend {
                 @for (kind, count) in &stats.kinds {
                     li {
-                        span.dot class=(sample::class(*kind)) {}
+                        span class={ "dot " (sample::class(*kind)) } {}
                         (sample::name(*kind)) " " b { (percent(share(*count, ids))) }
                     }
                 }

@@ -148,9 +148,18 @@ impl Chart {
             @for tick in &self.x.ticks {
                 @let x = self.x_of(tick.at);
                 line.axis x1=(x) x2=(x) y1=(bottom) y2=(bottom + 4.0) {}
-                text x=(x) y=(bottom + 17.0) text-anchor="middle" { (tick.label) }
+                text x=(x) y=(bottom + 17.0) text-anchor=(Self::anchor(&tick.label, x)) { (tick.label) }
             }
             text.title x=(WIDTH - RIGHT) y=(HEIGHT - 5.0) text-anchor="end" { (self.x.title) }
+        }
+    }
+
+    /// What stands at the end of the axis must not stick out.
+    fn anchor(label: &str, x: f64) -> &'static str {
+        let half = 3.5 * label.chars().count() as f64;
+        match WIDTH < x + half {
+            true => "end",
+            false => "middle",
         }
     }
 
