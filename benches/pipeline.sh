@@ -38,7 +38,7 @@ for size in $sizes; do
             tail -n 3 error.tmp >&2
             continue
           }
-          echo "{\"megabytes\": $size, \"round\": $round, \"bytes\": $bytes, ${line#\{}"
+          echo "{\"peer\": \"$peer\", \"tokenizer\": \"$tokenizer\", \"source\": \"$source\", \"megabytes\": $size, \"round\": $round, \"bytes\": $bytes, ${line#\{}"
         done
       done
     done

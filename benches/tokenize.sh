@@ -36,7 +36,7 @@ for size in $sizes; do
           echo "$peer failed on $tokenizer, $size MB" >&2
           continue
         }
-        echo "{\"megabytes\": $size, \"round\": $round, ${line#\{}"
+        echo "{\"peer\": \"$peer\", \"tokenizer\": \"$tokenizer\", \"megabytes\": $size, \"round\": $round, ${line#\{}"
       done
     done
   done

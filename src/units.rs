@@ -36,7 +36,11 @@ pub fn percent(share: f64) -> String {
     let room = percent.min(100.0 - percent);
     match room {
         _ if room < 0.001 => {
-            let side = if percent < 50.0 { "< 0.001" } else { "> 99.999" };
+            let side = if percent < 50.0 {
+                "< 0.001"
+            } else {
+                "> 99.999"
+            };
             format!("{side} %")
         }
         _ if room < 0.1 => format!("{percent:.3} %"),
@@ -88,14 +92,25 @@ mod tests {
         assert_eq!(counts.map(short), texts);
         assert_eq!(
             [0, 1023, 1024, 1_536, 10 << 20, 1 << 40].map(bytes),
-            ["0 B", "1023 B", "1.00 KiB", "1.50 KiB", "10.0 MiB", "1.00 TiB"]
+            [
+                "0 B", "1023 B", "1.00 KiB", "1.50 KiB", "10.0 MiB", "1.00 TiB"
+            ]
         );
     }
 
     #[test]
     fn shares_near_the_ends_keep_their_distance() {
         let shares = [
-            0.0, 1e-9, 1e-5, 0.0005, 0.1, 0.5, 0.95, 0.9995, 0.999_999_9, 1.0,
+            0.0,
+            1e-9,
+            1e-5,
+            0.0005,
+            0.1,
+            0.5,
+            0.95,
+            0.9995,
+            0.999_999_9,
+            1.0,
         ];
         let texts = [
             "0 %",

@@ -146,11 +146,7 @@ def main():
     memory = peak_bytes(PEER)
     ids = tokens().astype("<u4")
     said = {
-        "peer": PEER,
-        "tokenizer": os.path.splitext(os.path.basename(DEFINITION))[0],
-        "source": os.path.basename(SOURCE),
-        "cpu": [cpu],
-        "wall": [wall],
+        "passes": [{"cpu_seconds": cpu, "wall_seconds": wall}],
         "memory": memory,
         "tokens": len(ids),
         "digest": hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest(),

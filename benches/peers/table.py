@@ -23,12 +23,12 @@ def main():
             groups[key].append(run)
     for (source, megabytes, tokenizer), runs in groups.items():
         title = f"{tokenizer}, {megabytes} MB"
-        print(f"\n### {title}{f', .{source.split(chr(46), 1)[1]}' if source else ''}\n")
+        print(f"\n### {title}{f', .{source}' if source else ''}\n")
         table(runs, ours)
 
 
 def table(runs, ours):
-    passes = min(len(run["cpu"]) for run in runs)
+    passes = min(len(run["passes"]) for run in runs)
     names = ["cold", "second pass"][:passes] if 1 < passes else ["whole"]
     head = ["peer", "rounds"]
     for name in names:
@@ -61,7 +61,7 @@ def verdict(found, reference):
 
 
 def speed(run, index):
-    return run["bytes"] / run["cpu"][index] / 1e6
+    return run["bytes"] / run["passes"][index]["cpu_seconds"] / 1e6
 
 
 def speeds(runs, index):

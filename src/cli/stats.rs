@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use pausedata::dataset::Dataset;
-use pausedata::{fs, prepare, report};
 use pausedata::progress::Progress;
 use pausedata::stats::{self, SplitStats, Stats};
+use pausedata::{fs, prepare, report};
 
 use super::Outcome;
 use super::failure::Failure;

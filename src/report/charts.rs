@@ -190,7 +190,11 @@ impl Histogram {
         let bins = bins.unwrap_or_default();
         let step = bins.len().div_ceil(TICKS).max(1);
         let tick = |(index, bin): (f64, &Bin)| Tick {
-            at: if bin.from == bin.to { index + 0.5 } else { index },
+            at: if bin.from == bin.to {
+                index + 0.5
+            } else {
+                index
+            },
             label: (self.label)(bin.from),
         };
         let ends = indices().skip(bins.len()).zip(bins.last());
@@ -245,23 +249,41 @@ fn along(
         .collect();
     let height = |at: &Stretch| share(count(at), at.ids);
     let shown: &[&Stretch] = splits.first().map_or(&[], |(_, along)| along);
-    let largest = shown.iter().map(|at| height(at)).chain(asked).fold(0.0, f64::max);
+    let largest = shown
+        .iter()
+        .map(|at| height(at))
+        .chain(asked)
+        .fold(0.0, f64::max);
     let end = shown.last().map_or(0, |at| at.to + 1);
     // A level line over each stretch, so that one stretch is a line too.
-    let corners = |at: &&Stretch| [(at.from as f64, height(at)), ((at.to + 1) as f64, height(at))];
+    let corners = |at: &&Stretch| {
+        [
+            (at.from as f64, height(at)),
+            ((at.to + 1) as f64, height(at)),
+        ]
+    };
     let mut marks = vec![Mark::Area(shown.iter().flat_map(corners).collect())];
     marks.extend(asked.map(|y| Mark::Level {
         y,
         label: format!("asked for: {}", percent(y)),
     }));
     let chart = Chart {
-        description: format!("{title}: {what} at each place of the row. The table below has the numbers."),
+        description: format!(
+            "{title}: {what} at each place of the row. The table below has the numbers."
+        ),
         x: Axis::fitted("position in the row", end as f64, |at| format!("{at:.0}")),
         y: Axis::from_zero(what, largest, tick_percent),
         marks,
     };
-    let heads: Vec<String> = splits.iter().map(|(split, _)| format!("of {split}")).collect();
-    let rows = stats.splits.values().next().map_or(&[][..], |split| &split.along);
+    let heads: Vec<String> = splits
+        .iter()
+        .map(|(split, _)| format!("of {split}"))
+        .collect();
+    let rows = stats
+        .splits
+        .values()
+        .next()
+        .map_or(&[][..], |split| &split.along);
     let rows = rows.iter().enumerate().map(|(index, at)| {
         let counts = filled(stats).map(|(_, split)| {
             let at = split.along.get(index).copied().unwrap_or_default();

@@ -2,16 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::{charts, sample};
+use super::{charts, sample, sources};
 use crate::dataset::Dataset;
 use crate::inspect;
-use crate::manifest::{FORMAT, Manifest, Split, Stage};
+use crate::manifest::{FORMAT, Manifest, Split, Stage, Totals};
 use crate::pause::Policy;
-use crate::stats::{FileStats, SplitStats, Stats};
-use crate::units::{bytes, grouped, percent, share, short};
-
-/// Input files that are listed; the rest is summed.
-const FILES_MAX: usize = 200;
+use crate::stats::{SplitStats, Stats};
+use crate::units::{grouped, percent, share, short};
 
 /// What rows of a stage are called.
 pub fn title(stage: Stage) -> &'static str {
@@ -39,8 +36,10 @@ pub fn page(dataset: &Dataset, stats: &Stats, samples: u64) -> Result<Markup, in
             (headline(stats, asked))
             (splits(stats))
             (charts::section(stats, asked))
-            (documents(stats))
-            (files(&stats.files))
+            (mixture(manifest, stats))
+            (sources::documents(manifest, stats))
+            (sources::contamination(manifest))
+            (sources::files(&stats.files))
             (sample::section(dataset, shown, samples)?)
             (identity(manifest, stats))
         }
@@ -72,7 +71,11 @@ fn lead(manifest: &Manifest, stats: &Stats) -> String {
         grouped(manifest.row_length as u64),
         grouped(stats.ledger.kept),
         grouped(manifest.corpus.len() as u64),
-        if manifest.corpus.len() == 1 { "file" } else { "files" },
+        if manifest.corpus.len() == 1 {
+            "file"
+        } else {
+            "files"
+        },
         grouped(sum(|split| split.totals.real + split.totals.pauses)),
     )
 }
@@ -94,12 +97,32 @@ fn headline(stats: &Stats, asked: Option<f64>) -> Markup {
     let scored = sum(|split| split.totals.scored);
     let per_token = share(sum(|split| split.totals.text_bytes), text);
     let figures = [
-        ("Documents", short(stats.ledger.kept), format!("{} dropped", grouped(dropped))),
-        ("Rows", short(sum(|split| split.totals.rows)), format!("of at most {} ids", grouped(stats.row_length as u64))),
-        ("Text", short(real), "ids, ends of documents included".into()),
+        (
+            "Documents",
+            short(stats.ledger.kept),
+            format!("{} dropped", grouped(dropped)),
+        ),
+        (
+            "Rows",
+            short(sum(|split| split.totals.rows)),
+            format!("of at most {} ids", grouped(stats.row_length as u64)),
+        ),
+        (
+            "Text",
+            short(real),
+            "ids, ends of documents included".into(),
+        ),
         ("Pauses", percent(share(pauses, real + pauses)), density),
-        ("Scored", percent(share(scored, real + pauses)), "of all ids are targets of the loss".into()),
-        ("Bytes a token", format!("{per_token:.2}"), "UTF-8 bytes of text an id of text".into()),
+        (
+            "Scored",
+            percent(share(scored, real + pauses)),
+            "of all ids are targets of the loss".into(),
+        ),
+        (
+            "Bytes a token",
+            format!("{per_token:.2}"),
+            "UTF-8 bytes of text an id of text".into(),
+        ),
     ];
     html! {
         dl.headline {
@@ -112,7 +135,10 @@ fn headline(stats: &Stats, asked: Option<f64>) -> Markup {
 
 /// A bar of what the ids are for each split, and a table of all counts.
 fn splits(stats: &Stats) -> Markup {
-    let filled = stats.splits.iter().filter(|(_, split)| 0 < split.totals.rows);
+    let filled = stats
+        .splits
+        .iter()
+        .filter(|(_, split)| 0 < split.totals.rows);
     html! {
         section {
             h2 { "Splits" }
@@ -162,94 +188,57 @@ fn split_rows(stats: &Stats) -> Vec<(String, Vec<String>)> {
     add("shards", &|split| grouped(split.shards as u64));
     add("rows", &|split| grouped(split.totals.rows));
     add("documents", &|split| grouped(split.totals.documents));
-    add("text, UTF-8 bytes", &|split| grouped(split.totals.text_bytes));
-    add("bytes an id of text", &|split| format!("{:.3}", split.bytes_per_token));
-    add("ids", &|split| grouped(split.totals.real + split.totals.pauses));
+    add("text, UTF-8 bytes", &|split| {
+        grouped(split.totals.text_bytes)
+    });
+    add("bytes an id of text", &|split| {
+        format!("{:.3}", split.bytes_per_token)
+    });
+    add("ids", &|split| {
+        grouped(split.totals.real + split.totals.pauses)
+    });
     add("ids of text and ends", &|split| grouped(split.totals.real));
     add("pauses", &|split| grouped(split.totals.pauses));
     add("pauses, share", &|split| percent(split.pause_density));
     add("scored targets", &|split| grouped(split.totals.scored));
-    add("scored targets, share", &|split| percent(split.scored_share));
-    add("ids pushed out by pauses", &|split| grouped(split.totals.overflowed));
+    add("scored targets, share", &|split| {
+        percent(split.scored_share)
+    });
+    add("ids pushed out by pauses", &|split| {
+        grouped(split.totals.overflowed)
+    });
     rows
 }
 
-/// What happened to the documents, drops by reason.
-fn documents(stats: &Stats) -> Markup {
-    let ledger = &stats.ledger;
-    let mut fates = vec![("kept".to_string(), ledger.kept, "kept")];
-    let reasons = ledger.dropped.iter();
-    fates.extend(reasons.map(|(reason, count)| (format!("dropped: {reason}"), *count, "dropped")));
-    let largest = fates.iter().map(|(_, count, _)| *count).max();
-    let width = |count: u64| format!("width:{:.2}%", 100.0 * share(count, largest.unwrap_or(0)));
+/// What each policy of a mixture got.
+fn mixture(manifest: &Manifest, stats: &Stats) -> Markup {
+    let splits = manifest.splits.values();
+    let n_parts = splits
+        .map(|split| split.totals.parts.len())
+        .max()
+        .unwrap_or(0);
+    let part = |totals: &Totals, index: usize| totals.parts.get(index).copied().unwrap_or_default();
     html! {
-        section {
-            h2 { "Documents" }
-            p.note {
-                (grouped(ledger.read)) " were read; each is kept or dropped for one reason."
-                @if ledger.dropped.is_empty() { " None was dropped." }
-            }
-            div.wide { table.bars {
-                thead { tr {
-                    th scope="col" { "fate" } th.n scope="col" { "documents" } th.n scope="col" { "share" }
-                    th scope="col" { span.hidden { "bar" } }
+        @if 0 < n_parts {
+            section {
+                h2 { "Mixture of policies" }
+                p.note { "Each row follows one of these, drawn by the weights." }
+                div.wide { table {
+                    thead { tr {
+                        th scope="col" { "policy" }
+                        @for split in stats.splits.keys() {
+                            th.n scope="col" { (split) " rows" } th.n scope="col" { "pauses" }
+                        }
+                    } }
+                    tbody { @for (index, policy) in manifest.pause.parts().enumerate().take(n_parts) { tr {
+                        th scope="row" { (inline(&json(policy))) }
+                        @for split in stats.splits.values() {
+                            @let part = part(&split.totals, index);
+                            td.n { (grouped(part.rows)) } td.n { (grouped(part.pauses)) }
+                        }
+                    } } }
                 } }
-                tbody { @for (name, count, class) in &fates { tr {
-                    th scope="row" { (name) }
-                    td.n { (grouped(*count)) }
-                    td.n { (percent(share(*count, ledger.read))) }
-                    td.bar { div class=(class) style=(width(*count)) {} }
-                } } }
-            } }
-        }
-    }
-}
-
-fn files(files: &[FileStats]) -> Markup {
-    let cells = |file: &FileStats| {
-        let kept = |split| file.kept.get(&split).copied().unwrap_or(0);
-        [
-            grouped(file.documents),
-            grouped(kept(Split::Train)),
-            grouped(kept(Split::Validation)),
-            grouped(file.dropped()),
-            grouped(file.text_bytes),
-            if file.bytes == 0 { "generated".into() } else { bytes(file.bytes) },
-        ]
-    };
-    let (shown, rest) = files.split_at(files.len().min(FILES_MAX));
-    let heads = ["documents", "train", "validation", "dropped", "text, bytes", "size"];
-    let total = |files: &[FileStats], name: String| {
-        let mut sum = FileStats { name, ..FileStats::default() };
-        for file in files {
-            sum.bytes += file.bytes;
-            sum.documents += file.documents;
-            sum.text_bytes += file.text_bytes;
-            for (split, count) in &file.kept {
-                *sum.kept.entry(*split).or_default() += count;
             }
-        }
-        sum
-    };
-    let rest = (!rest.is_empty()).then(|| total(rest, format!("{} files more", grouped(rest.len() as u64))));
-    let sum = (1 < files.len()).then(|| total(files, "all files".into()));
-    html! {
-        section {
-            h2 { "Input files" }
-            div.wide { table {
-                thead { tr {
-                    th scope="col" { "file" }
-                    @for head in heads { th.n scope="col" { (head) } }
-                } }
-                tbody { @for file in shown.iter().chain(&rest) { tr {
-                    th.name scope="row" { (file.name) }
-                    @for cell in cells(file) { td.n { (cell) } }
-                } } }
-                @for sum in sum.iter() { tfoot { tr {
-                    th scope="row" { (sum.name) }
-                    @for cell in cells(sum) { td.n { (cell) } }
-                } } }
-            } }
         }
     }
 }
@@ -260,10 +249,23 @@ fn identity(manifest: &Manifest, stats: &Stats) -> Markup {
     let facts = [
         ("dataset", stats.dataset.to_string()),
         ("tokenizer", manifest.tokenizer.digest.to_string()),
-        ("vocabulary", format!("{} ids; {}", grouped(stats.vocab_size.into()), inline(&json(reserved)))),
+        (
+            "vocabulary",
+            format!(
+                "{} ids; {}",
+                grouped(stats.vocab_size.into()),
+                inline(&json(reserved))
+            ),
+        ),
         ("pauses", inline(&json(&manifest.pause))),
         ("seed", manifest.seed.to_string()),
-        ("format", format!("version {FORMAT}, {} bytes an id", manifest.id_width.bytes())),
+        (
+            "format",
+            format!(
+                "version {FORMAT}, {} bytes an id",
+                manifest.id_width.bytes()
+            ),
+        ),
     ];
     let recipe = serde_json::to_string_pretty(&manifest.recipe).unwrap_or_default();
     html! {

@@ -8,6 +8,7 @@ mod charts;
 mod data;
 pub mod plot;
 mod sample;
+mod sources;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 

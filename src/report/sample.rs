@@ -128,13 +128,21 @@ fn sign(kind: Kind) -> &'static str {
 
 /// Text whose control characters can be seen and do nothing: no other character
 /// changes the direction, hides or ends what stands around it.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     let show = |c: char| match c {
         '\n' | '\t' => c.to_string(),
-        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).map_or(String::new(), String::from),
+        '\0'..='\u{1f}' => {
+            char::from_u32(0x2400 + u32::from(c)).map_or(String::new(), String::from)
+        }
         '\u{7f}' => '\u{2421}'.to_string(),
-        '\u{80}'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}' | '\u{fdd0}'..='\u{fdef}' | '\u{fff9}'..='\u{fffb}'
+        '\u{80}'..='\u{9f}'
+        | '\u{61c}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}'
+        | '\u{fdd0}'..='\u{fdef}'
+        | '\u{fff9}'..='\u{fffb}'
         | '\u{feff}' => format!("⟨U+{:04X}⟩", u32::from(c)),
         _ if 0xfffe <= u32::from(c) & 0xffff => format!("⟨U+{:04X}⟩", u32::from(c)),
         _ => c.to_string(),
@@ -148,7 +156,8 @@ mod tests {
 
     #[test]
     fn hostile_text_is_harmless() {
-        let text = "</pre><script>alert('&')</script>\0\u{1b}[2J\u{202e}evil\u{2028}\u{ffff}\r\n\té";
+        let text =
+            "</pre><script>alert('&')</script>\0\u{1b}[2J\u{202e}evil\u{2028}\u{ffff}\r\n\té";
         let piece = Piece {
             kind: Kind::Scored,
             ids: 1,

@@ -66,7 +66,10 @@ impl Sizes {
     /// How many items are in each of `ranges`.
     pub fn bins(&self, ranges: &[Range]) -> Vec<Bin> {
         let count = |range: &Range| self.0.range(range.clone()).map(|(_, count)| count).sum();
-        ranges.iter().map(|range| Bin::new(range, count(range))).collect()
+        ranges
+            .iter()
+            .map(|range| Bin::new(range, count(range)))
+            .collect()
     }
 }
 
@@ -117,7 +120,10 @@ impl Magnitudes {
             let classes = class(*range.start())..=class(*range.end());
             self.0.range(classes).map(|(_, count)| count).sum()
         };
-        ranges.iter().map(|range| Bin::new(range, count(range))).collect()
+        ranges
+            .iter()
+            .map(|range| Bin::new(range, count(range)))
+            .collect()
     }
 }
 
@@ -171,12 +177,12 @@ mod tests {
         };
         assert_eq!(own_sizes(&[]), []);
         assert_eq!(own_sizes(&[7, 7]), [bin(7, 2)]);
-        assert_eq!(
-            own_sizes(&[3, 5, 3]),
-            [bin(3, 2), bin(4, 0), bin(5, 1)]
-        );
+        assert_eq!(own_sizes(&[3, 5, 3]), [bin(3, 2), bin(4, 0), bin(5, 1)]);
         assert_eq!(own_magnitudes(&[]), []);
-        assert_eq!(own_magnitudes(&[0, 2, 0]), [bin(0, 2), bin(1, 0), bin(2, 1)]);
+        assert_eq!(
+            own_magnitudes(&[0, 2, 0]),
+            [bin(0, 2), bin(1, 0), bin(2, 1)]
+        );
     }
 
     #[test]
@@ -195,7 +201,9 @@ mod tests {
             prop_assert_eq!(bin.to + 1, next.from);
         }
         for bin in bins {
-            let inside = items.iter().filter(|size| (bin.from..=bin.to).contains(size));
+            let inside = items
+                .iter()
+                .filter(|size| (bin.from..=bin.to).contains(size));
             prop_assert_eq!(inside.count() as u64, bin.count);
         }
         let counted: u64 = bins.iter().map(|bin| bin.count).sum();

@@ -294,3 +294,22 @@ fn splits(
     };
     both.map(split).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_cover_rows_of_any_length() {
+        for row_length in [1, 2, 63, 64, 65, 100, 2048, 2049] {
+            let along = Tally::new(row_length).along;
+            assert!(along.len() <= STRETCHES, "{row_length}");
+            assert_eq!(along.last().map(|at| at.to + 1), Some(row_length));
+            let mut next = 0;
+            for stretch in along {
+                assert_eq!(stretch.from, next);
+                next = stretch.to + 1;
+            }
+        }
+    }
+}

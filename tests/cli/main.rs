@@ -10,6 +10,7 @@ mod damage;
 mod errors;
 mod laws;
 mod manners;
+mod report;
 mod sandbox;
 #[cfg(feature = "train")]
 mod training;
