@@ -119,7 +119,7 @@ fn bars(title: &str, bars: Vec<(String, u64)>) -> String {
         return String::new();
     }
     let mut text = format!("  {title}\n");
-    for (label, n) in bars {
+    for (label, n) in bars.into_iter().filter(|(_, n)| 0 < *n) {
         let width = usize::try_from((n * 40).div_ceil(most)).unwrap_or(40);
         text += &format!("    {label:>9} {} {}\n", "█".repeat(width), grouped(n));
     }

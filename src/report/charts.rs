@@ -20,7 +20,7 @@ pub fn section(stats: &Stats, asked: Option<f64>) -> Markup {
             h2 { "Shapes" }
             p.note {
                 "Heights are shares of a split. "
-                @if both { "Bars are the train split, dark dashes the validation split." }
+                @if both { "Bars are the train split, dashes the validation split." }
             }
             div.charts {
                 (row_lengths(stats).figure())

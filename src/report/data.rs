@@ -127,7 +127,7 @@ fn headline(stats: &Stats, asked: Option<f64>) -> Markup {
     html! {
         dl.headline {
             @for (name, figure, note) in figures {
-                div { dt { (name) } dd { b { (figure) } span { (note) } } }
+                div { dt { (name) } dd { b { (figure) } span { (note.replace(" %", "\u{a0}%")) } } }
             }
         }
     }
