@@ -21,7 +21,7 @@ pub struct Piece {
 }
 
 /// What ids of a row are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Read, never scored.
@@ -94,7 +94,8 @@ pub fn pieces(row: &Sequence, tokenizer: &Tokenizer) -> Result<Vec<Piece>, Error
     Ok(pieces)
 }
 
-fn kinds(row: &Sequence, tokenizer: &Tokenizer) -> Vec<Kind> {
+/// What each id of a row is.
+pub fn kinds(row: &Sequence, tokenizer: &Tokenizer) -> Vec<Kind> {
     let reserved = tokenizer.reserved();
     let weights = pause::target::weights(row, reserved);
     let prefix = row.prefix.map_or(0, |prefix| prefix as usize);

@@ -4,6 +4,8 @@
 
 pub mod run;
 
+pub mod report;
+
 #[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
@@ -44,3 +46,4 @@ pub mod fs;
 pub mod progress;
 pub mod rng;
 pub mod token;
+pub mod units;

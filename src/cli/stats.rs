@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use pausedata::dataset::Dataset;
 use pausedata::manifest::Manifest;
-use pausedata::prepare;
+use pausedata::progress::Progress;
 use pausedata::stats::{self, SplitStats, Stats};
+use pausedata::{fs, prepare, report};
 
 use super::Outcome;
 use super::failure::Failure;
@@ -16,17 +17,29 @@ use super::ui::{Format, NAME, Ui, grouped};
 #[command(after_help = "\
 Examples:
   pausedata stats runs/quickstart/data/pretrain
-  pausedata stats runs/quickstart/data/pretrain --json")]
+  pausedata stats runs/quickstart/data/pretrain --json
+  pausedata stats runs/quickstart/data/pretrain --html pretrain.html")]
 pub struct Args {
     /// The dataset: a folder with a manifest.json
     #[arg(value_name = "DATASET")]
     pub dataset: PathBuf,
+    /// Write a page for browsers too: charts, tables, sample rows; one file, no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// How many rows the page shows
+    #[arg(long, default_value_t = 6, value_name = "N", requires = "html")]
+    pub sample: u64,
 }
 
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let dataset = Dataset::open(&args.dataset)?;
-    let stats = stats::of(&dataset)?;
+    let stats = stats::of(&dataset, ui)?;
+    if let Some(path) = &args.html {
+        let page = report::dataset(&dataset, &stats, args.sample)?;
+        fs::write(path, page.as_bytes())?;
+        ui.note(&format!("wrote {}", path.display()));
+    }
     match ui.format() {
         Format::Json => ui.print_json(&stats)?,
         Format::Text => ui.print(&text(&stats, &dataset.manifest))?,
@@ -164,7 +177,7 @@ fn split_text(stats: &SplitStats) -> String {
     text + &bars(
         "rows, by length in ids",
         lengths
-            .map(|bin| (format!("{}-{}", bin.from, bin.to), bin.rows))
+            .map(|bin| (format!("{}-{}", bin.from, bin.to), bin.count))
             .collect(),
     )
 }
@@ -176,7 +189,7 @@ fn bars(title: &str, bars: Vec<(String, u64)>) -> String {
         return String::new();
     }
     let mut text = format!("  {title}\n");
-    for (label, n) in bars {
+    for (label, n) in bars.into_iter().filter(|(_, n)| 0 < *n) {
         let width = usize::try_from((n * 40).div_ceil(most)).unwrap_or(40);
         text += &format!("    {label:>9} {} {}\n", "█".repeat(width), grouped(n));
     }

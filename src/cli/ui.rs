@@ -7,6 +7,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 use pausedata::progress::{Progress, Stop, Unit};
+pub use pausedata::units::grouped;
 use serde::Serialize;
 
 use super::Global;
@@ -44,19 +45,6 @@ pub const NAME: Style = Style::new().bold();
 pub const PASSED: Style = AnsiColor::Green.on_default().bold();
 /// How what failed is shown.
 pub const FAILED: Style = AnsiColor::Red.on_default().bold();
-
-/// A count with its thousands apart: 12,345.
-pub fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if 0 < index && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// Everything that a command says.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod manners;
 mod packing;
 mod pictures;
 mod policies;
+mod report;
 mod sandbox;
 #[cfg(feature = "train")]
 mod training;

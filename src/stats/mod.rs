@@ -1,0 +1,315 @@
+//! What a dataset holds, in numbers: lengths, densities, runs of pauses, drops.
+//!
+//! One pass over all rows, in parallel and in memory that depends on the length
+//! of a row and the number of input files alone.
+
+pub mod bins;
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::dataset::{self, Dataset};
+use crate::digest::Digest;
+use crate::inspect::{self, Kind};
+use crate::manifest::{Ledger, Split, SplitRecord, Stage, Totals};
+use crate::progress::{Progress, Unit};
+use crate::sequence::Sequence;
+use crate::tokenize::Tokenizer;
+use crate::units::share;
+use bins::{Bin, Magnitudes, Sizes};
+
+/// The numbers of one dataset.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// The dataset's id.
+    pub dataset: Digest,
+    /// What its rows are for.
+    pub stage: Stage,
+    /// Ids in the vocabulary, reserved ones included.
+    pub vocab_size: u32,
+    /// Longest row in ids that the recipe allows.
+    pub row_length: usize,
+    /// What happened to every document.
+    pub ledger: Ledger,
+    /// The splits.
+    pub splits: BTreeMap<Split, SplitStats>,
+    /// The input files, in order.
+    pub files: Vec<FileStats>,
+}
+
+/// The numbers of one split.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SplitStats {
+    /// Shards.
+    pub shards: usize,
+    /// Counts.
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Pauses over all ids.
+    pub pause_density: f64,
+    /// UTF-8 bytes of text an id of text.
+    pub bytes_per_token: f64,
+    /// Scored targets over all ids.
+    pub scored_share: f64,
+    /// How many ids are what.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// Rows by length in ids.
+    pub lengths: Vec<Bin>,
+    /// Rows by the number of their pauses.
+    pub pauses_a_row: Vec<Bin>,
+    /// What stands where in the rows, in at most [`STRETCHES`] stretches.
+    pub along: Vec<Stretch>,
+    /// Documents by length of text in UTF-8 bytes; widths grow with the lengths.
+    pub document_bytes: Vec<Bin>,
+}
+
+/// The positions `from..=to` of all rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    /// The first position, from 0.
+    pub from: usize,
+    /// The last position.
+    pub to: usize,
+    /// Ids there.
+    pub ids: u64,
+    /// Pauses among them.
+    pub pauses: u64,
+    /// Targets that count in the loss among them.
+    pub scored: u64,
+}
+
+/// What became of one input file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FileStats {
+    /// Its name in the manifest.
+    pub name: String,
+    /// Its size in bytes; 0 for generated text.
+    pub bytes: u64,
+    /// Documents read from it.
+    pub documents: u64,
+    /// Its documents in each split.
+    pub kept: BTreeMap<Split, u64>,
+    /// The text of those documents, in UTF-8 bytes.
+    pub text_bytes: u64,
+}
+
+impl FileStats {
+    /// Documents that are in no split.
+    pub fn dropped(&self) -> u64 {
+        self.documents.saturating_sub(self.kept.values().sum())
+    }
+}
+
+/// Why there are no numbers.
+pub type Error = inspect::Error;
+
+/// Stretches that a row is cut into at most.
+pub const STRETCHES: usize = 64;
+
+/// Rows that a thread reads before it says so.
+const BLOCK: u64 = 1024;
+
+/// Reads every row and the record of every document; the rest stands in the manifest.
+pub fn of(dataset: &Dataset, progress: &dyn Progress) -> Result<Stats, Error> {
+    let manifest = &dataset.manifest;
+    let tokenizer = dataset.tokenizer()?;
+    let mut files = files(dataset);
+    let rows = manifest.splits.keys().map(|split| dataset.rows(*split));
+    progress.start("stats", Some(rows.sum()), Unit::Rows);
+    let mut counted = BTreeMap::new();
+    for split in manifest.splits.keys() {
+        let rows = tally_rows(dataset, &tokenizer, *split, progress)?;
+        let documents = tally_documents(dataset, *split, &mut files)?;
+        counted.insert(*split, (rows, documents));
+    }
+    progress.finish();
+    Ok(Stats {
+        dataset: dataset.digest,
+        stage: manifest.stage,
+        vocab_size: manifest.tokenizer.vocab_size,
+        row_length: manifest.row_length,
+        ledger: manifest.ledger.clone(),
+        splits: splits(&manifest.splits, &counted),
+        files,
+    })
+}
+
+/// What some rows hold; sums of whole numbers, so the order of merging is no matter.
+#[derive(Clone, Debug, PartialEq)]
+struct Tally {
+    kinds: BTreeMap<Kind, u64>,
+    lengths: Sizes,
+    pauses: Sizes,
+    along: Vec<Stretch>,
+    /// Positions a stretch.
+    width: usize,
+}
+
+impl Tally {
+    fn new(row_length: usize) -> Self {
+        let width = row_length.div_ceil(STRETCHES).max(1);
+        let stretch = |from: usize| Stretch {
+            from,
+            to: row_length.min(from + width) - 1,
+            ..Stretch::default()
+        };
+        Self {
+            kinds: BTreeMap::new(),
+            lengths: Sizes::default(),
+            pauses: Sizes::default(),
+            along: (0..row_length).step_by(width).map(stretch).collect(),
+            width,
+        }
+    }
+
+    fn row(&mut self, row: &Sequence, tokenizer: &Tokenizer) {
+        let kinds = inspect::kinds(row, tokenizer);
+        let mut pauses = 0;
+        for (stretch, kinds) in self.along.iter_mut().zip(kinds.chunks(self.width)) {
+            let count = |wanted: &[Kind]| {
+                let found = kinds.iter().filter(|kind| wanted.contains(kind));
+                found.count() as u64
+            };
+            stretch.ids += kinds.len() as u64;
+            stretch.scored += count(&[Kind::Scored, Kind::End]);
+            let here = count(&[Kind::Pause]);
+            stretch.pauses += here;
+            pauses += here;
+        }
+        for run in kinds.chunk_by(|a, b| a == b) {
+            if let Some(kind) = run.first() {
+                *self.kinds.entry(*kind).or_default() += run.len() as u64;
+            }
+        }
+        self.lengths.add(row.len() as u64, 1);
+        self.pauses.add(pauses, 1);
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        for (kind, count) in other.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
+        self.lengths.merge(&other.lengths);
+        self.pauses.merge(&other.pauses);
+        for (sum, more) in self.along.iter_mut().zip(&other.along) {
+            sum.ids += more.ids;
+            sum.pauses += more.pauses;
+            sum.scored += more.scored;
+        }
+        self
+    }
+}
+
+fn tally_rows(
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    split: Split,
+    progress: &dyn Progress,
+) -> Result<Tally, Error> {
+    let rows = dataset.rows(split);
+    let new = || Tally::new(dataset.manifest.row_length);
+    let block = |block: u64| -> Result<Tally, Error> {
+        let rows = block * BLOCK..rows.min((block + 1) * BLOCK);
+        let n = rows.end - rows.start;
+        let mut tally = new();
+        for row in rows {
+            tally.row(&dataset.row(split, row)?, tokenizer);
+        }
+        progress.advance(n);
+        Ok(tally)
+    };
+    (0..rows.div_ceil(BLOCK))
+        .into_par_iter()
+        .map(block)
+        .try_reduce(new, |left, right| Ok(left.merge(right)))
+}
+
+/// The lengths of a split's documents; counts them for their files too.
+fn tally_documents(
+    dataset: &Dataset,
+    split: Split,
+    files: &mut [FileStats],
+) -> Result<Magnitudes, Error> {
+    let mut lengths = Magnitudes::default();
+    for shard in dataset.shards(split) {
+        let documents = shard.documents().map_err(dataset::Error::from)?;
+        for document in documents {
+            lengths.add(document.text_bytes);
+            // The shard has checked that there is such a file.
+            if let Some(file) = files.get_mut(document.id.file as usize) {
+                *file.kept.entry(split).or_default() += 1;
+                file.text_bytes += document.text_bytes;
+            }
+        }
+    }
+    Ok(lengths)
+}
+
+fn files(dataset: &Dataset) -> Vec<FileStats> {
+    let files = dataset.manifest.corpus.iter();
+    let file = |file: &crate::manifest::FileRecord| FileStats {
+        name: file.name.clone(),
+        bytes: file.bytes,
+        documents: file.documents,
+        ..FileStats::default()
+    };
+    files.map(file).collect()
+}
+
+/// The splits' numbers; their histograms have the same bins.
+fn splits(
+    records: &BTreeMap<Split, SplitRecord>,
+    counted: &BTreeMap<Split, (Tally, Magnitudes)>,
+) -> BTreeMap<Split, SplitStats> {
+    let (mut lengths, mut pauses) = (Sizes::default(), Sizes::default());
+    let mut bytes = Magnitudes::default();
+    for (rows, documents) in counted.values() {
+        lengths.merge(&rows.lengths);
+        pauses.merge(&rows.pauses);
+        bytes.merge(documents);
+    }
+    let (lengths, pauses, bytes) = (lengths.ranges(), pauses.ranges(), bytes.ranges());
+    let both = records.iter().zip(counted.values());
+    let split = |((split, record), (rows, documents)): ((&Split, &SplitRecord), &(Tally, _))| {
+        let documents: &Magnitudes = documents;
+        let totals = &record.totals;
+        let ids = totals.real + totals.pauses;
+        // Each document has an id that is no text, its end; and may have lost some.
+        let text = (totals.real + totals.overflowed).saturating_sub(totals.documents);
+        let stats = SplitStats {
+            shards: record.shards.len(),
+            pause_density: share(totals.pauses, ids),
+            bytes_per_token: share(totals.text_bytes, text),
+            scored_share: share(totals.scored, ids),
+            kinds: rows.kinds.clone(),
+            lengths: rows.lengths.bins(&lengths),
+            pauses_a_row: rows.pauses.bins(&pauses),
+            along: rows.along.clone(),
+            document_bytes: documents.bins(&bytes),
+            totals: totals.clone(),
+        };
+        (*split, stats)
+    };
+    both.map(split).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_cover_rows_of_any_length() {
+        for row_length in [1, 2, 63, 64, 65, 100, 2048, 2049] {
+            let along = Tally::new(row_length).along;
+            assert!(along.len() <= STRETCHES, "{row_length}");
+            assert_eq!(along.last().map(|at| at.to + 1), Some(row_length));
+            let mut next = 0;
+            for stretch in along {
+                assert_eq!(stretch.from, next);
+                next = stretch.to + 1;
+            }
+        }
+    }
+}
