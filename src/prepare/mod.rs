@@ -184,6 +184,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let insertion = insertion(job)?;
     let draft = draft(job, &corpus);
     if let Some(dataset) = sealed(job, &draft)? {
+        // A kill between the seal and the end leaves what only an unsealed dataset needs.
+        clean(job.folder)?;
         return Ok(Outcome::Sealed {
             dataset: Box::new(dataset),
             freshness: Freshness::Found,
@@ -342,9 +344,14 @@ fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
         &to_json(&Origin { data_root: root }),
     )?;
     manifest.seal(job.folder)?;
-    fs::remove_dir(&job.folder.join(ledger::UNITS))?;
-    fs::remove_temporaries(&job.folder.join(manifest::SHARDS))?;
+    clean(job.folder)?;
     Ok(Dataset::open(job.folder)?)
+}
+
+/// Removes what a sealed dataset does not need.
+fn clean(folder: &Path) -> Result<(), fs::Error> {
+    fs::remove_dir(&folder.join(ledger::UNITS))?;
+    fs::remove_temporaries(&folder.join(manifest::SHARDS))
 }
 
 fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {
