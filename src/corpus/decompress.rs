@@ -1,8 +1,11 @@
 //! Opening plain, gzip and Zstandard files as one kind of stream.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -49,6 +52,22 @@ pub struct Input {
     path: PathBuf,
     compression: Compression,
     reader: Box<dyn BufRead + Send>,
+    /// How many bytes of the file were read.
+    read: Arc<AtomicU64>,
+}
+
+/// A file that counts what is read of it.
+struct Counted {
+    file: File,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 /// Bytes read from the disk at once, and kept of the decompressed text.
@@ -60,7 +79,27 @@ const WINDOW_LOG_MAX: u32 = 31;
 impl Input {
     /// Opens a file.
     pub fn open(path: &Path, name: &str, compression: Compression) -> Result<Self, Error> {
-        let file = BufReader::with_capacity(BUFFER_BYTES, fs::open(path)?);
+        Self::open_at(path, name, compression, 0)
+    }
+
+    /// Opens a file and begins `start` bytes into it.
+    pub fn open_at(
+        path: &Path,
+        name: &str,
+        compression: Compression,
+        start: u64,
+    ) -> Result<Self, Error> {
+        let mut file = fs::open(path)?;
+        if 0 < start {
+            file.seek(SeekFrom::Start(start))
+                .map_err(fs::Error::new("read", path))?;
+        }
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = Counted {
+            file,
+            read: read.clone(),
+        };
+        let file = BufReader::with_capacity(BUFFER_BYTES, counted);
         let reader: Box<dyn BufRead + Send> = match compression {
             Compression::None => Box::new(file),
             Compression::Gzip => Box::new(BufReader::with_capacity(
@@ -84,7 +123,19 @@ impl Input {
             path: path.into(),
             compression,
             reader,
+            read,
         })
+    }
+
+    /// How many bytes of the file, as it lies on the disk, were read.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Appends `most` bytes, or the fewer that are left; returns how many.
+    pub fn read(&mut self, most: usize, buffer: &mut Vec<u8>) -> Result<usize, Error> {
+        buffer.reserve_exact(most);
+        self.read_rest(most as u64, buffer)
     }
 
     /// Appends bytes up to and with the next `\n`, or `limit` bytes; returns how many.

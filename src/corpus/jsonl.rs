@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -14,37 +15,49 @@ use crate::document::{Notes, Text};
 use super::DOCUMENT_BYTES_MAX;
 use super::columns::Columns;
 use super::decompress::Input;
-use super::error::{Error, Place};
+use super::error::Error;
+use super::lines::{Line, LineBlock, LineBlocks, Owner};
 use super::template::{FieldError, Found, Record, Scalar, Shape, walk};
-use super::text::Lines;
 
-/// The documents of a JSONL file, with their row: the line's number from 0.
+/// The documents of a block of JSON lines, with their row: the line's number from 0.
 pub struct Documents {
-    lines: Lines,
-    shape: Shape,
-    roots: HashSet<String>,
+    lines: LineBlock,
+    owner: Arc<Owner>,
+    shape: Arc<Shape>,
+    roots: Arc<HashSet<String>>,
 }
 
 impl Documents {
-    /// Reads `input` as records of `shape`.
-    pub fn new(input: Input, shape: Shape) -> Self {
-        let roots = shape.fields().into_iter().flat_map(prefixes);
+    /// Reads `lines` as records of `shape`.
+    pub fn new(lines: LineBlock, shape: Arc<Shape>, roots: Arc<HashSet<String>>) -> Self {
         Self {
-            lines: Lines::new(input, DOCUMENT_BYTES_MAX),
-            roots: roots.map(String::from).collect(),
+            owner: lines.owner.clone(),
+            lines,
             shape,
+            roots,
         }
     }
 
     fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
-        let keep = |key: &str| self.roots.contains(key);
-        let Some((number, object)) = next_object(&mut self.lines, &keep)? else {
-            return Ok(None);
-        };
-        match self.shape.read(&object) {
-            Ok((text, notes)) => Ok(Some((number - 1, text, notes))),
-            Err(problem) => Err(wrong_field(&self.lines, number, problem)),
+        let (owner, shape) = (&self.owner, self.shape.as_ref());
+        while let Some(line) = self.lines.next()? {
+            let row = line.number - 1;
+            // Most lines are what they should be; the others are read again with care.
+            if let Shape::Plain(field) = shape
+                && let Some(text) = string_member(&line, field)
+            {
+                return Ok(Some((row, Text::Plain(text), Notes::default())));
+            }
+            let keep = |key: &str| self.roots.contains(key);
+            let Some(object) = object(&line, owner, &keep)? else {
+                continue;
+            };
+            return match shape.read(&object) {
+                Ok((text, notes)) => Ok(Some((row, text, notes))),
+                Err(problem) => Err(wrong_field(owner, line.number, problem)),
+            };
         }
+        Ok(None)
     }
 }
 
@@ -56,15 +69,91 @@ impl Iterator for Documents {
     }
 }
 
+/// The members that the fields of `shape` can be in.
+pub fn roots(shape: &Shape) -> HashSet<String> {
+    let roots = shape.fields().into_iter().flat_map(prefixes);
+    roots.map(String::from).collect()
+}
+
+/// The string that is called `field` in the line's object. None where anything
+/// is unusual: no object, no such member, another type, an error.
+fn string_member(line: &Line<'_>, field: &str) -> Option<String> {
+    let mut deserializer = serde_json::Deserializer::from_str(line.text);
+    let text = StringMember(field).deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    text
+}
+
+/// Finds one string among the members of an object; the last, if it is there twice.
+struct StringMember<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for StringMember<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StringMember<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(wanted) = entries.next_key_seed(IsName(self.0))? {
+            if wanted {
+                found = Some(entries.next_value::<String>()?);
+            } else {
+                entries.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a member has this name.
+struct IsName<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for IsName<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IsName<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
+}
+
 /// Reads all records of a file into columns.
 pub fn collect(input: Input, columns: &mut Columns) -> Result<(), Error> {
-    let mut lines = Lines::new(input, DOCUMENT_BYTES_MAX);
-    while let Some((number, object)) = next_object(&mut lines, &|key| columns.wants(key))? {
-        object.names.iter().for_each(|name| columns.note(name));
-        for (key, value) in &object.members {
-            flatten(key, value, columns).map_err(|problem| wrong_field(&lines, number, problem))?;
+    for block in LineBlocks::new(input, DOCUMENT_BYTES_MAX) {
+        let mut lines = block?;
+        let owner = lines.owner.clone();
+        while let Some(line) = lines.next()? {
+            let Some(object) = object(&line, &owner, &|key| columns.wants(key))? else {
+                continue;
+            };
+            object.names.iter().for_each(|name| columns.note(name));
+            for (key, value) in &object.members {
+                flatten(key, value, columns)
+                    .map_err(|problem| wrong_field(&owner, line.number, problem))?;
+            }
+            columns.end_row();
         }
-        columns.end_row();
     }
     Ok(())
 }
@@ -137,42 +226,37 @@ fn scalar(number: &Number) -> Scalar {
         .unwrap_or_else(|| Scalar::Float64(number.as_f64().unwrap_or(f64::NAN)))
 }
 
-/// The next object, with the number of its line and the members that `keep` names.
-fn next_object(
-    lines: &mut Lines,
+/// The object on a line with the members that `keep` names; none on a line of white space.
+fn object(
+    line: &Line<'_>,
+    owner: &Owner,
     keep: &dyn Fn(&str) -> bool,
-) -> Result<Option<(u64, Object)>, Error> {
+) -> Result<Option<Object>, Error> {
     const MARK: char = '\u{feff}';
-    loop {
-        let Some(line) = lines.next()? else {
-            return Ok(None);
-        };
-        let number = line.number;
-        let text = match line.text.strip_prefix(MARK) {
-            Some(text) if number == 1 => text,
-            _ => line.text,
-        };
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
-        let skipped = line.text.len() - text.len();
-        return match parse(text, keep) {
-            Ok(object) => Ok(Some((number, object))),
-            Err(error) => Err(Error::Json {
-                file: lines.name().into(),
-                place: Place::Line(number),
-                // An error at the first character has column 0.
-                column: error.column().max(1) + skipped,
-                message: message(&error),
-            }),
-        };
+    let text = match line.text.strip_prefix(MARK) {
+        Some(text) if line.number == 1 && owner.is_start() => text,
+        _ => line.text,
+    };
+    if text.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let skipped = line.text.len() - text.len();
+    match parse(text, keep) {
+        Ok(object) => Ok(Some(object)),
+        Err(error) => Err(Error::Json {
+            file: owner.name.clone(),
+            place: owner.place(line.number),
+            // An error at the first character has column 0.
+            column: error.column().max(1) + skipped,
+            message: message(&error),
+        }),
     }
 }
 
-fn wrong_field(lines: &Lines, number: u64, problem: FieldError) -> Error {
+fn wrong_field(owner: &Owner, number: u64, problem: FieldError) -> Error {
     Error::Field {
-        file: lines.name().into(),
-        place: Place::Line(number),
+        file: owner.name.clone(),
+        place: owner.place(number),
         problem,
     }
 }

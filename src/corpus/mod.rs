@@ -7,10 +7,12 @@
 //! **Invariant**: the stream of documents depends on the files, their names
 //! below the data root and the recipe alone; text is passed on byte for byte.
 
+mod block;
 mod columns;
 mod decompress;
 mod error;
 mod jsonl;
+mod lines;
 mod parquet;
 mod select;
 pub mod source;
@@ -25,6 +27,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use block::{Block, Blocks, Documents};
 pub use decompress::Compression;
 pub use error::{Error, Place, Problem};
 pub use template::FieldError;
@@ -32,10 +35,8 @@ pub use template::FieldError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, DocumentId, Notes, Text};
-
-/// The longest document that is read, and the longest line of a file: 1 GiB.
-pub const DOCUMENT_BYTES_MAX: usize = 1 << 30;
+/// The longest document that is read, and the longest line of a file: 64 MiB.
+pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 
 /// The size on disk that a unit of several files grows to.
 const UNIT_BYTES: u64 = 64 << 20;
@@ -135,6 +136,17 @@ impl Corpus {
         self.files.iter().map(bytes).sum()
     }
 
+    /// Size on disk; unknown where text is generated.
+    pub fn bytes(&self) -> Option<u64> {
+        let bytes = |file: &File| file.path.is_some().then_some(file.bytes);
+        self.files.iter().map(bytes).sum()
+    }
+
+    /// Size on disk of one file; 0 where it is generated or there is none.
+    pub fn bytes_of(&self, file: u32) -> u64 {
+        self.files.get(file as usize).map_or(0, |file| file.bytes)
+    }
+
     /// Finds the files that `sources` name; relative paths start at `data_root`.
     pub fn resolve(sources: &[Source], data_root: &Path, purpose: Purpose) -> Result<Self, Error> {
         if sources.is_empty() {
@@ -177,59 +189,18 @@ impl Corpus {
         units
     }
 
+    /// Reads some files in order, in blocks that any thread may parse.
+    pub fn blocks(&self, files: Range<usize>) -> Blocks {
+        let chosen = self.files.iter().cloned().zip(0u32..).skip(files.start);
+        let chosen = chosen
+            .take(files.len())
+            .map(|(file, number)| (number, file));
+        Blocks::new(chosen.collect())
+    }
+
     /// Reads the documents of some files, in order. Empty documents are among
     /// them; after an error there are none.
     pub fn documents(&self, files: Range<usize>) -> Documents {
-        let chosen = self.files.iter().cloned().zip(0u32..).skip(files.start);
-        Documents {
-            files: chosen
-                .take(files.len())
-                .map(|(file, number)| (number, file))
-                .collect::<Vec<_>>()
-                .into_iter(),
-            current: None,
-        }
-    }
-}
-
-/// Rows of one file, their text, and what the file says about it.
-type Records = Box<dyn Iterator<Item = Result<(u64, Text, Notes), Error>> + Send>;
-
-/// The documents of some files, read as they are asked for.
-pub struct Documents {
-    files: std::vec::IntoIter<(u32, File)>,
-    current: Option<(u32, Records)>,
-}
-
-impl Documents {
-    fn read(&mut self) -> Result<Option<Document>, Error> {
-        loop {
-            if let Some((file, records)) = &mut self.current
-                && let Some(record) = records.next()
-            {
-                let (row, text, notes) = record?;
-                let id = DocumentId { file: *file, row };
-                return Ok(Some(Document { id, text, notes }));
-            }
-            let Some((number, file)) = self.files.next() else {
-                self.current = None;
-                return Ok(None);
-            };
-            self.current = None;
-            self.current = Some((number, source::open(&file)?));
-        }
-    }
-}
-
-impl Iterator for Documents {
-    type Item = Result<Document, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let document = self.read().transpose();
-        if matches!(document, Some(Err(_))) {
-            self.files = Vec::new().into_iter();
-            self.current = None;
-        }
-        document
+        Documents::new(self.blocks(files))
     }
 }

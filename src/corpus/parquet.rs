@@ -1,6 +1,7 @@
 //! Parquet: record batches of the needed columns alone.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::compute::cast;
@@ -14,6 +15,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use crate::document::{Notes, Text};
 use crate::fs;
 
+use super::block::Chunk;
 use super::columns::Columns;
 use super::error::{Error, Place};
 use super::template::{FieldError, Found, Record, Scalar, Shape};
@@ -21,15 +23,17 @@ use super::template::{FieldError, Found, Record, Scalar, Shape};
 /// Rows decoded at once: documents can be whole chapters.
 const BATCH_ROWS: usize = 64;
 
-/// The documents of a Parquet file, with their row.
-pub struct Documents {
+/// The record batches of a Parquet file, to be made documents of.
+pub struct Batches {
     rows: Rows,
-    shape: Shape,
+    shape: Arc<Shape>,
+    /// Size of the file on disk, and its rows.
+    whole: (u64, u64),
 }
 
-impl Documents {
+impl Batches {
     /// Opens a file; its columns must hold the fields of `shape`.
-    pub fn open(path: &Path, name: &str, shape: Shape) -> Result<Self, Error> {
+    pub fn open(path: &Path, name: &str, bytes: u64, shape: Arc<Shape>) -> Result<Self, Error> {
         let rows = Rows::open(path, name, |schema| {
             let column = |field| {
                 root(schema, field).ok_or_else(|| Error::Field {
@@ -43,29 +47,76 @@ impl Documents {
             };
             shape.fields().into_iter().map(column).collect()
         })?;
-        Ok(Self { rows, shape })
+        let whole = (bytes, rows.n_rows);
+        Ok(Self { rows, shape, whole })
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
-        let Some((number, row)) = self.rows.next()? else {
-            return Ok(None);
-        };
-        match self.shape.read(&row) {
-            Ok((text, notes)) => Ok(Some((number, text, notes))),
-            Err(problem) => Err(Error::Field {
-                file: self.rows.name.clone(),
-                place: Place::Row(number),
-                problem,
-            }),
+    /// About how many bytes of the file were read when so many rows were.
+    fn bytes_at(&self, rows: u64) -> u64 {
+        let (bytes, n_rows) = self.whole;
+        (bytes as f64 * (rows as f64 / n_rows.max(1) as f64)) as u64
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Chunk, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = self.rows.row;
+        match self.rows.next_batch()? {
+            Err(error) => Some(Err(error)),
+            Ok(batch) => {
+                self.rows.row += batch.num_rows() as u64;
+                Some(Ok(Chunk {
+                    read: self.bytes_at(self.rows.row) - self.bytes_at(first),
+                    bytes: batch.get_array_memory_size(),
+                    records: Box::new(Documents {
+                        name: self.rows.name.clone(),
+                        fields: self.rows.fields.clone(),
+                        shape: self.shape.clone(),
+                        batch,
+                        at: 0,
+                        first,
+                    }),
+                }))
+            }
         }
     }
+}
+
+/// The documents of a batch, with their row.
+struct Documents {
+    name: String,
+    fields: Arc<[String]>,
+    shape: Arc<Shape>,
+    batch: RecordBatch,
+    at: usize,
+    /// The row of the file that the batch begins with.
+    first: u64,
 }
 
 impl Iterator for Documents {
     type Item = Result<(u64, Text, Notes), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.read().transpose()
+        if self.batch.num_rows() <= self.at {
+            return None;
+        }
+        let row = Row {
+            batch: &self.batch,
+            row: self.at,
+            fields: &self.fields,
+        };
+        let number = self.first + self.at as u64;
+        self.at += 1;
+        Some(match self.shape.read(&row) {
+            Ok((text, notes)) => Ok((number, text, notes)),
+            Err(problem) => Err(Error::Field {
+                file: self.name.clone(),
+                place: Place::Row(number),
+                problem,
+            }),
+        })
     }
 }
 
@@ -127,7 +178,8 @@ fn names(schema: &Schema) -> Vec<String> {
 struct Rows {
     name: String,
     reader: ParquetRecordBatchReader,
-    fields: Vec<String>,
+    fields: Arc<[String]>,
+    n_rows: u64,
     batch: RecordBatch,
     at: usize,
     row: u64,
@@ -142,6 +194,7 @@ impl Rows {
         let file = fs::open(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged(name))?;
         let schema = builder.schema().clone();
+        let n_rows = builder.metadata().file_metadata().num_rows();
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns(&schema)?);
         let reader = builder
             .with_projection(mask)
@@ -151,20 +204,25 @@ impl Rows {
         Ok(Self {
             name: name.into(),
             reader,
-            fields: names(&schema),
+            fields: names(&schema).into(),
+            n_rows: u64::try_from(n_rows).unwrap_or_default(),
             batch: RecordBatch::new_empty(schema),
             at: 0,
             row: 0,
         })
     }
 
+    fn next_batch(&mut self) -> Option<Result<RecordBatch, Error>> {
+        let batch = self.reader.next()?.and_then(decode_dictionaries);
+        Some(batch.map_err(damaged(&self.name)))
+    }
+
     fn next(&mut self) -> Result<Option<(u64, Row<'_>)>, Error> {
         while self.batch.num_rows() <= self.at {
-            let Some(batch) = self.reader.next() else {
+            let Some(batch) = self.next_batch() else {
                 return Ok(None);
             };
-            let batch = batch.and_then(decode_dictionaries);
-            self.batch = batch.map_err(damaged(&self.name))?;
+            self.batch = batch?;
             self.at = 0;
         }
         let row = Row {

@@ -7,11 +7,15 @@ use glob::{MatchOptions, Pattern};
 
 use crate::fs;
 
+use super::block::{Chunk, Chunks, Gathered, Records};
 use super::decompress::{Compression, Input};
 use super::error::{Error, Problem};
+use super::lines::{LineBlock, LineBlocks};
 use super::select::{self, Table};
 use super::template::{Shape, Template};
-use super::{File, Format, Purpose, Records, Source, TextUnit, jsonl, parquet, synthetic, text};
+use super::{
+    DOCUMENT_BYTES_MAX, File, Format, Purpose, Source, TextUnit, jsonl, parquet, synthetic, text,
+};
 
 /// How a file is read, settled once.
 #[derive(Clone, Debug)]
@@ -84,22 +88,62 @@ pub(super) fn resolve(
 }
 
 /// Starts reading a file.
-pub(super) fn open(file: &File) -> Result<Records, Error> {
+pub(super) fn open(file: &File) -> Result<Chunks, Error> {
     let Reading { content, shape } = file.reading.as_ref();
-    let shape = shape.clone();
     let path = file.path.as_deref().unwrap_or(Path::new(""));
     let input = |compression| Input::open(path, &file.name, compression);
     Ok(match content {
-        Content::Jsonl(compression) => Box::new(jsonl::Documents::new(input(*compression)?, shape)),
-        Content::Text(compression, unit) => {
-            Box::new(text::Documents::new(input(*compression)?, *unit, shape))
+        Content::Jsonl(compression) => {
+            let shape = Arc::new(shape.clone());
+            let roots = Arc::new(jsonl::roots(&shape));
+            lines(
+                LineBlocks::new(input(*compression)?, DOCUMENT_BYTES_MAX),
+                move |block| Box::new(jsonl::Documents::new(block, shape.clone(), roots.clone())),
+            )
         }
-        Content::Parquet => Box::new(parquet::Documents::open(path, &file.name, shape)?),
-        Content::Select(table, query) => Box::new(select::Documents::open(
-            path, &file.name, *table, query, shape,
-        )?),
-        Content::Synthetic(spec) => Box::new(synthetic::Documents::new(spec, shape)),
+        Content::Text(compression, TextUnit::Line) => {
+            let shape = shape.clone();
+            lines(
+                LineBlocks::new(input(*compression)?, DOCUMENT_BYTES_MAX),
+                move |block| Box::new(text::LineDocuments::new(block, shape.clone())),
+            )
+        }
+        Content::Text(compression, unit) => Box::new(Gathered::new(
+            text::Documents::new(input(*compression)?, *unit, shape.clone()),
+            text::Documents::bytes_read,
+        )),
+        Content::Parquet => {
+            let shape = Arc::new(shape.clone());
+            Box::new(parquet::Batches::open(path, &file.name, file.bytes, shape)?)
+        }
+        Content::Select(table, query) => Box::new(Gathered::new(
+            select::Documents::open(path, &file.name, *table, query, shape.clone())?,
+            |_| 0,
+        )),
+        Content::Synthetic(spec) => Box::new(Gathered::new(
+            synthetic::Documents::new(spec, shape.clone()),
+            |_| 0,
+        )),
     })
+}
+
+/// Blocks of lines, to be parsed by `records`.
+fn lines(
+    mut blocks: LineBlocks,
+    records: impl Fn(LineBlock) -> Records + Send + 'static,
+) -> Chunks {
+    let mut told = 0;
+    Box::new(std::iter::from_fn(move || {
+        let block = blocks.next()?;
+        let position = blocks.bytes_read();
+        let read = position - told;
+        told = position;
+        Some(block.map(|block| Chunk {
+            read,
+            bytes: block.len(),
+            records: records(block),
+        }))
+    }))
 }
 
 /// What documents are made of, for this purpose.

@@ -15,6 +15,7 @@ use expect_test::{Expect, expect};
 use tempfile::TempDir;
 
 use super::*;
+use crate::document::{Document, Text};
 use crate::fs;
 
 struct Folder(TempDir);

@@ -1,4 +1,4 @@
-//! Plain text: lines, and documents made of them.
+//! Plain text: documents that are lines, paragraphs or whole files.
 //!
 //! Text is never normalised. A document is a stretch of the file's own bytes:
 //! a byte-order mark stays, and inside a paragraph so do line terminators. A
@@ -9,13 +9,14 @@ use crate::document::{Notes, Text};
 
 use super::decompress::Input;
 use super::error::{Error, Place};
+use super::lines::{Line, LineBlock, Owner};
 use super::template::{Found, Record, Shape};
 use super::{DOCUMENT_BYTES_MAX, TextUnit};
 
 /// The one field of a plain-text document.
 pub const FIELD: &str = "text";
 
-/// The documents of a text file, with their row.
+/// The documents of a text file that are whole files or paragraphs, with their row.
 pub struct Documents {
     lines: Lines,
     unit: TextUnit,
@@ -34,39 +35,72 @@ impl Documents {
         }
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
-        let (row, text) = match self.unit {
-            TextUnit::File if self.row == 0 => (0, self.lines.rest()?),
-            TextUnit::File => return Ok(None),
-            TextUnit::Line => match self.line()? {
-                Some(found) => found,
-                None => return Ok(None),
-            },
-            TextUnit::Paragraph => match self.lines.paragraph()? {
-                Some(text) => (self.row, text),
-                None => return Ok(None),
-            },
-        };
-        self.row += 1;
-        let (text, notes) = match &self.shape {
-            Shape::Plain(_) => (Text::Plain(text), Notes::default()),
-            shape => shape.read(&Whole(&text)).map_err(|problem| Error::Field {
-                file: self.lines.input.name.clone(),
-                place: Place::Row(row),
-                problem,
-            })?,
-        };
-        Ok(Some((row, text, notes)))
+    /// How many bytes of the file were read.
+    pub fn bytes_read(&self) -> u64 {
+        self.lines.input.bytes_read()
     }
 
-    fn line(&mut self) -> Result<Option<(u64, String)>, Error> {
-        while let Some(line) = self.lines.next()? {
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
+        let text = match self.unit {
+            TextUnit::File if self.row == 0 => self.lines.rest()?,
+            TextUnit::File => return Ok(None),
+            TextUnit::Line | TextUnit::Paragraph => match self.lines.paragraph()? {
+                Some(text) => text,
+                None => return Ok(None),
+            },
+        };
+        let row = self.row;
+        self.row += 1;
+        document(&self.shape, row, text, &self.lines.owner.name).map(Some)
+    }
+}
+
+/// The lines of a block that are not empty, as documents.
+pub struct LineDocuments {
+    block: LineBlock,
+    shape: Shape,
+}
+
+impl LineDocuments {
+    /// The documents of `block`.
+    pub fn new(block: LineBlock, shape: Shape) -> Self {
+        Self { block, shape }
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
+        while let Some(line) = self.block.next()? {
             if !line.text.is_empty() {
-                return Ok(Some((line.number - 1, line.text.into())));
+                let (row, text) = (line.number - 1, line.text.into());
+                return document(&self.shape, row, text, &self.block.owner.name).map(Some);
             }
         }
         Ok(None)
     }
+}
+
+impl Iterator for LineDocuments {
+    type Item = Result<(u64, Text, Notes), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+fn document(
+    shape: &Shape,
+    row: u64,
+    text: String,
+    file: &str,
+) -> Result<(u64, Text, Notes), Error> {
+    let (text, notes) = match shape {
+        Shape::Plain(_) => (Text::Plain(text), Notes::default()),
+        shape => shape.read(&Whole(&text)).map_err(|problem| Error::Field {
+            file: file.into(),
+            place: Place::Row(row),
+            problem,
+        })?,
+    };
+    Ok((row, text, notes))
 }
 
 impl Iterator for Documents {
@@ -80,38 +114,27 @@ impl Iterator for Documents {
 /// The lines of a stream, one at a time.
 pub struct Lines {
     input: Input,
-    limit: usize,
+    owner: Owner,
     number: u64,
     offset: u64,
     buffer: Vec<u8>,
 }
 
-/// A line.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Line<'a> {
-    /// Its number, from 1.
-    pub number: u64,
-    /// What it says, without its terminator.
-    pub text: &'a str,
-    /// `\n`, `\r\n`, or nothing at the end of the file.
-    pub terminator: &'a str,
-}
-
 impl Lines {
     /// Reads lines of at most `limit` bytes.
     pub fn new(input: Input, limit: usize) -> Self {
+        let owner = Owner {
+            name: input.name.clone(),
+            limit,
+            begin: None,
+        };
         Self {
             input,
-            limit,
+            owner,
             number: 0,
             offset: 0,
             buffer: Vec::new(),
         }
-    }
-
-    /// The file's name.
-    pub fn name(&self) -> &str {
-        &self.input.name
     }
 
     /// The next line; none at the end of the stream. A line borrows the buffer,
@@ -119,43 +142,20 @@ impl Lines {
     pub fn next(&mut self) -> Result<Option<Line<'_>>, Error> {
         self.buffer.clear();
         // One byte more than the longest line with its terminator.
-        let most = (self.limit as u64).saturating_add(3);
+        let most = (self.owner.limit as u64).saturating_add(3);
         if self.input.read_line(most, &mut self.buffer)? == 0 {
             return Ok(None);
         }
         self.number += 1;
         let start = self.offset;
         self.offset += self.buffer.len() as u64;
-        let place = Place::Line(self.number);
-        let text = std::str::from_utf8(&self.buffer);
-        let length = self.buffer.len();
-        let text = match text {
-            Ok(text) => text,
-            Err(_) if self.limit + 2 < length => return Err(self.long(place)),
-            Err(error) => {
-                return Err(Error::NotUtf8 {
-                    file: self.input.name.clone(),
-                    place,
-                    byte: start + error.valid_up_to() as u64,
-                });
-            }
-        };
-        let content = text
-            .strip_suffix('\n')
-            .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-        if self.limit < content.len() {
-            return Err(self.long(place));
-        }
-        Ok(Some(Line {
-            number: self.number,
-            text: content,
-            terminator: text.get(content.len()..).unwrap_or_default(),
-        }))
+        let line = self.owner.line(&self.buffer, self.number, start);
+        line.map(Some)
     }
 
     /// The lines up to the next empty one, as they stand in the file.
     fn paragraph(&mut self) -> Result<Option<String>, Error> {
-        let limit = self.limit;
+        let limit = self.owner.limit;
         let mut text = String::new();
         let mut first = 0;
         // The terminator of the line before, which is text only if a line follows.
@@ -175,7 +175,7 @@ impl Lines {
             terminator.clear();
             terminator.push_str(line.terminator);
             if limit < text.len() {
-                return Err(self.long(Place::Line(first)));
+                return Err(self.owner.long(Place::Line(first)));
             }
         }
         Ok((first != 0).then_some(text))
@@ -184,29 +184,21 @@ impl Lines {
     /// Everything that is left.
     fn rest(&mut self) -> Result<String, Error> {
         let mut bytes = Vec::new();
-        let most = (self.limit as u64).saturating_add(1);
+        let most = (self.owner.limit as u64).saturating_add(1);
         self.input.read_rest(most, &mut bytes)?;
-        if self.limit < bytes.len() {
-            return Err(self.long(Place::File));
+        if self.owner.limit < bytes.len() {
+            return Err(self.owner.long(Place::File));
         }
         String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let before = error.as_bytes().iter().take(valid);
             let line = 1 + before.filter(|byte| **byte == b'\n').count() as u64;
             Error::NotUtf8 {
-                file: self.input.name.clone(),
+                file: self.owner.name.clone(),
                 place: Place::Line(line),
                 byte: valid as u64,
             }
         })
-    }
-
-    fn long(&self, place: Place) -> Error {
-        Error::Long {
-            file: self.input.name.clone(),
-            place,
-            limit: self.limit,
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! every unit has one. A killed run loses the unit it was in and nothing else.
 
 pub mod encode;
+pub mod flow;
 pub mod ledger;
 pub mod rows;
 pub mod tokenizer;
@@ -193,27 +194,35 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     }
     fs::create_dir(job.folder)?;
     let plan = Digest::of(&to_json(&draft));
-    let units = corpus.units();
-    let (mut records, mut missing) = (Vec::new(), Vec::new());
-    progress.start(stage_name(job.stage), corpus.text_bytes(), Unit::Bytes);
-    for (index, files) in units.into_iter().enumerate() {
+    let (mut records, mut missing, mut todo) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, files) in corpus.units().into_iter().enumerate() {
         if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
             records.push(record);
         } else if job.partition.takes(index) {
-            let work = unit::Work {
+            todo.push(unit::Work {
                 job,
                 corpus: &corpus,
                 insertion: &insertion,
+                plan,
                 index,
                 files,
-            };
-            let record = unit::prepare(&work, plan, progress, stop)?;
-            record.publish(job.folder)?;
-            records.push(record);
+            });
         } else {
             missing.push(index);
         }
     }
+    progress.start(stage_name(job.stage), corpus.bytes(), Unit::Bytes);
+    for record in &records {
+        progress.advance(
+            record
+                .documents
+                .keys()
+                .map(|file| corpus.bytes_of(*file))
+                .sum(),
+        );
+    }
+    records.extend(unit::prepare(todo, progress, stop)?);
+    records.sort_by_key(|record| record.unit);
     progress.finish();
     if !missing.is_empty() {
         return Ok(Outcome::Partial { missing });

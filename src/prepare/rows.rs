@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use rayon::prelude::*;
-
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
@@ -126,12 +124,10 @@ impl<'a> Rows<'a> {
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
-        let placed: Vec<pause::Placed> = std::mem::take(&mut self.rows)
-            .par_iter()
-            .enumerate()
-            .map(|(offset, row)| pause::apply(insertion, row, key.item(first + offset as u64)))
-            .collect();
-        placed.iter().try_for_each(|row| self.write_row(row))
+        for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
+            self.write_row(&pause::apply(insertion, &row, key.item(number)))?;
+        }
+        Ok(())
     }
 
     /// Writes what is left and closes the last shard.

@@ -1,30 +1,28 @@
-//! One unit of work: documents are read on a thread, encoded in parallel, packed
-//! in order, given pauses in parallel, and written.
+//! Units of work: blocks are read in order, parsed and encoded on any thread, and
+//! packed, given pauses and written in order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-
-use rayon::prelude::*;
+use std::sync::{Arc, Mutex};
 
 use super::encode::{self, Encoded, Ids};
+use super::flow::{Budget, Failure, Flow, Sink, Step, lock};
 use super::ledger::UnitRecord;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
-use crate::corpus::{self, Corpus};
+use crate::corpus::{Block, Blocks, Corpus};
 use crate::digest::Digest;
-use crate::document::Document;
 use crate::manifest::{Ledger, Split};
 use crate::pause::Insertion;
 use crate::progress::{Progress, Stop};
 
-/// Text that one thread encodes at a time.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Documents that one thread encodes at a time, where they are short.
-const CHUNK_DOCUMENTS: usize = 4096;
+/// Text that waits or is worked on, a thread.
+const BYTES_A_THREAD: usize = 4 << 20;
+/// Threads that one unit keeps busy; with more, several units are made at once.
+const THREADS_A_UNIT: usize = 4;
 
 /// What a unit is made from.
+#[derive(Clone)]
 pub struct Work<'a> {
     /// The dataset.
     pub job: &'a Job<'a>,
@@ -32,156 +30,214 @@ pub struct Work<'a> {
     pub corpus: &'a Corpus,
     /// Where pauses go.
     pub insertion: &'a Insertion,
+    /// Digest of the recipe and inputs.
+    pub plan: Digest,
     /// Which unit this is.
     pub index: usize,
     /// Its files.
     pub files: Range<usize>,
 }
 
-/// Makes the shards of one unit.
+/// Makes and publishes the shards and the record of every unit.
+///
+/// # Errors
+/// With the first in the order of documents, however many threads met one; the
+/// units before it are finished.
 pub fn prepare(
-    work: &Work,
-    plan: Digest,
+    units: Vec<Work>,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<UnitRecord, Error> {
-    let mut build = Build::new(work);
-    let in_flight = 2 * rayon::current_num_threads();
+) -> Result<Vec<UnitRecord>, Error> {
+    let threads = rayon::current_num_threads();
+    let lanes = Lanes::new(units, threads, progress, stop);
     std::thread::scope(|scope| {
-        let (send, receive) = sync_channel(in_flight);
-        let documents = work.corpus.documents(work.files.clone());
-        let reader = scope.spawn(move || read(documents, &send));
-        loop {
-            let chunks = take(&receive, in_flight);
-            if chunks.is_empty() {
-                // A panic of the reader goes on as it is, with its own message.
-                return reader.join().or_else(|panic| resume_unwind(panic));
-            }
-            if stop.requested() {
-                return Err(Error::Stopped);
-            }
-            for encoded in encode_all(work, chunks)? {
-                build.add(encoded)?;
-            }
-            build.write_rows()?;
-            progress.advance(build.take_text_bytes());
+        for thread in 1..threads {
+            let lanes = &lanes;
+            scope.spawn(move || lanes.work(thread));
         }
-    })?;
-    build.finish(plan)
+        lanes.work(0);
+    });
+    lanes.finish()
 }
 
-type Chunk = Result<Vec<Document>, corpus::Error>;
+type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Encoded>, Error, UnitRecord>;
 
-/// Cuts the stream of documents into chunks and sends them until nobody listens.
-fn read(
-    documents: impl Iterator<Item = Result<Document, corpus::Error>>,
-    send: &SyncSender<Chunk>,
-) {
-    let (mut chunk, mut bytes) = (Vec::new(), 0);
-    for document in documents {
-        match document {
-            Ok(document) => {
-                bytes += document.text.bytes();
-                chunk.push(document);
-            }
-            Err(error) => {
-                drop(send.send(Err(error)));
-                return;
-            }
+/// The units that are being made, each on its lane, and those that wait.
+struct Lanes<'a> {
+    waiting: Mutex<std::vec::IntoIter<Work<'a>>>,
+    lanes: Vec<Mutex<Option<(Work<'a>, Arc<Unit<'a>>)>>>,
+    done: Mutex<Vec<UnitRecord>>,
+    /// The first unit that failed, and how.
+    failed: Mutex<Option<(usize, Failure<Error>)>>,
+    budget: Budget,
+    progress: &'a dyn Progress,
+    stop: &'a Stop,
+}
+
+impl<'a> Lanes<'a> {
+    fn new(
+        units: Vec<Work<'a>>,
+        threads: usize,
+        progress: &'a dyn Progress,
+        stop: &'a Stop,
+    ) -> Self {
+        let lanes = 0..(threads / THREADS_A_UNIT).max(1);
+        Self {
+            waiting: Mutex::new(units.into_iter()),
+            lanes: lanes.map(|_| Mutex::new(None)).collect(),
+            done: Mutex::new(Vec::new()),
+            failed: Mutex::new(None),
+            budget: Budget::new(threads * BYTES_A_THREAD),
+            progress,
+            stop,
         }
-        if CHUNK_BYTES <= bytes || CHUNK_DOCUMENTS <= chunk.len() {
-            bytes = 0;
-            if send.send(Ok(std::mem::take(&mut chunk))).is_err() {
-                return;
+    }
+
+    /// What every thread does until there is nothing left to take.
+    fn work(&self, thread: usize) {
+        while let Some((work, unit)) = self.unit(thread) {
+            loop {
+                let step = unit.step(
+                    |block| self.encode(&work, block),
+                    (&self.budget, Block::bytes),
+                    (self.stop, || Error::Stopped),
+                );
+                if let Some(outcome) = unit.take_outcome() {
+                    self.note(work.index, outcome);
+                }
+                if self.is_behind_a_failure(work.index) {
+                    unit.abandon();
+                }
+                if step == Step::Ended {
+                    break;
+                }
             }
         }
     }
-    if !chunk.is_empty() {
-        drop(send.send(Ok(chunk)));
+
+    /// A unit with blocks to take: of the thread's own lane, or where that has none, of another.
+    fn unit(&self, thread: usize) -> Option<(Work<'a>, Arc<Unit<'a>>)> {
+        let home = thread % self.lanes.len();
+        let (before, after) = self.lanes.split_at(home);
+        after.iter().chain(before).find_map(|lane| {
+            let mut lane = lock(lane);
+            if let Some((work, unit)) = &*lane
+                && !unit.has_ended()
+            {
+                return Some((work.clone(), unit.clone()));
+            }
+            let next = lock(&self.waiting).next();
+            *lane = next
+                .filter(|work| !self.is_behind_a_failure(work.index))
+                .map(|work| {
+                    let blocks = work.corpus.blocks(work.files.clone());
+                    let unit = Flow::new(blocks, Build::new(work.clone()));
+                    (work, Arc::new(unit))
+                });
+            lane.clone()
+        })
     }
-}
 
-/// Waits for one chunk, then takes what else is there; empty at the end.
-fn take(receive: &Receiver<Chunk>, most: usize) -> Vec<Chunk> {
-    let first = receive.recv().ok();
-    first
-        .into_iter()
-        .chain(receive.try_iter().take(most.saturating_sub(1)))
-        .collect()
-}
+    fn encode(&self, work: &Work, block: Block) -> Result<Vec<Encoded>, Error> {
+        let (job, read) = (work.job, block.read());
+        let encoded = block.map(|document| {
+            encode::encode(
+                &document?,
+                job.tokenizer,
+                job.recipe.validation,
+                work.corpus,
+            )
+        });
+        let encoded = encoded.collect();
+        self.progress.advance(read);
+        encoded
+    }
 
-fn encode_all(work: &Work, chunks: Vec<Chunk>) -> Result<Vec<Encoded>, Error> {
-    let job = work.job;
-    let one = |document: &Document| {
-        encode::encode(document, job.tokenizer, job.recipe.validation, work.corpus)
-    };
-    let encoded: Vec<Vec<Encoded>> = chunks
-        .into_par_iter()
-        .map(|chunk| chunk?.iter().map(one).collect::<Result<Vec<_>, Error>>())
-        .collect::<Result<_, Error>>()?;
-    Ok(encoded.into_iter().flatten().collect())
+    fn note(&self, unit: usize, outcome: Result<UnitRecord, Failure<Error>>) {
+        match outcome {
+            Ok(record) => lock(&self.done).push(record),
+            Err(failure) => {
+                let mut failed = lock(&self.failed);
+                if failed.as_ref().is_none_or(|(first, _)| unit < *first) {
+                    *failed = Some((unit, failure));
+                }
+            }
+        }
+    }
+
+    fn is_behind_a_failure(&self, unit: usize) -> bool {
+        matches!(&*lock(&self.failed), Some((first, _)) if *first < unit)
+    }
+
+    fn finish(self) -> Result<Vec<UnitRecord>, Error> {
+        let failed = self.failed.into_inner().unwrap_or_default();
+        match failed {
+            Some((_, failure)) => Err(failure.into_error()),
+            None => Ok(self.done.into_inner().unwrap_or_default()),
+        }
+    }
 }
 
 /// A unit while it is made.
 struct Build<'a> {
-    work: &'a Work<'a>,
+    work: Work<'a>,
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
-    text_bytes: u64,
 }
 
 impl<'a> Build<'a> {
-    fn new(work: &'a Work) -> Self {
+    fn new(work: Work<'a>) -> Self {
         let splits = [Split::Train, Split::Validation]
-            .map(|split| (split, Rows::new(Destination::new(work, split))));
+            .map(|split| (split, Rows::new(Destination::new(&work, split))));
         Self {
             work,
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
-            text_bytes: 0,
         }
     }
 
-    fn add(&mut self, encoded: Encoded) -> Result<(), Error> {
-        self.ledger.read += 1;
+    fn add_document(&mut self, encoded: Encoded) {
         *self.documents.entry(encoded.record.id.file).or_default() += 1;
-        self.text_bytes += encoded.record.text_bytes;
         match fits(&encoded.ids, self.work.insertion) {
-            Fit::Drop(reason) => *self.ledger.dropped.entry(reason.into()).or_default() += 1,
+            Fit::Drop(reason) => self.ledger.leave_out(reason),
             Fit::Keep => {
-                self.ledger.kept += 1;
+                self.ledger.keep();
                 if let Some(split) = self.splits.get_mut(&encoded.split) {
                     split.add(encoded);
                 }
             }
         }
-        Ok(())
     }
+}
 
-    fn write_rows(&mut self) -> Result<(), Error> {
+impl Sink<Vec<Encoded>, Error> for Build<'_> {
+    type Made = UnitRecord;
+
+    fn add(&mut self, block: Vec<Encoded>) -> Result<(), Error> {
+        block
+            .into_iter()
+            .for_each(|document| self.add_document(document));
         self.splits
             .values_mut()
             .try_for_each(|split| split.write(Flush::FullRows))
     }
 
-    fn take_text_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.text_bytes)
-    }
-
-    fn finish(self, plan: Digest) -> Result<UnitRecord, Error> {
+    fn finish(self) -> Result<UnitRecord, Error> {
         let mut splits = BTreeMap::new();
         for (name, split) in self.splits {
             splits.insert(name, split.finish()?);
         }
-        Ok(UnitRecord {
-            plan,
+        let record = UnitRecord {
+            plan: self.work.plan,
             unit: self.work.index,
             documents: self.documents,
             splits,
             ledger: self.ledger,
-        })
+        };
+        record.publish(self.work.job.folder)?;
+        Ok(record)
     }
 }
 
