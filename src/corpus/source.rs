@@ -278,6 +278,9 @@ fn expand(index: usize, pattern: &str, root: &Path) -> Result<Vec<String>, Error
     if literal.is_file() {
         return Ok(vec![name(&literal, root)]);
     }
+    if literal.exists() {
+        fs::open(&literal)?; // Says why it cannot be read: a folder, a pipe.
+    }
     let malformed = |error: glob::PatternError| Error::Source {
         index,
         problem: Problem::Glob {

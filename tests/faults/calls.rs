@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::trace::{self, Call};
-use crate::{Extent, Options, Tally, program};
+use crate::{Extent, Options, Tally, program, samples};
 
 /// Calls that change files, and those without which files cannot be read.
 const WATCHED: &str = "write,pwrite64,writev,fsync,fdatasync,sync_file_range,rename,renameat,\
@@ -55,20 +55,6 @@ struct Experiment {
 
 /// Every file of a run's datasets, by path below `data/`.
 type Tree = BTreeMap<PathBuf, Vec<u8>>;
-
-const RECIPE: &str = r#"
-seed = 7
-[pretrain]
-sources = [{ path = "text/?.jsonl" }, { synthetic = { corpus = "stories", documents = 5 } }]
-pause = { policy = "random", fraction = 0.1 }
-pack = { seq_len = 64, shard_tokens = 1024 }
-validation = 0.2
-[finetune]
-sources = [{ path = "questions.jsonl", prefix = "Q: {question}\nA:", target = " {answer}" }]
-pause = { policy = "suffix", count = 5 }
-pack = { seq_len = 64 }
-validation = 0.2
-"#;
 
 pub fn run(options: &Options) -> Tally {
     trace::self_check();
@@ -190,24 +176,8 @@ impl Experiment {
     fn new(tokenizer: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        fs::create_dir(root.join("text")).unwrap();
-        for file in 0..3 {
-            let story = |day: usize| {
-                let text = format!("On day {day} the heron counted {} stones. ", day * 7 % 31);
-                format!("{{\"text\": \"{}\"}}\n", text.repeat(1 + day % 3))
-            };
-            let lines: String = (0..30).map(|line| story(file * 30 + line)).collect();
-            fs::write(root.join(format!("text/{file}.jsonl")), lines).unwrap();
-        }
-        let question = |i: u32| {
-            let sum = i + i % 7;
-            format!("{{\"question\": \"{i} plus {}?\", \"answer\": {sum}}}\n", i % 7)
-        };
-        let questions: String = (0..40).map(question).collect();
-        fs::write(root.join("questions.jsonl"), questions).unwrap();
-        let with = |tokenizer: &str| format!("[tokenizer]\n{tokenizer}\n{RECIPE}")
-            .replace("seed = 7\n", "");
-        fs::write(root.join("recipe.toml"), with("train = { vocab_size = 300 }")).unwrap();
+        samples::experiment(root);
+        samples::experiment_recipe(root, "train = { vocab_size = 300 }");
         let mut experiment = Self {
             folder,
             expected: Tree::new(),
@@ -216,7 +186,7 @@ impl Experiment {
         assert_done(&experiment.prepare("out-first", 1).output().unwrap());
         let trained = root.join("out-first/data/tokenizer.json");
         fs::copy(trained, root.join("tokenizer.json")).unwrap();
-        fs::write(root.join("recipe.toml"), with(tokenizer)).unwrap();
+        samples::experiment_recipe(root, tokenizer);
         assert_done(&experiment.prepare("out-whole", 1).output().unwrap());
         experiment.expected = experiment.tree("out-whole");
         assert!(experiment.verified("out-whole").is_ok());
@@ -235,7 +205,11 @@ impl Experiment {
         assert_eq!(self.tree("out-baseline"), self.expected);
         let log = fs::read_to_string(log).unwrap();
         let calls = trace::calls(&log, &self.root());
-        assert!(100 < calls.len(), "{} calls are no run:\n{log}", calls.len());
+        assert!(
+            100 < calls.len(),
+            "{} calls are no run:\n{log}",
+            calls.len()
+        );
         // Worker folders stand for that of the baseline.
         let rename = |call: Call| Call {
             file: call.file.replacen("out-baseline", "out", 1),
@@ -250,7 +224,9 @@ impl Experiment {
         let tally = Mutex::new(Tally::default());
         let met: Mutex<BTreeSet<(String, String)>> = Mutex::default();
         let missed = AtomicUsize::new(0);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let workers = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(8);
         std::thread::scope(|scope| {
             for worker in 0..workers {
                 let (next, tally, met, missed) = (&next, &tally, &met, &missed);
@@ -260,7 +236,10 @@ impl Experiment {
                         let name = format!("{point:?}");
                         match result {
                             Ok(Some(place)) => drop(met.lock().unwrap().insert(place)),
-                            Ok(None) => drop(missed.fetch_add(1, Ordering::Relaxed)),
+                            Ok(None) => {
+                                missed.fetch_add(1, Ordering::Relaxed);
+                                continue;
+                            }
                             Err(reason) => {
                                 tally.lock().unwrap().note(&name, Err(reason));
                                 continue;
@@ -342,7 +321,8 @@ impl Experiment {
             // Before the program begins, its libraries are loaded.
             Some(127) if err.contains("error while loading shared libraries") => Ok(()),
             Some(1..=3) => {
-                let named = err.contains(&self.root()) || err.contains(".jsonl") || err.contains("stdout");
+                let named =
+                    err.contains(&self.root()) || err.contains(".jsonl") || err.contains("stdout");
                 let error = err.starts_with("error: ") && err.matches("error: ").count() == 1;
                 match named && error {
                     true => Ok(()),
@@ -374,7 +354,11 @@ impl Experiment {
     fn verified(&self, out: &str) -> Result<(), String> {
         for stage in ["pretrain", "finetune"] {
             let folder = self.folder.path().join(out).join("data").join(stage);
-            let output = Command::new(program()).arg("verify").arg(folder).output().unwrap();
+            let output = Command::new(program())
+                .arg("verify")
+                .arg(folder)
+                .output()
+                .unwrap();
             let passed = String::from_utf8_lossy(&output.stdout).contains("0 failed");
             if output.status.code() != Some(0) || !passed {
                 return Err(format!("verify fails: {}", said(&output)));
@@ -425,7 +409,10 @@ impl Experiment {
         command.arg("--data-root").arg(root);
         command.args(["--threads", &threads.to_string()]);
         // No file of the experiment is reached through the working folder.
-        command.current_dir("/").env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+            .current_dir("/")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
     }
 }
 
@@ -436,7 +423,9 @@ fn assert_done(output: &Output) {
 fn no_panic(output: &Output) -> Result<(), String> {
     let err = String::from_utf8_lossy(&output.stderr);
     let panicked = output.status.code() == Some(101)
-        || ["panicked", "a mistake in pausedata"].iter().any(|word| err.contains(word));
+        || ["panicked", "a mistake in pausedata"]
+            .iter()
+            .any(|word| err.contains(word));
     match panicked {
         true => Err(format!("panic: {}", said(output))),
         false => Ok(()),
@@ -445,5 +434,10 @@ fn no_panic(output: &Output) -> Result<(), String> {
 
 fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-    format!("{:?}: {} {}", output.status.code(), text(&output.stdout), text(&output.stderr))
+    format!(
+        "{:?}: {} {}",
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
 }

@@ -17,7 +17,12 @@
 )]
 
 mod calls;
+mod hostile;
+mod mutants;
+mod mutate;
+mod samples;
 mod trace;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -72,7 +77,14 @@ impl Tally {
 
 type Suite = fn(&Options) -> Tally;
 
-const SUITES: [(&str, Suite); 1] = [("calls", calls::run)];
+const SUITES: [(&str, Suite); 3] = [
+    ("mutants", mutants::run),
+    ("hostile", hostile::run),
+    ("calls", calls::run),
+];
+
+#[global_allocator]
+static MEMORY: watch::Counting = watch::Counting;
 
 fn main() -> ExitCode {
     let (options, words) = options(std::env::args().skip(1));
