@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod shard;
 
 pub mod corpus;
+pub mod curate;
 pub mod pack;
 pub mod pause;
 pub mod tokenize;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::curate::contamination::EvaluationFile;
 use crate::digest::Digest;
 use crate::fs;
 use crate::pause;
@@ -20,6 +21,9 @@ pub const FILE: &str = "manifest.json";
 
 /// The folder of shards in the dataset's folder.
 pub const SHARDS: &str = "shards";
+
+/// The folder of dropped documents in the dataset's folder, where the recipe keeps them.
+pub const REJECTS: &str = "rejects";
 
 /// The tokenizer's name in the dataset's folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -51,6 +55,12 @@ pub struct Manifest {
     pub splits: BTreeMap<Split, SplitRecord>,
     /// Documents read, and those dropped, by reason: read = kept + dropped.
     pub ledger: Ledger,
+    /// Evaluation sets that were looked for in the documents, in the recipe's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contamination: Vec<ContaminationRecord>,
+    /// Files of dropped documents, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejects: Vec<RejectsRecord>,
 }
 
 /// What the rows of a dataset are for.
@@ -147,6 +157,19 @@ pub struct Totals {
     pub overflowed: u64,
     /// `pause_runs[n - 1]`: how many runs of exactly `n` pauses there are.
     pub pause_runs: Vec<u64>,
+    /// What each policy of a mixture got, in their order; empty for other policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// What one policy of a mixture got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Rows.
+    pub rows: u64,
+    /// Pauses in them.
+    pub pauses: u64,
 }
 
 /// What happened to every document.
@@ -159,6 +182,47 @@ pub struct Ledger {
     pub kept: u64,
     /// Documents left out, by reason.
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// What the documents hold of one evaluation set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContaminationRecord {
+    /// The set.
+    pub name: String,
+    /// Its files.
+    pub files: Vec<EvaluationFile>,
+    /// Documents that hold pieces of it, whether dropped or not.
+    pub documents: u64,
+    /// The first of them, at most [`SHOWN_MAX`].
+    pub shown: Vec<Overlap>,
+}
+
+/// How many overlaps of a set the manifest shows.
+pub const SHOWN_MAX: usize = 3;
+
+/// A piece of an evaluation set in a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overlap {
+    /// Index into the corpus.
+    pub file: u32,
+    /// Row in that file, from 0.
+    pub row: u64,
+    /// The words that they share.
+    pub words: String,
+}
+
+/// A file of dropped documents: `rejects/<name>.jsonl.zst`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejectsRecord {
+    /// File name without its endings.
+    pub name: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// BLAKE3 of the file.
+    pub digest: Digest,
 }
 
 /// Why there is no manifest.
@@ -282,6 +346,7 @@ impl Manifest {
         let text = format!("{body}{SEAL_BEFORE}{seal}{SEAL_AFTER}");
         fs::remove_temporaries(folder)?;
         fs::remove_temporaries(&folder.join(SHARDS))?;
+        fs::remove_temporaries(&folder.join(REJECTS))?;
         fs::write(&path, text.as_bytes())?;
         Ok(Digest::of(text.as_bytes()))
     }
@@ -309,6 +374,12 @@ impl AddAssign<&Totals> for Totals {
         self.pause_runs.resize(length, 0);
         for (sum, more) in self.pause_runs.iter_mut().zip(&other.pause_runs) {
             *sum += more;
+        }
+        let parts = self.parts.len().max(other.parts.len());
+        self.parts.resize(parts, Part::default());
+        for (sum, more) in self.parts.iter_mut().zip(&other.parts) {
+            sum.rows += more.rows;
+            sum.pauses += more.pauses;
         }
     }
 }

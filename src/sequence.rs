@@ -32,7 +32,7 @@ impl Sequence {
         Self {
             ids,
             prefix: u32::try_from(prefix.len()).ok(),
-            marks: Vec::new(),
+            ..Self::default()
         }
     }
 

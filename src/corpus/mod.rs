@@ -73,6 +73,14 @@ pub struct Source {
     /// Template of a finetuning target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// The field with a list of numbers, one a token of the text (of the target, where
+    /// there is one), for the pause policy `score`: mostly log-likelihoods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<String>,
+    /// The field with a list of character offsets into the text (into the target, where
+    /// there is one), for the pause policy `positions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<String>,
 }
 
 /// A file format.

@@ -196,6 +196,8 @@ impl Golden {
             }],
             splits,
             ledger,
+            contamination: Vec::new(),
+            rejects: Vec::new(),
         }
     }
 }

@@ -240,22 +240,19 @@ fn prompt_ids(
     } else {
         prompt
     };
-    let insertion = Insertion {
-        policy: Policy::Suffix {
-            count: Count::Fixed(pauses),
-        },
-        pause: reserved.pause,
-        row_length: context,
+    let too_long = || Error::TooLong {
+        prompt: prompt.len(),
+        pauses: pauses as usize,
+        context,
     };
+    let count = Count::Fixed(pauses);
+    let insertion = Insertion::new(Policy::Suffix { count }, reserved, context);
+    let insertion = insertion.map_err(|_| too_long())?;
     // The number of pauses is fixed: no key can change it.
     let placed = pause::apply(&insertion, &Sequence::example(prompt, &[]), Key::new(0));
     let ids = placed.sequence.ids;
     if context < ids.len() {
-        return Err(Error::TooLong {
-            prompt: prompt.len(),
-            pauses: ids.len() - prompt.len(),
-            context,
-        });
+        return Err(too_long());
     }
     Ok(ids)
 }

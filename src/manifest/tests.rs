@@ -34,6 +34,8 @@ fn manifest() -> Manifest {
         }],
         splits: BTreeMap::from([(Split::Validation, SplitRecord::default())]),
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
     }
 }
 

@@ -2,51 +2,88 @@
 
 use std::mem;
 
+use crate::pause::Insertion;
+use crate::sequence::Sequence;
 use crate::token::TokenId;
 
 /// Joins documents into one stream, `ids, end, ids, end, ...`, and cuts it into
-/// rows of one length. No id is lost, none is repeated, and nothing is padded:
-/// the rows joined again are the stream.
-#[derive(Clone, Debug)]
-pub struct ConcatSplit {
-    row_length: usize,
-    row: Vec<TokenId>,
+/// rows that are full once they have their pauses. No id is lost, none is
+/// repeated, and nothing is padded: the rows joined again are the stream.
+#[derive(Debug)]
+pub struct ConcatSplit<'a> {
+    /// How many ids a row takes ([`Insertion::take`]).
+    insertion: &'a Insertion,
+    /// The most that it could take.
+    most: usize,
+    row: Sequence,
 }
 
-impl ConcatSplit {
-    /// Cuts rows of `real_per_row` ids, which is at least 1
-    /// ([`crate::pause::Insertion::real_per_row`] of a valid policy).
-    pub fn new(real_per_row: usize) -> Self {
-        let row_length = real_per_row.max(1);
+impl<'a> ConcatSplit<'a> {
+    /// Cuts rows for the pauses of `insertion`.
+    pub fn new(insertion: &'a Insertion) -> Self {
+        let most = insertion.real_per_row().max(1);
         Self {
-            row_length,
-            row: Vec::with_capacity(row_length),
+            insertion,
+            most,
+            row: Sequence::plain(Vec::with_capacity(most)),
         }
     }
 
     /// Appends a document and its `end`; hands every row that is full to `emit`.
-    pub fn push(&mut self, ids: &[TokenId], end: TokenId, emit: &mut impl FnMut(Vec<TokenId>)) {
-        self.extend(ids, emit);
-        self.extend(&[end], emit);
+    ///
+    /// `marks` are a number an id and one for the `end`, or none at all.
+    pub fn push(
+        &mut self,
+        (ids, marks): (&[TokenId], &[f32]),
+        end: TokenId,
+        emit: &mut impl FnMut(Sequence),
+    ) {
+        let (own, of_end) = marks.split_at(ids.len().min(marks.len()));
+        self.extend(ids, own, emit);
+        self.extend(&[end], of_end, emit);
     }
 
-    /// The last row, which is shorter than the others; `None` where the stream
-    /// ended with a full row.
-    pub fn finish(self) -> Option<Vec<TokenId>> {
-        (!self.row.is_empty()).then_some(self.row)
+    /// Hands on what is left; the last row is mostly shorter than the others.
+    pub fn finish(mut self, emit: &mut impl FnMut(Sequence)) {
+        while !self.row.is_empty() {
+            let row = self.take();
+            emit(row);
+        }
     }
 
-    fn extend(&mut self, mut ids: &[TokenId], emit: &mut impl FnMut(Vec<TokenId>)) {
+    fn extend(&mut self, mut ids: &[TokenId], mut marks: &[f32], emit: &mut impl FnMut(Sequence)) {
         while !ids.is_empty() {
-            let space = self.row_length - self.row.len();
-            let (now, later) = ids.split_at(space.min(ids.len()));
-            self.row.extend_from_slice(now);
+            let space = (self.most - self.row.len()).min(ids.len());
+            let (now, later) = ids.split_at(space);
+            if !(marks.is_empty() && self.row.marks.is_empty()) {
+                // Ids without a number have one that no policy takes.
+                self.row.marks.resize(self.row.len(), f32::NAN);
+                let (now, later) = marks.split_at(space.min(marks.len()));
+                self.row.marks.extend_from_slice(now);
+                self.row.marks.resize(self.row.len() + space, f32::NAN);
+                marks = later;
+            }
+            self.row.ids.extend_from_slice(now);
             ids = later;
-            if self.row.len() == self.row_length {
-                let next = Vec::with_capacity(self.row_length);
-                emit(mem::replace(&mut self.row, next));
+            if self.row.len() == self.most {
+                let row = self.take();
+                emit(row);
             }
         }
+    }
+
+    /// Cuts the next row off the front of what is waiting.
+    fn take(&mut self) -> Sequence {
+        let n = self.insertion.take(&self.row.ids, &self.row.marks);
+        let n = n.clamp(1, self.row.len().max(1));
+        let mut next = Sequence::plain(Vec::with_capacity(self.most));
+        next.ids
+            .extend_from_slice(self.row.ids.get(n..).unwrap_or_default());
+        next.marks
+            .extend_from_slice(self.row.marks.get(n..).unwrap_or_default());
+        self.row.ids.truncate(n);
+        self.row.marks.truncate(n);
+        mem::replace(&mut self.row, next)
     }
 }
 
@@ -56,16 +93,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sequence::Sequence;
+    use crate::pause::Policy;
     use crate::sequence::drawing::{RESERVED, draw, ids};
 
     fn rows(row_length: usize, documents: &[Vec<TokenId>]) -> Vec<Vec<TokenId>> {
         let mut rows = Vec::new();
-        let mut pack = ConcatSplit::new(row_length);
+        let insertion = Insertion::new(Policy::None, RESERVED, row_length).unwrap();
+        let mut pack = ConcatSplit::new(&insertion);
         for document in documents {
-            pack.push(document, RESERVED.end, &mut |row| rows.push(row));
+            pack.push((document, &[]), RESERVED.end, &mut |row| rows.push(row.ids));
         }
-        rows.extend(pack.finish());
+        pack.finish(&mut |row| rows.push(row.ids));
         rows
     }
 

@@ -3,187 +3,112 @@
 //! One function serves preparation, loading and generation, so that data
 //! written to disk and data made on the fly cannot differ.
 //!
-//! Random pauses stand anywhere in a pretraining row; in a finetuning row they
-//! stand after the prefix, which all policies leave whole. Suffix pauses follow
-//! the prefix; a row without one is all prefix, as a prompt is.
+//! A policy is a function of a row's real ids, the numbers that travel with them
+//! ([`Sequence::marks`]), the text they spell, and a key. Pauses are put between
+//! ids and never into text: a place in the text is moved to the gap before the
+//! token that holds it, so no token is split and no border moves.
+//!
+//! In a finetuning row pauses stand after the prefix, which all policies leave
+//! whole; `suffix` puts them right after it, `prefix` before it. A row without a
+//! prefix is all text for most policies, and all prefix for `suffix`, as a prompt is.
 
 pub mod place;
+pub mod policy;
+mod sites;
 pub mod target;
+pub mod text;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use regex::bytes::Regex;
+
+pub use policy::{Count, Error, FRACTION_MAX, Fill, Law, Overflow, Policy, Share, Side};
+pub use text::Pieces;
 
 use crate::rng::{Key, Rng};
 use crate::sequence::Sequence;
-use crate::token::TokenId;
-
-/// How pauses enter a sequence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Policy {
-    /// No pauses: the baseline.
-    #[default]
-    None,
-    /// Random positions, as in pause-pretraining (arXiv 2310.02226, algorithm 1).
-    Random {
-        /// Pauses a row over the row's length; 0.1 in the paper.
-        fraction: f64,
-        /// How positions are drawn.
-        #[serde(default)]
-        law: Law,
-        /// What happens to text that the pauses push out of the row.
-        #[serde(default)]
-        overflow: Overflow,
-    },
-    /// `count` pauses after the prefix, as in pause-finetuning (algorithm 2).
-    Suffix {
-        /// How many; 10 or 50 in the paper.
-        count: Count,
-    },
-}
-
-/// The law by which random positions are drawn; each places exactly M pauses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Law {
-    /// Every choice of M of the N + M slots is equally likely.
-    #[default]
-    UniformInterleaving,
-    /// Every choice of M different gaps of the N + 1 is equally likely: pauses never touch.
-    DistinctGaps,
-    /// Each pause takes one of the N + 1 gaps, independently: runs may form.
-    IidGaps,
-}
-
-/// What happens to text that pauses push out of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Overflow {
-    /// It opens the next row: no text is lost.
-    #[default]
-    Carry,
-    /// It is dropped and counted, as the paper's trim to 2,048 tokens does.
-    Drop,
-}
-
-/// How many pauses an example gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Count {
-    /// Always as many.
-    Fixed(u32),
-    /// Uniformly one of `min..=max`.
-    Between {
-        /// The least.
-        min: u32,
-        /// The most.
-        max: u32,
-    },
-    /// Uniformly one of a list; repeat a number to make it likelier.
-    OneOf(Vec<u32>),
-}
+use crate::token::{Reserved, TokenId};
 
 /// Everything that decides where the pauses of a dataset stand.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Insertion {
-    /// The rule.
-    pub policy: Policy,
-    /// The pause token.
-    pub pause: TokenId,
-    /// Length of a full row in ids, pauses included.
-    pub row_length: usize,
+    policy: Policy,
+    reserved: Reserved,
+    row_length: usize,
+    /// What ids spell, where the policy reads text.
+    pieces: Option<Arc<Pieces>>,
+    /// The expression of each part of the policy, where it has one.
+    patterns: Vec<Option<Regex>>,
 }
 
 /// A row with its pauses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placed {
-    /// The row; its prefix counts the same ids as before.
+    /// The row. Its prefix counts the same real ids as before, and the pauses
+    /// that stand before them.
     pub sequence: Sequence,
     /// How many real ids the pauses pushed out of the row ([`Overflow::Drop`]).
     pub overflowed: usize,
+    /// Which policy of a mixture it was given; 0 for others.
+    pub part: usize,
 }
-
-/// A policy that cannot be carried out.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Error {
-    /// The fraction is out of range.
-    #[error("expected a pause fraction from 0 to {FRACTION_MAX}, found {fraction}")]
-    Fraction {
-        /// What the policy says.
-        fraction: f64,
-    },
-    /// Pauses are asked for, but rows are so short that none comes out.
-    #[error("a pause fraction of {fraction} gives no pause in rows of {row_length} ids")]
-    NoPause {
-        /// What the policy says.
-        fraction: f64,
-        /// Length of a full row.
-        row_length: usize,
-    },
-    /// The pauses leave no room for text.
-    #[error("expected room for text in rows of {row_length} ids, found {n_pauses} pauses a row")]
-    NoText {
-        /// Pauses a row.
-        n_pauses: usize,
-        /// Length of a full row.
-        row_length: usize,
-    },
-    /// The law has fewer places than there are pauses.
-    #[error("expected at most {n_gaps} pauses a row, one in each gap, found {n_pauses}")]
-    Gaps {
-        /// Pauses a row.
-        n_pauses: usize,
-        /// Gaps between, before and after the real ids of a full row.
-        n_gaps: usize,
-    },
-    /// The list of counts is empty.
-    #[error("expected at least one pause count, found an empty list")]
-    NoCount,
-    /// The range of counts is empty.
-    #[error("expected a least pause count of at most {max}, found {min}")]
-    Range {
-        /// The least.
-        min: u32,
-        /// The most.
-        max: u32,
-    },
-}
-
-/// The largest share of a row that may be pauses.
-pub const FRACTION_MAX: f64 = 0.9;
 
 /// Returns `sequence` with the pauses that `insertion` gives it, drawn by `key`.
 ///
 /// Depends on the arguments alone. The ids keep their order; without
 /// [`Overflow::Drop`] none is lost. A policy that [`Policy::validate`] accepts
-/// gives a full row exactly [`Insertion::n_pauses`] random pauses.
+/// gives a full row exactly [`Insertion::n_pauses`] random pauses. A row of at
+/// most [`Insertion::take`] real ids is at most [`Insertion::row_length`] long.
 pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
-    match &insertion.policy {
-        Policy::None => Placed {
-            sequence: sequence.clone(),
-            overflowed: 0,
-        },
-        Policy::Random { law, overflow, .. } => {
-            let mut sequence = random(insertion, *law, sequence, &mut key.rng());
+    let part = insertion.part(key);
+    let policy = insertion.policy.parts().nth(part);
+    let whole = |sequence| Placed {
+        sequence,
+        overflowed: 0,
+        part,
+    };
+    let pause = insertion.reserved.pause;
+    match policy.unwrap_or(&Policy::None) {
+        Policy::None | Policy::Mix { .. } => whole(Sequence {
+            marks: Vec::new(),
+            ..sequence.clone()
+        }),
+        policy @ Policy::Random { law, overflow, .. } => {
+            let n_pauses = insertion.n_pauses_among(policy, *law, sequence.parts().1.len());
+            let mut sequence = random(n_pauses, *law, sequence, pause, &mut key.rng());
             let overflowed = match overflow {
                 Overflow::Drop if sequence.prefix.is_none() => cut(insertion, &mut sequence.ids),
                 Overflow::Carry | Overflow::Drop => 0,
             };
             Placed {
-                sequence,
                 overflowed,
+                ..whole(sequence)
             }
         }
-        Policy::Suffix { count } => Placed {
-            sequence: suffix(sequence, count.draw(&mut key.rng()), insertion.pause),
-            overflowed: 0,
-        },
+        Policy::Suffix { count } => whole(suffix(sequence, count.draw(&mut key.rng()), pause)),
+        Policy::Prefix { count } => whole(prefix(sequence, count.draw(&mut key.rng()), pause)),
+        policy => {
+            let gaps = insertion.gaps(part, policy, sequence);
+            whole(spread(sequence, &gaps, policy.count(), pause))
+        }
     }
 }
 
 /// The ids without pauses.
 pub fn strip(ids: &[TokenId], pause: TokenId) -> Vec<TokenId> {
     ids.iter().copied().filter(|id| *id != pause).collect()
+}
+
+/// The row that [`apply`] was given: without its pauses, its prefix as long as it was.
+pub fn restore(row: &Sequence, pause: TokenId) -> Sequence {
+    let before = row.parts().0.iter().filter(|id| **id != pause).count();
+    Sequence {
+        ids: strip(&row.ids, pause),
+        prefix: row
+            .prefix
+            .map(|_| u32::try_from(before).unwrap_or(u32::MAX)),
+        ..Sequence::default()
+    }
 }
 
 /// The lengths of the runs of pauses, in order; a run is as long as it can be.
@@ -193,140 +118,185 @@ pub fn runs(ids: &[TokenId], pause: TokenId) -> impl Iterator<Item = usize> {
         .map(<[TokenId]>::len)
 }
 
-impl Policy {
-    /// Whether rows of `row_length` ids can be made.
-    pub fn validate(&self, row_length: usize) -> Result<(), Error> {
-        match self {
-            Self::None => Ok(()),
-            Self::Random { fraction, law, .. } => self.validate_random(*fraction, *law, row_length),
-            Self::Suffix { count } => count.validate(row_length),
-        }
-    }
-
-    fn validate_random(&self, fraction: f64, law: Law, row_length: usize) -> Result<(), Error> {
-        if !(0.0..=FRACTION_MAX).contains(&fraction) {
-            return Err(Error::Fraction { fraction });
-        }
-        let n_pauses = self.n_pauses(row_length);
-        if n_pauses == 0 && 0.0 < fraction {
-            return Err(Error::NoPause {
-                fraction,
-                row_length,
-            });
-        }
-        if row_length <= n_pauses {
-            return Err(Error::NoText {
-                n_pauses,
-                row_length,
-            });
-        }
-        let n_gaps = place::room(law, self.real_per_row(row_length));
-        if n_gaps < n_pauses {
-            return Err(Error::Gaps { n_pauses, n_gaps });
-        }
-        Ok(())
-    }
-
-    fn n_pauses(&self, row_length: usize) -> usize {
-        match self {
-            Self::None => 0,
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a fraction of a length, rounded and capped, is a length"
-            )]
-            Self::Random { fraction, .. } => {
-                ((fraction * row_length as f64).round() as usize).min(row_length)
-            }
-            Self::Suffix { count } => count.max() as usize,
-        }
-    }
-
-    fn real_per_row(&self, row_length: usize) -> usize {
-        match self {
-            Self::Random {
-                overflow: Overflow::Drop,
-                ..
-            } => row_length,
-            _ => row_length.saturating_sub(self.n_pauses(row_length)),
-        }
-    }
-}
-
 impl Insertion {
-    /// Pauses a full row: M for random policies, the largest count for suffixes.
+    /// The insertion of a policy that [`Policy::validate`] accepts for these rows.
+    pub fn new(policy: Policy, reserved: Reserved, row_length: usize) -> Result<Self, Error> {
+        policy.validate(row_length)?;
+        let patterns = policy.parts().map(|part| match part {
+            Policy::Regex { pattern, .. } => policy::compile(pattern).map(Some),
+            _ => Ok(None),
+        });
+        Ok(Self {
+            patterns: patterns.collect::<Result<_, _>>()?,
+            policy,
+            reserved,
+            row_length,
+            pieces: None,
+        })
+    }
+
+    /// The same with what ids spell, which policies that read text need.
+    pub fn with_pieces(self, pieces: impl FnOnce() -> Option<Arc<Pieces>>) -> Result<Self, Error> {
+        if !self.policy.reads_text() {
+            return Ok(self);
+        }
+        let pieces = Some(pieces().ok_or(Error::NoBytes)?);
+        Ok(Self { pieces, ..self })
+    }
+
+    /// The rule.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The pause token.
+    pub fn pause(&self) -> TokenId {
+        self.reserved.pause
+    }
+
+    /// Length of a full row in ids, pauses included.
+    pub fn row_length(&self) -> usize {
+        self.row_length
+    }
+
+    /// Pauses a full row: M for random policies, the largest count for suffixes;
+    /// 0 where only the text tells.
     pub fn n_pauses(&self) -> usize {
         self.policy.n_pauses(self.row_length)
     }
 
-    /// Real ids that a full pretraining row takes from the stream.
+    /// Real ids that a full pretraining row takes from the stream; the most it
+    /// could take, where that depends on them.
     pub fn real_per_row(&self) -> usize {
         self.policy.real_per_row(self.row_length)
     }
 
+    /// How full pretraining rows are filled.
+    pub fn fill(&self) -> Fill {
+        self.policy.fill(self.row_length)
+    }
+
+    /// How many ids of the front of `stream` make the next pretraining row.
+    ///
+    /// `stream` holds [`Insertion::real_per_row`] ids, or all that are left. As many
+    /// are taken as leave room for their pauses, whatever a key draws, so a row's
+    /// text is the same in every epoch.
+    pub fn take(&self, stream: &[TokenId], marks: &[f32]) -> usize {
+        let most = self.real_per_row().min(stream.len());
+        if let Fill::Fixed(_) = self.fill() {
+            return most;
+        }
+        let front = |n: usize| Sequence {
+            ids: stream.get(..n).unwrap_or_default().to_vec(),
+            marks: marks.get(..n).unwrap_or_default().to_vec(),
+            ..Sequence::default()
+        };
+        let row = front(most);
+        let fitting = |(part, policy)| {
+            let gaps = self.all_gaps(part, policy, &row);
+            fitting(&gaps, policy.count(), self.row_length).min(most)
+        };
+        let parts = self.policy.parts().enumerate();
+        let mut n = parts.map(fitting).min().unwrap_or(most);
+        // A border may cut a match, and make another of what is left of it.
+        while 1 < n && self.row_length < self.longest(&front(n)) {
+            n -= 1;
+        }
+        n.max(1).min(most)
+    }
+
+    /// The length of a row with the most pauses that a key can give it.
+    pub fn longest(&self, row: &Sequence) -> usize {
+        let pauses = |(part, policy): (usize, &Policy)| match policy.places() {
+            true => self.all_gaps(part, policy, row).len() * policy.count(),
+            false => policy.n_pauses(self.row_length),
+        };
+        let most = self.policy.parts().enumerate().map(pauses).max();
+        row.len() + most.unwrap_or(0)
+    }
+
+    /// Whether the row of a key is placed by numbers that are not on disk.
+    pub fn reads_marks(&self, key: Key) -> bool {
+        let policy = self.policy.parts().nth(self.part(key));
+        policy.is_some_and(Policy::reads_marks)
+    }
+
+    /// Which policy of a mixture a key draws.
+    fn part(&self, key: Key) -> usize {
+        let Policy::Mix { of } = &self.policy else {
+            return 0;
+        };
+        let sum: f64 = of.iter().map(|share| share.weight).sum();
+        // The key itself is the policy's.
+        let mut left = key.item(0).rng().unit() * sum;
+        let mut past = |share: &Share| {
+            left -= share.weight;
+            0.0 <= left
+        };
+        let likely = |share: &Share| 0.0 < share.weight;
+        let last = of.iter().rposition(likely).unwrap_or(0);
+        of.iter().take_while(|share| past(share)).count().min(last)
+    }
+
+    /// The gaps that get pauses: as many as the row has room for.
+    fn gaps(&self, part: usize, policy: &Policy, row: &Sequence) -> Vec<usize> {
+        let mut gaps = self.all_gaps(part, policy, row);
+        let room = self.row_length.saturating_sub(row.len());
+        if let Some(fit) = room.checked_div(policy.count()) {
+            gaps.truncate(fit);
+        }
+        gaps
+    }
+
+    /// The gaps that a policy finds, rising: gap `g` is the one before id `g`.
+    fn all_gaps(&self, part: usize, policy: &Policy, row: &Sequence) -> Vec<usize> {
+        let pattern = self.patterns.get(part).and_then(Option::as_ref);
+        let (prefix, text) = row.parts();
+        let marks = row.marks.get(prefix.len()..).unwrap_or_default();
+        let reader = sites::Reader {
+            pieces: self.pieces.as_deref(),
+            end: self.reserved.end,
+            pattern,
+        };
+        let mut gaps = reader.gaps(policy, text, marks);
+        gaps.iter_mut().for_each(|gap| *gap += prefix.len());
+        gaps
+    }
+
     /// Pauses for `n_text` ids: in proportion to a full row, rounded down.
-    fn n_pauses_among(&self, law: Law, n_text: usize) -> usize {
-        (self.n_pauses() * n_text)
-            .checked_div(self.real_per_row())
+    fn n_pauses_among(&self, policy: &Policy, law: Law, n_text: usize) -> usize {
+        (policy.n_pauses(self.row_length) * n_text)
+            .checked_div(policy.real_per_row(self.row_length))
             .unwrap_or(0)
             .min(place::room(law, n_text))
     }
 }
 
-impl Count {
-    /// Draws a count.
-    pub fn draw(&self, rng: &mut Rng) -> u32 {
-        match self {
-            Self::Fixed(count) => *count,
-            Self::Between { min, max } => {
-                let width = u64::from(max.saturating_sub(*min)) + 1;
-                let above = u32::try_from(rng.below(width)).unwrap_or(0);
-                min.saturating_add(above)
-            }
-            Self::OneOf(counts) => {
-                let index = usize::try_from(rng.below(counts.len() as u64)).unwrap_or(0);
-                counts.get(index).copied().unwrap_or(0)
-            }
+/// The most ids that fit a row of `row_length` with `count` pauses in each of the
+/// gaps before them.
+fn fitting(gaps: &[usize], count: usize, row_length: usize) -> usize {
+    for (before, gap) in gaps.iter().enumerate() {
+        let n = row_length.saturating_sub(before * count);
+        // The row ends before this gap's pauses and the id after them.
+        if n <= gap + count {
+            return n.min(*gap);
         }
     }
-
-    /// The largest count that may be drawn.
-    pub fn max(&self) -> u32 {
-        match self {
-            Self::Fixed(count) => *count,
-            Self::Between { max, .. } => *max,
-            Self::OneOf(counts) => counts.iter().copied().max().unwrap_or(0),
-        }
-    }
-
-    fn validate(&self, row_length: usize) -> Result<(), Error> {
-        match self {
-            Self::Between { min, max } if max < min => {
-                return Err(Error::Range {
-                    min: *min,
-                    max: *max,
-                });
-            }
-            Self::OneOf(counts) if counts.is_empty() => return Err(Error::NoCount),
-            _ => {}
-        }
-        let n_pauses = self.max() as usize;
-        if row_length <= n_pauses {
-            return Err(Error::NoText {
-                n_pauses,
-                row_length,
-            });
-        }
-        Ok(())
-    }
+    row_length.saturating_sub(gaps.len() * count)
 }
 
-fn random(insertion: &Insertion, law: Law, sequence: &Sequence, rng: &mut Rng) -> Sequence {
+fn random(
+    n_pauses: usize,
+    law: Law,
+    sequence: &Sequence,
+    pause: TokenId,
+    rng: &mut Rng,
+) -> Sequence {
     let (prefix, text) = sequence.parts();
-    let n_pauses = insertion.n_pauses_among(law, text.len());
-    let mut ids = vec![insertion.pause; sequence.len() + n_pauses];
+    let mut ids = vec![pause; sequence.len() + n_pauses];
     let (head, row) = ids.split_at_mut(prefix.len());
     head.copy_from_slice(prefix);
-    place::interleave(law, text, insertion.pause, rng, row);
+    place::interleave(law, text, pause, rng, row);
     Sequence {
         ids,
         prefix: sequence.prefix,
@@ -337,20 +307,40 @@ fn random(insertion: &Insertion, law: Law, sequence: &Sequence, rng: &mut Rng) -
 /// Cuts a row to its length; returns how many real ids that costs.
 fn cut(insertion: &Insertion, ids: &mut Vec<TokenId>) -> usize {
     let tail = ids.get(insertion.row_length..).unwrap_or_default();
-    let overflowed = tail.iter().filter(|id| **id != insertion.pause).count();
+    let real = |id: &&TokenId| **id != insertion.reserved.pause;
+    let overflowed = tail.iter().filter(real).count();
     ids.truncate(insertion.row_length);
     overflowed
 }
 
 fn suffix(sequence: &Sequence, count: u32, pause: TokenId) -> Sequence {
-    let (prefix, target) = match sequence.prefix {
-        Some(_) => sequence.parts(),
-        None => (sequence.ids.as_slice(), Default::default()),
+    let gap = match sequence.prefix {
+        Some(_) => sequence.parts().0.len(),
+        None => sequence.len(),
     };
-    let mut ids = Vec::with_capacity(sequence.len() + count as usize);
-    ids.extend_from_slice(prefix);
-    ids.resize(prefix.len() + count as usize, pause);
-    ids.extend_from_slice(target);
+    spread(sequence, &[gap], count as usize, pause)
+}
+
+fn prefix(sequence: &Sequence, count: u32, pause: TokenId) -> Sequence {
+    let row = spread(sequence, &[0], count as usize, pause);
+    Sequence {
+        prefix: sequence.prefix.map(|prefix| prefix.saturating_add(count)),
+        ..row
+    }
+}
+
+/// The row with `count` pauses in each of `gaps`, which rise.
+fn spread(sequence: &Sequence, gaps: &[usize], count: usize, pause: TokenId) -> Sequence {
+    let mut ids = Vec::with_capacity(sequence.len() + gaps.len() * count);
+    let mut rest = sequence.ids.as_slice();
+    let mut at = 0;
+    for gap in gaps {
+        let (before, after) = rest.split_at((gap - at).min(rest.len()));
+        ids.extend_from_slice(before);
+        ids.resize(ids.len() + count, pause);
+        (rest, at) = (after, *gap);
+    }
+    ids.extend_from_slice(rest);
     Sequence {
         ids,
         prefix: sequence.prefix,

@@ -1,4 +1,4 @@
-//! Where random pauses stand: the three sampling laws.
+//! Where random pauses stand: the four sampling laws.
 //!
 //! The row itself is the scratch space, so that a row costs one allocation and
 //! one draw a pause: choices are marked in it first, text and pauses overwrite
@@ -19,7 +19,7 @@ const ONE: TokenId = TokenId(1);
 /// The most pauses that `law` can place among `n_text` ids.
 pub(super) fn room(law: Law, n_text: usize) -> usize {
     match law {
-        Law::UniformInterleaving | Law::IidGaps => usize::MAX,
+        Law::UniformInterleaving | Law::IidGaps | Law::Runs { .. } => usize::MAX,
         Law::DistinctGaps => n_text.saturating_add(1),
     }
 }
@@ -60,6 +60,37 @@ pub(super) fn interleave(
             }
             fill_gaps(text, pause, row);
         }
+        Law::Runs { mean } => {
+            mark_runs(n_pauses, mean, rng, &mut row[..n_gaps]);
+            fill_gaps(text, pause, row);
+        }
+    }
+}
+
+/// Gives each run of pauses a gap of its own, every free gap being equally likely.
+///
+/// Lengths are geometric: a run goes on with probability `1 - 1 / mean`. The last
+/// run is cut where all `n` pauses are given, and a run that takes the last free
+/// gap takes all that are left.
+fn mark_runs(n: usize, mean: f64, rng: &mut Rng, gaps: &mut [TokenId]) {
+    let mut left = n;
+    let mut free = gaps.len();
+    while 0 < left {
+        let mut length = 1;
+        if free <= 1 {
+            length = left;
+        }
+        while length < left && 1.0 <= rng.unit() * mean {
+            length += 1;
+        }
+        let mut gap = below(rng, gaps.len());
+        while gaps[gap] != NONE {
+            gap = below(rng, gaps.len());
+        }
+        // A row is shorter than 2^32 ids.
+        gaps[gap] = TokenId(u32::try_from(length).unwrap_or(u32::MAX));
+        left -= length;
+        free -= 1;
     }
 }
 
@@ -125,7 +156,12 @@ mod tests {
     use crate::pause::{runs, strip};
     use crate::rng::{Key, Stream};
 
-    const LAWS: [Law; 3] = [Law::UniformInterleaving, Law::DistinctGaps, Law::IidGaps];
+    const LAWS: [Law; 4] = [
+        Law::UniformInterleaving,
+        Law::DistinctGaps,
+        Law::IidGaps,
+        Law::Runs { mean: 2.0 },
+    ];
     const PAUSE: TokenId = TokenId(9);
 
     fn text(n: usize) -> Vec<TokenId> {
@@ -139,11 +175,55 @@ mod tests {
         row
     }
 
-    /// The naive twin: all rows that the law gives, each as often as its
-    /// elementary outcomes are likely, by counting through them.
-    fn outcomes(law: Law, text: &[TokenId], n_pauses: usize) -> Vec<Vec<TokenId>> {
+    /// The naive twin: all rows that the law gives, each as likely as its
+    /// elementary outcomes are together, by counting through them.
+    fn outcomes(law: Law, text: &[TokenId], n_pauses: usize) -> BTreeMap<Vec<TokenId>, f64> {
+        let mut likely = BTreeMap::new();
+        if let Law::Runs { mean } = law {
+            let gaps = vec![0; text.len() + 1];
+            runs_outcomes(gaps, (n_pauses, 1.0), mean, &mut |gaps, p| {
+                *likely.entry(with_gaps(text, |gap| gaps[gap])).or_default() += p;
+            });
+            return likely;
+        }
+        let equal = equal_outcomes(law, text, n_pauses);
+        for row in &equal {
+            *likely.entry(row.clone()).or_default() += 1.0 / equal.len() as f64;
+        }
+        likely
+    }
+
+    /// All runs in all gaps that are free, one after the other.
+    fn runs_outcomes(
+        gaps: Vec<usize>,
+        (left, p): (usize, f64),
+        mean: f64,
+        found: &mut impl FnMut(&[usize], f64),
+    ) {
+        if left == 0 {
+            return found(&gaps, p);
+        }
+        let free: Vec<usize> = (0..gaps.len()).filter(|gap| gaps[*gap] == 0).collect();
+        let goes_on = 1.0 - 1.0 / mean;
+        for length in 1..=left {
+            let share = match (free.len(), length == left) {
+                (1, whole) => f64::from(u8::from(whole)),
+                (_, true) => goes_on.powi(length as i32 - 1),
+                (_, false) => goes_on.powi(length as i32 - 1) * (1.0 - goes_on),
+            };
+            for gap in free.iter().filter(|_| 0.0 < share) {
+                let mut gaps = gaps.clone();
+                gaps[*gap] = length;
+                let p = p * share / free.len() as f64;
+                runs_outcomes(gaps, (left - length, p), mean, found);
+            }
+        }
+    }
+
+    fn equal_outcomes(law: Law, text: &[TokenId], n_pauses: usize) -> Vec<Vec<TokenId>> {
         let n_gaps = text.len() + 1;
         match law {
+            Law::Runs { .. } => Vec::new(),
             Law::UniformInterleaving => subsets(text.len() + n_pauses, n_pauses)
                 .map(|slots| {
                     let mut words = text.iter();
@@ -184,11 +264,7 @@ mod tests {
     /// deviations of the chi-square statistic; infinite for an impossible row.
     fn distance(drawn: Law, expected: Law, n_text: usize, n_pauses: usize) -> f64 {
         let text = text(n_text);
-        let mut likely: BTreeMap<Vec<TokenId>, f64> = BTreeMap::new();
-        let outcomes = outcomes(expected, &text, n_pauses);
-        for row in &outcomes {
-            *likely.entry(row.clone()).or_default() += 1.0 / outcomes.len() as f64;
-        }
+        let likely = outcomes(expected, &text, n_pauses);
         let n_draws = 4000 * likely.len() as u64;
         let mut seen: BTreeMap<Vec<TokenId>, f64> = BTreeMap::new();
         for item in 0..n_draws {

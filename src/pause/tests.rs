@@ -8,7 +8,12 @@ use crate::pause::target::{scored, weights};
 use crate::rng::Stream;
 use crate::sequence::drawing::{RESERVED, draw, row};
 
-const LAWS: [Law; 3] = [Law::UniformInterleaving, Law::DistinctGaps, Law::IidGaps];
+const LAWS: [Law; 4] = [
+    Law::UniformInterleaving,
+    Law::DistinctGaps,
+    Law::IidGaps,
+    Law::Runs { mean: 3.0 },
+];
 
 fn key(item: u64) -> Key {
     Key::new(11).stream(Stream::Pause).epoch(0).item(item)
@@ -17,8 +22,10 @@ fn key(item: u64) -> Key {
 fn insertion(policy: Policy, row_length: usize) -> Insertion {
     Insertion {
         policy,
-        pause: RESERVED.pause,
+        reserved: RESERVED,
         row_length,
+        pieces: None,
+        patterns: Vec::new(),
     }
 }
 
@@ -265,7 +272,7 @@ proptest! {
         let insertion = insertion(policy, row_length);
         let n_real = insertion.real_per_row().min(ids.len());
         let row = Sequence::plain(ids[..n_real].to_vec());
-        let Placed { sequence, overflowed } = apply(&insertion, &row, key(item));
+        let Placed { sequence, overflowed, .. } = apply(&insertion, &row, key(item));
         let stripped = strip(&sequence.ids, RESERVED.pause);
         prop_assert_eq!(&stripped, &row.ids[..stripped.len()]);
         prop_assert_eq!(stripped.len() + overflowed, n_real);
@@ -359,3 +366,5 @@ proptest! {
         prop_assert_ne!(apply(&insertion, &row, key(item)), apply(&insertion, &row, key(item + 1)));
     }
 }
+
+mod beyond;

@@ -17,6 +17,9 @@ pub struct Encoded {
     pub split: Split,
     /// Its ids.
     pub ids: Ids,
+    /// A number for each id that a pause policy reads, the target's for an example,
+    /// and one for the end; empty where none does.
+    pub marks: Vec<f32>,
 }
 
 /// The ids of a document, without pauses and without the end-of-document id.
@@ -61,6 +64,7 @@ pub fn encode(
         },
         split: split(checksum, validation),
         ids,
+        marks: Vec::new(),
     })
 }
 
@@ -85,15 +89,17 @@ pub fn split(checksum: u64, validation: f64) -> Split {
 }
 
 fn refused(id: DocumentId, corpus: &Corpus, source: tokenize::Error) -> Error {
-    let file = corpus
-        .files
-        .get(id.file as usize)
-        .map_or_else(String::new, |file| file.name.clone());
     Error::Document {
-        file,
+        file: file_name(id, corpus),
         row: id.row + 1,
         source,
     }
+}
+
+/// The name of a document's file.
+pub fn file_name(id: DocumentId, corpus: &Corpus) -> String {
+    let file = corpus.files.get(id.file as usize);
+    file.map_or_else(String::new, |file| file.name.clone())
 }
 
 #[cfg(test)]

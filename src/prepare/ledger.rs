@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, rejects};
+use crate::curate::Hit;
 use crate::digest::Digest;
-use crate::manifest::{Ledger, Manifest, Split, SplitRecord};
+use crate::document::DocumentId;
+use crate::manifest::{Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord};
 use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.
 pub const UNITS: &str = "units";
+
+/// The most characters of an overlap that a record holds.
+const WORDS_CHARS_MAX: usize = 400;
 
 /// One finished unit: its shards, and what became of its documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +33,47 @@ pub struct UnitRecord {
     pub splits: BTreeMap<Split, SplitRecord>,
     /// What became of its documents.
     pub ledger: Ledger,
+    /// What they hold of evaluation sets.
+    #[serde(default, skip_serializing_if = "Contamination::is_empty")]
+    pub contamination: Contamination,
+    /// Its file of dropped documents, where the recipe keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejects: Option<RejectsRecord>,
+}
+
+/// What documents hold of evaluation sets, by index of the set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contamination(pub BTreeMap<usize, Found>);
+
+/// What documents hold of one evaluation set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// Documents that hold pieces of it.
+    pub documents: u64,
+    /// The first of them.
+    pub shown: Vec<Overlap>,
+}
+
+impl Contamination {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Counts the pieces that a document holds.
+    pub fn observe(&mut self, id: DocumentId, hits: &[Hit]) {
+        for hit in hits {
+            let found = self.0.entry(hit.set).or_default();
+            found.documents += 1;
+            if found.shown.len() < SHOWN_MAX {
+                found.shown.push(Overlap {
+                    file: id.file,
+                    row: id.row,
+                    words: in_words(&hit.words),
+                });
+            }
+        }
+    }
 }
 
 impl UnitRecord {
@@ -52,7 +98,9 @@ impl UnitRecord {
                     .iter()
                     .all(|end| shards.join(format!("{}.{end}", shard.name)).is_file())
             });
-        Ok((record.plan == *plan && standing).then_some(record))
+        let kept = record.rejects.as_ref();
+        let kept = kept.is_none_or(|kept| rejects::path(folder, &kept.name).is_file());
+        Ok((record.plan == *plan && standing && kept).then_some(record))
     }
 
     /// Makes the unit count as done; its shards are durable already.
@@ -82,6 +130,14 @@ pub fn merge(mut manifest: Manifest, records: &[UnitRecord]) -> Manifest {
             }
         }
         manifest.ledger += &record.ledger;
+        manifest.rejects.extend(record.rejects.clone());
+        for (set, found) in &record.contamination.0 {
+            if let Some(set) = manifest.contamination.get_mut(*set) {
+                set.documents += found.documents;
+                let room = SHOWN_MAX.saturating_sub(set.shown.len());
+                set.shown.extend(found.shown.iter().take(room).cloned());
+            }
+        }
     }
     manifest
 }
@@ -115,6 +171,11 @@ pub fn difference(at: &str, old: &Value, new: &Value) -> Option<(String, String,
         (a, b) if a == b => None,
         (a, b) => Some((at.to_string(), in_short(a), in_short(b))),
     }
+}
+
+/// The words of an overlap, of which a long one shows its start.
+fn in_words(words: &str) -> String {
+    words.chars().take(WORDS_CHARS_MAX).collect()
 }
 
 fn in_short(value: &Value) -> String {

@@ -4,9 +4,12 @@
 //! its own, published together with a record, and the manifest is sealed when
 //! every unit has one. A killed run loses the unit it was in and nothing else.
 
+mod curation;
 pub mod encode;
 pub mod flow;
+pub mod judge;
 pub mod ledger;
+pub mod rejects;
 pub mod rows;
 pub mod tokenizer;
 pub mod unit;
@@ -16,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus};
+use crate::curate::{self, Curator};
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
@@ -48,6 +52,17 @@ pub enum Error {
         /// What the tokenizer said.
         #[source]
         source: tokenize::Error,
+    },
+    /// A document cannot be curated.
+    #[error("cannot curate document {row} of `{file}`")]
+    Curate {
+        /// The source file.
+        file: String,
+        /// Its row, from 1.
+        row: u64,
+        /// Why.
+        #[source]
+        source: curate::Error,
     },
     /// The pause policy does not fit the rows.
     #[error(transparent)]
@@ -183,7 +198,7 @@ pub const ORIGIN: &str = "origin.json";
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     let corpus = Corpus::resolve(&job.recipe.sources, job.data_root, purpose(job.stage))?;
     let insertion = insertion(job)?;
-    let draft = draft(job, &corpus);
+    let draft = draft(job, &corpus)?;
     if let Some(dataset) = sealed(job, &draft)? {
         // A kill between the seal and the end leaves what only an unsealed dataset needs.
         clean(job.folder)?;
@@ -199,18 +214,25 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         if let Some(record) = UnitRecord::find(job.folder, index, &plan)? {
             records.push(record);
         } else if job.partition.takes(index) {
-            todo.push(unit::Work {
-                job,
-                corpus: &corpus,
-                insertion: &insertion,
-                plan,
-                index,
-                files,
-            });
+            todo.push((index, files));
         } else {
             missing.push(index);
         }
     }
+    let curator = match todo.is_empty() {
+        true => Curator::default(),
+        false => curation::curator(job, &corpus, plan, progress, stop)?,
+    };
+    let work = |(index, files)| unit::Work {
+        job,
+        corpus: &corpus,
+        insertion: &insertion,
+        curator: &curator,
+        plan,
+        index,
+        files,
+    };
+    let todo = todo.into_iter().map(work).collect();
     progress.start(stage_name(job.stage), corpus.bytes(), Unit::Bytes);
     for record in &records {
         progress.advance(
@@ -277,24 +299,20 @@ pub fn stage_name(stage: Stage) -> &'static str {
 
 fn insertion(job: &Job) -> Result<Insertion, Error> {
     let row_length = job.recipe.pack.seq_len;
-    job.recipe.pause.validate(row_length)?;
     let policy = job.recipe.pause.clone();
-    Ok(Insertion {
-        policy,
-        pause: job.tokenizer.reserved().pause,
-        row_length,
-    })
+    let insertion = Insertion::new(policy, job.tokenizer.reserved(), row_length)?;
+    Ok(insertion.with_pieces(|| job.tokenizer.pieces())?)
 }
 
 /// The manifest as far as it is known before any text is read.
-fn draft(job: &Job, corpus: &Corpus) -> Manifest {
+fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
     let files = corpus.files.iter().map(|file| FileRecord {
         name: file.name.clone(),
         source: file.source,
         bytes: file.bytes,
         documents: 0,
     });
-    Manifest {
+    Ok(Manifest {
         format: manifest::FORMAT,
         stage: job.stage,
         seed: job.seed,
@@ -310,7 +328,9 @@ fn draft(job: &Job, corpus: &Corpus) -> Manifest {
         corpus: files.collect(),
         splits: Default::default(),
         ledger: Default::default(),
-    }
+        contamination: curation::sets(job)?,
+        rejects: Vec::new(),
+    })
 }
 
 /// The dataset that already stands in the folder, if it is the one asked for.
@@ -327,6 +347,11 @@ fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
             .corpus
             .iter_mut()
             .for_each(|file| file.documents = 0);
+        manifest.rejects.clear();
+        for set in &mut manifest.contamination {
+            set.documents = 0;
+            set.shown.clear();
+        }
     }
     let value = |manifest: &Manifest| serde_json::to_value(manifest).unwrap_or_default();
     match ledger::difference("", &value(&old), &value(&new)) {

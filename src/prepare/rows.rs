@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use super::Error;
 use super::encode::{Encoded, Ids};
 use super::unit::Work;
-use crate::manifest::{Split, SplitRecord, Totals};
+use crate::manifest::{Part, Split, SplitRecord, Totals};
 use crate::pack::ConcatSplit;
-use crate::pause::{self, Insertion};
+use crate::pause::{self, Insertion, Policy};
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
@@ -67,12 +67,15 @@ impl<'a> Destination<'a> {
 /// Packs, places and writes; dropped before [`Rows::finish`], its open shard leaves nothing.
 pub struct Rows<'a> {
     to: Destination<'a>,
-    packer: ConcatSplit,
+    packer: Option<ConcatSplit<'a>>,
     /// Rows without their pauses.
     rows: Vec<Sequence>,
     rows_written: u64,
-    stream_length: u64,
-    /// Documents whose first row is not written yet, with that row.
+    /// Real ids that came in.
+    ids_added: u64,
+    /// Real ids in the rows that are written.
+    ids_written: u64,
+    /// Documents whose first row is not written yet, with the real ids before them.
     waiting: VecDeque<(u64, DocumentRecord)>,
     writer: Option<ShardWriter>,
     record: SplitRecord,
@@ -82,50 +85,50 @@ impl<'a> Rows<'a> {
     /// No rows yet.
     pub fn new(to: Destination<'a>) -> Self {
         Self {
-            packer: ConcatSplit::new(to.insertion.real_per_row()),
+            packer: Some(ConcatSplit::new(to.insertion)),
             to,
             rows: Vec::new(),
             rows_written: 0,
-            stream_length: 0,
+            ids_added: 0,
+            ids_written: 0,
             waiting: VecDeque::new(),
             writer: None,
             record: SplitRecord::default(),
         }
     }
 
-    /// Puts a document's ids into rows; `waiting` remembers the row it starts in.
+    /// Puts a document's ids into rows; `waiting` remembers where it starts.
     pub fn add(&mut self, encoded: Encoded) {
         let end = self.to.shard.reserved.end;
-        let next_row = self.rows_written + self.rows.len() as u64;
-        match encoded.ids {
-            Ids::Plain(ids) => {
-                let real_per_row = self.to.insertion.real_per_row() as u64;
-                self.waiting
-                    .push_back((self.stream_length / real_per_row, encoded.record));
-                self.stream_length += ids.len() as u64 + 1;
-                let rows = &mut self.rows;
-                self.packer
-                    .push(&ids, end, &mut |ids| rows.push(Sequence::plain(ids)));
+        self.waiting.push_back((self.ids_added, encoded.record));
+        let rows = &mut self.rows;
+        match (encoded.ids, &mut self.packer) {
+            (Ids::Plain(ids), Some(packer)) => {
+                self.ids_added += ids.len() as u64 + 1;
+                packer.push((&ids, &encoded.marks), end, &mut |row| rows.push(row));
             }
-            Ids::Example { prefix, mut target } => {
-                self.waiting.push_back((next_row, encoded.record));
-                target.push(end);
-                self.rows.push(Sequence::example(&prefix, &target));
+            (Ids::Plain(_), None) => {}
+            (Ids::Example { prefix, target }, _) => {
+                let row = example(&prefix, &target, &encoded.marks, end);
+                self.ids_added += row.len() as u64;
+                rows.push(row);
             }
         }
     }
 
     /// Gives pauses to the rows that are ready, and writes them.
     pub fn write(&mut self, flush: Flush) -> Result<(), Error> {
-        if flush == Flush::Everything {
-            let packer = std::mem::replace(&mut self.packer, ConcatSplit::new(1));
-            self.rows.extend(packer.finish().map(Sequence::plain));
+        if flush == Flush::Everything
+            && let Some(packer) = self.packer.take()
+        {
+            packer.finish(&mut |row| self.rows.push(row));
         }
         let first = self.rows_written;
         let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
         let insertion = self.to.insertion;
         for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
-            self.write_row(&pause::apply(insertion, &row, key.item(number)))?;
+            let placed = pause::apply(insertion, &row, key.item(number));
+            self.write_row(row.len(), &placed)?;
         }
         Ok(())
     }
@@ -137,7 +140,8 @@ impl<'a> Rows<'a> {
         Ok(self.record)
     }
 
-    fn write_row(&mut self, row: &pause::Placed) -> Result<(), Error> {
+    /// Writes a row that `real` real ids made.
+    fn write_row(&mut self, real: usize, row: &pause::Placed) -> Result<(), Error> {
         let full = self
             .writer
             .as_ref()
@@ -149,9 +153,10 @@ impl<'a> Rows<'a> {
             Some(writer) => writer,
             None => self.open_shard()?,
         };
+        self.ids_written += real as u64;
         while let Some((_, record)) = self
             .waiting
-            .pop_front_if(|(at, _)| *at <= self.rows_written)
+            .pop_front_if(|(before, _)| *before < self.ids_written)
         {
             self.record.totals.documents += 1;
             self.record.totals.text_bytes += record.text_bytes;
@@ -159,7 +164,7 @@ impl<'a> Rows<'a> {
         }
         writer.push(&row.sequence)?;
         self.writer = Some(writer);
-        observe(&mut self.record.totals, row, self.to.insertion.pause);
+        observe(&mut self.record.totals, row, self.to.insertion);
         self.rows_written += 1;
         Ok(())
     }
@@ -191,8 +196,21 @@ pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
         .item(unit)
 }
 
+/// The row of an example, without its pauses; `marks` are those of the target.
+pub fn example(prefix: &[TokenId], target: &[TokenId], marks: &[f32], end: TokenId) -> Sequence {
+    let mut row = Sequence::example(prefix, target);
+    row.ids.push(end);
+    if !marks.is_empty() {
+        row.marks = vec![f32::NAN; prefix.len()];
+        row.marks.extend_from_slice(marks);
+        row.marks.resize(row.ids.len(), f32::NAN);
+    }
+    row
+}
+
 /// Counts what a row holds.
-pub fn observe(totals: &mut Totals, row: &pause::Placed, pause: TokenId) {
+pub fn observe(totals: &mut Totals, row: &pause::Placed, insertion: &Insertion) {
+    let pause = insertion.pause();
     let ids = &row.sequence.ids;
     let n_pauses = ids.iter().filter(|id| **id == pause).count() as u64;
     totals.rows += 1;
@@ -201,11 +219,13 @@ pub fn observe(totals: &mut Totals, row: &pause::Placed, pause: TokenId) {
     totals.scored += pause::target::scored(&row.sequence, pause);
     totals.overflowed += row.overflowed as u64;
     for length in pause::runs(ids, pause) {
-        if totals.pause_runs.len() < length {
-            totals.pause_runs.resize(length, 0);
-        }
-        if let Some(count) = totals.pause_runs.get_mut(length.saturating_sub(1)) {
-            *count += 1;
+        totals.observe_run(length);
+    }
+    if let Policy::Mix { of } = insertion.policy() {
+        totals.parts.resize(of.len(), Part::default());
+        if let Some(part) = totals.parts.get_mut(row.part) {
+            part.rows += 1;
+            part.pauses += n_pauses;
         }
     }
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::encode::{self, Encoded, Ids};
 use super::flow::{Budget, Failure, Flow, Sink, Step, lock};
-use super::ledger::UnitRecord;
+use super::judge::{Judge, Judged, Verdict};
+use super::ledger::{Contamination, UnitRecord};
+use super::rejects::Rejects;
 use super::rows::{Destination, Flush, Rows};
 use super::{Error, Job};
 use crate::corpus::{Block, Blocks, Corpus};
+use crate::curate::Curator;
 use crate::digest::Digest;
 use crate::manifest::{Ledger, Split};
 use crate::pause::Insertion;
@@ -30,6 +32,8 @@ pub struct Work<'a> {
     pub corpus: &'a Corpus,
     /// Where pauses go.
     pub insertion: &'a Insertion,
+    /// Which documents are kept.
+    pub curator: &'a Curator,
     /// Digest of the recipe and inputs.
     pub plan: Digest,
     /// Which unit this is.
@@ -60,7 +64,7 @@ pub fn prepare(
     lanes.finish()
 }
 
-type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Encoded>, Error, UnitRecord>;
+type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Judged>, Error, UnitRecord>;
 
 /// The units that are being made, each on its lane, and those that wait.
 struct Lanes<'a> {
@@ -98,7 +102,7 @@ impl<'a> Lanes<'a> {
         while let Some((work, unit)) = self.unit(thread) {
             loop {
                 let step = unit.step(
-                    |block| self.encode(&work, block),
+                    |block| self.judge(&work, block),
                     (&self.budget, Block::bytes),
                     (self.stop, || Error::Stopped),
                 );
@@ -138,19 +142,18 @@ impl<'a> Lanes<'a> {
         })
     }
 
-    fn encode(&self, work: &Work, block: Block) -> Result<Vec<Encoded>, Error> {
-        let (job, read) = (work.job, block.read());
-        let encoded = block.map(|document| {
-            encode::encode(
-                &document?,
-                job.tokenizer,
-                job.recipe.validation,
-                work.corpus,
-            )
-        });
-        let encoded = encoded.collect();
+    fn judge(&self, work: &Work, block: Block) -> Result<Vec<Judged>, Error> {
+        let judge = Judge {
+            curator: work.curator,
+            tokenizer: work.job.tokenizer,
+            validation: work.job.recipe.validation,
+            corpus: work.corpus,
+            insertion: work.insertion,
+        };
+        let read = block.read();
+        let judged = block.map(|document| judge.judge(document?)).collect();
         self.progress.advance(read);
-        encoded
+        judged
     }
 
     fn note(&self, unit: usize, outcome: Result<UnitRecord, Failure<Error>>) {
@@ -184,6 +187,9 @@ struct Build<'a> {
     splits: BTreeMap<Split, Rows<'a>>,
     documents: BTreeMap<u32, u64>,
     ledger: Ledger,
+    contamination: Contamination,
+    /// Open once a document was dropped, where the recipe keeps them.
+    rejects: Option<Rejects>,
 }
 
 impl<'a> Build<'a> {
@@ -195,30 +201,44 @@ impl<'a> Build<'a> {
             splits: splits.into(),
             documents: BTreeMap::new(),
             ledger: Ledger::default(),
+            contamination: Contamination::default(),
+            rejects: None,
         }
     }
 
-    fn add_document(&mut self, encoded: Encoded) {
-        *self.documents.entry(encoded.record.id.file).or_default() += 1;
-        match fits(&encoded.ids, self.work.insertion) {
-            Fit::Drop(reason) => self.ledger.leave_out(reason),
-            Fit::Keep => {
+    fn add_document(&mut self, judged: Judged) -> Result<(), Error> {
+        *self.documents.entry(judged.id.file).or_default() += 1;
+        self.contamination.observe(judged.id, &judged.hits);
+        match judged.verdict {
+            Verdict::Keep(encoded) => {
                 self.ledger.keep();
                 if let Some(split) = self.splits.get_mut(&encoded.split) {
                     split.add(encoded);
                 }
             }
+            Verdict::Drop { reason, text } => {
+                self.ledger.leave_out(&reason);
+                if self.work.job.recipe.rejects {
+                    let mut rejects = match self.rejects.take() {
+                        Some(rejects) => rejects,
+                        None => Rejects::create(self.work.job.folder, self.work.index)?,
+                    };
+                    rejects.push(self.work.corpus, judged.id, &reason, &text)?;
+                    self.rejects = Some(rejects);
+                }
+            }
         }
+        Ok(())
     }
 }
 
-impl Sink<Vec<Encoded>, Error> for Build<'_> {
+impl Sink<Vec<Judged>, Error> for Build<'_> {
     type Made = UnitRecord;
 
-    fn add(&mut self, block: Vec<Encoded>) -> Result<(), Error> {
+    fn add(&mut self, block: Vec<Judged>) -> Result<(), Error> {
         block
             .into_iter()
-            .for_each(|document| self.add_document(document));
+            .try_for_each(|document| self.add_document(document))?;
         self.splits
             .values_mut()
             .try_for_each(|split| split.write(Flush::FullRows))
@@ -235,31 +255,10 @@ impl Sink<Vec<Encoded>, Error> for Build<'_> {
             documents: self.documents,
             splits,
             ledger: self.ledger,
+            contamination: self.contamination,
+            rejects: self.rejects.map(Rejects::finish).transpose()?,
         };
         record.publish(self.work.job.folder)?;
         Ok(record)
-    }
-}
-
-enum Fit {
-    Keep,
-    Drop(&'static str),
-}
-
-/// Whether a document can stand in the dataset. An example must fit with the
-/// most pauses it could draw, so that its fate does not depend on the draw.
-fn fits(ids: &Ids, insertion: &Insertion) -> Fit {
-    match ids {
-        Ids::Plain(ids) if ids.is_empty() => Fit::Drop("empty"),
-        Ids::Example { target, .. } if target.is_empty() => Fit::Drop("empty"),
-        Ids::Plain(_) => Fit::Keep,
-        Ids::Example { prefix, target } => {
-            let length = prefix.len() + insertion.n_pauses() + target.len() + 1;
-            if length <= insertion.row_length {
-                Fit::Keep
-            } else {
-                Fit::Drop("too-long")
-            }
-        }
     }
 }

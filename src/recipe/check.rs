@@ -3,7 +3,7 @@
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
 use crate::corpus::{Source, synthetic};
 use crate::model::config::Spec;
-use crate::pause::{Count, Policy};
+use crate::pause::{self, Count, Policy};
 use crate::tokenize;
 
 /// A broken rule.
@@ -275,37 +275,81 @@ fn check_source(at: &At, index: usize, source: &Source, purpose: Purpose) -> Out
 
 fn check_pause(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     let pause = at.inside("pause");
-    match &stage.pause {
-        Policy::None => Ok(()),
+    check_policy(&pause, &stage.pause, (stage, purpose))?;
+    if let Policy::Mix { of } = &stage.pause {
+        for (index, share) in of.iter().enumerate() {
+            let share_at = pause.inside(&format!("of.{index}"));
+            check_policy(&share_at, &share.policy, (stage, purpose))?;
+        }
+    }
+    // What is left of a policy's own rules.
+    let wrong = |error: pause::Error| pause.fail(error.key(), format!("cannot be: {error}"));
+    stage.pause.validate(stage.pack.seq_len).map_err(wrong)
+}
+
+fn check_policy(pause: &At, policy: &Policy, (stage, purpose): (&Stage, Purpose)) -> Outcome {
+    match policy {
+        Policy::None | Policy::Mix { .. } => Ok(()),
         // The paper uses 0.1; above 0.9 rows hold hardly any text.
         Policy::Random { fraction, .. } => pause.within("fraction", *fraction, (0.0, 0.9)),
         Policy::Suffix { .. } if purpose == Purpose::Pretrain => {
             let finding = pause.fail("policy", "is `suffix`, but running text has no prefix");
-            Err(finding.hint("pretraining takes `none` or `random`"))
+            Err(finding.hint("pretraining takes every policy but `suffix`"))
         }
-        Policy::Suffix { count } => {
-            let (least, most) = match count {
-                Count::Fixed(count) => (*count, *count),
-                Count::Between { min, max } => (*min, *max),
-                Count::OneOf(counts) => match (counts.iter().min(), counts.iter().max()) {
-                    (Some(least), Some(most)) => (*least, *most),
-                    _ => return Err(pause.fail("count", "is an empty list")),
-                },
-            };
-            if most < least {
-                let problem = format!("has `min` {least} above `max` {most}");
-                return Err(pause.fail("count", problem));
-            }
-            // A prefix, a target and an end need a position each.
-            let room = (stage.pack.seq_len as u64).saturating_sub(3);
-            if room < u64::from(most) {
-                let problem = format!(
-                    "is {most}: rows of {} ids have room for {room}",
-                    stage.pack.seq_len
-                );
-                return Err(pause.fail("count", problem));
-            }
-            Ok(())
+        Policy::Suffix { count } | Policy::Prefix { count } => {
+            check_count(pause, count, stage.pack.seq_len)
+        }
+        Policy::Score { .. } => check_column(pause, stage, "scores", |source| &source.scores),
+        Policy::Positions { .. } => {
+            check_column(pause, stage, "positions", |source| &source.positions)
+        }
+        policy => {
+            let wrong =
+                |error: pause::Error| pause.fail(error.key(), format!("cannot be: {error}"));
+            policy.validate(stage.pack.seq_len).map_err(wrong)
+        }
+    }
+}
+
+fn check_count(pause: &At, count: &Count, seq_len: usize) -> Outcome {
+    let (least, most) = match count {
+        Count::Fixed(count) => (*count, *count),
+        Count::Between { min, max } => (*min, *max),
+        Count::OneOf(counts) => match (counts.iter().min(), counts.iter().max()) {
+            (Some(least), Some(most)) => (*least, *most),
+            _ => return Err(pause.fail("count", "is an empty list")),
+        },
+    };
+    if most < least {
+        let problem = format!("has `min` {least} above `max` {most}");
+        return Err(pause.fail("count", problem));
+    }
+    // A prefix, a target and an end need a position each.
+    let room = (seq_len as u64).saturating_sub(3);
+    if room < u64::from(most) {
+        let problem = format!("is {most}: rows of {seq_len} ids have room for {room}");
+        return Err(pause.fail("count", problem));
+    }
+    Ok(())
+}
+
+/// A policy that reads a column needs it in every source.
+fn check_column(
+    pause: &At,
+    stage: &Stage,
+    key: &str,
+    column: impl Fn(&Source) -> &Option<String>,
+) -> Outcome {
+    match stage
+        .sources
+        .iter()
+        .position(|source| column(source).is_none())
+    {
+        None => Ok(()),
+        Some(index) => {
+            let problem = format!("reads `{key}`, which source {index} does not name");
+            let hint = format!("give every source `{key} = \"FIELD\"`, the field that holds them");
+            Err(pause.fail("policy", problem).hint(&hint))
         }
     }
 }
@@ -468,6 +512,22 @@ mod tests {
         (
             "pretrain.pause={policy='suffix',count=1}",
             "`pretrain.pause.policy` is `suffix`",
+        ),
+        (
+            "pretrain.pause={policy='stride',every=0}",
+            "`pretrain.pause.every` cannot be: expected a `every` of 1",
+        ),
+        (
+            "pretrain.pause={policy='regex',pattern='('}",
+            "`pretrain.pause.pattern` cannot be: `pattern` is no regular expression",
+        ),
+        (
+            "pretrain.pause={policy='score',k=3}",
+            "`pretrain.pause.policy` reads `scores`, which source 0 does not name",
+        ),
+        (
+            "pretrain.pause={policy='mix',of=[{weight=1,policy='suffix',count=1}]}",
+            "`pretrain.pause.of.0.policy` is `suffix`",
         ),
         (
             "finetune.pause.count=62",

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
-use crate::{model, pause, tokenize};
+use crate::{curate, model, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
 pub use plan::{Plan, fingerprint};
@@ -51,6 +51,21 @@ pub struct Recipe {
 pub struct Stage {
     /// Where documents come from, in order.
     pub sources: Vec<Source>,
+    /// What is done to a document's text before anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<curate::Normalize>,
+    /// Limits that a document's text must keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<curate::Filter>,
+    /// What is done about documents that hold pieces of evaluation sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decontaminate: Option<curate::Decontaminate>,
+    /// Which documents are dropped as duplicates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<curate::Dedup>,
+    /// Keeps dropped documents in `rejects/` of the dataset.
+    #[serde(default, skip_serializing_if = "curate::is_false")]
+    pub rejects: bool,
     /// Where pauses go.
     #[serde(default)]
     pub pause: pause::Policy,
@@ -184,6 +199,19 @@ pub enum Metric {
     ExactMatch,
     /// The last number of the answer equals the last number of the target (GSM8K).
     FinalNumber,
+}
+
+impl Stage {
+    /// What becomes of documents before they are encoded.
+    pub fn rules(&self) -> curate::Rules {
+        curate::Rules {
+            normalize: self.normalize,
+            filter: self.filter.clone(),
+            decontaminate: self.decontaminate.clone(),
+            dedup: self.dedup,
+            rejects: self.rejects,
+        }
+    }
 }
 
 impl Recipe {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Recipe, Stage, check};
 use crate::corpus::Source;
+use crate::curate::{Evaluation, Filter};
 use crate::digest::Digest;
 use crate::manifest;
 use crate::model::config;
@@ -47,12 +48,13 @@ impl Plan {
 
     /// Settles where a recipe runs; one made without [`Recipe::read`] is checked here.
     pub fn resolve(
-        recipe: Recipe,
+        mut recipe: Recipe,
         name: &str,
         out: PathBuf,
         data_root: PathBuf,
     ) -> Result<Self, Error> {
         check::check(&recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))?;
+        name_evaluations(&mut recipe);
         Ok(Self {
             recipe,
             name: name.into(),
@@ -162,6 +164,12 @@ impl Plan {
         part.add("tokenizer_sources", &self.tokenizer_sources())?;
         if let Some(stage) = self.stage(stage) {
             part.add("sources", &stage.sources)?;
+            let rules = stage.rules();
+            part.add("normalize", &rules.normalize)?;
+            part.add("filter", &rules.filter.map(Filter::spelt_out))?;
+            part.add("decontaminate", &rules.decontaminate)?;
+            part.add("dedup", &rules.dedup)?;
+            part.add("rejects", &rules.rejects.then_some(true))?;
             part.add("pause", &stage.pause)?;
             part.add("pack", &stage.pack)?;
             part.add("validation", &stage.validation)?;
@@ -199,6 +207,25 @@ impl Plan {
         self.recipe.tokenizer.as_ref()?.train.as_ref()?;
         let stage = self.stage(self.tokenizer_stage()?)?;
         Some(&stage.sources)
+    }
+}
+
+/// Spells out the evaluation sets that a stage without a list of its own is cleaned of.
+fn name_evaluations(recipe: &mut Recipe) {
+    let tasks = recipe.eval.iter().flat_map(|eval| &eval.tasks);
+    let tasks: Vec<Evaluation> = tasks
+        .map(|task| Evaluation {
+            name: task.name.clone(),
+            sources: task.sources.clone(),
+        })
+        .collect();
+    for stage in [&mut recipe.pretrain, &mut recipe.finetune]
+        .into_iter()
+        .flatten()
+    {
+        if let Some(settings) = &mut stage.decontaminate {
+            settings.against.get_or_insert_with(|| tasks.clone());
+        }
     }
 }
 

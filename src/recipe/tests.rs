@@ -98,7 +98,7 @@ fn unknown_values() {
         "fraction = 0.1",
         "fraction = 0.1, law = \"iid\"",
         expect![[r#"
-            unknown value `iid` in `pretrain.pause`, expected one of `uniform-interleaving`, `distinct-gaps`, `iid-gaps`
+            unknown value `iid` in `pretrain.pause`, expected one of `uniform-interleaving`, `distinct-gaps`, `iid-gaps`, `runs`
              --> r.toml:6:52
               |
             6 | pause = { policy = "random", fraction = 0.1, law = "iid" }
@@ -110,13 +110,13 @@ fn unknown_values() {
         "\"random\"",
         "\"randm\"",
         expect![[r#"
-        unknown value `randm` in `pretrain.pause.policy`, expected one of `none`, `random`, `suffix`
-         --> r.toml:6:20
-          |
-        6 | pause = { policy = "randm", fraction = 0.1 }
-          |                    ^^^^^^^
-        hint: did you mean `random`?
-    "#]],
+            unknown value `randm` in `pretrain.pause.policy`, expected one of `none`, `random`, `suffix`, `prefix`, `stride`, `word-ends`, `punctuation`, `digits`, `regex`, `score`, `positions`, `mix`
+             --> r.toml:6:20
+              |
+            6 | pause = { policy = "randm", fraction = 0.1 }
+              |                    ^^^^^^^
+            hint: did you mean `random`?
+        "#]],
     );
     check_edit(
         "steps = 10",

@@ -41,6 +41,12 @@ impl Table {
         Self((0..vocab_size).map(bytes_of).collect())
     }
 
+    /// What one id spells; nothing where it is unknown.
+    pub fn bytes(&self, id: TokenId) -> &[u8] {
+        let piece = self.0.get(id.index()).and_then(Option::as_deref);
+        piece.unwrap_or_default()
+    }
+
     /// The text of `ids`, or the first id that is none, with its position.
     pub fn decode<'a>(&self, ids: &'a [TokenId]) -> Result<String, (usize, &'a TokenId)> {
         let mut bytes = Vec::with_capacity(4 * ids.len());

@@ -5,12 +5,14 @@
 //! vocabularies, and errors in place of panics for a damaged `tokenizer.json`.
 
 mod bytes;
+mod fast;
 mod reserve;
 mod train;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,7 @@ use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer 
 
 use crate::digest::Digest;
 use crate::fs;
+use crate::pause::Pieces;
 use crate::token::{Reserved, TokenId};
 
 /// An error of another module or library, as a cause.
@@ -221,6 +224,19 @@ pub struct Tokenizer {
     barred: Vec<u32>,
     /// What each id stands for, where the vocabulary is byte-level.
     bytes: Option<bytes::Table>,
+    /// The fast path, where it takes this tokenizer.
+    fast: Option<fast::Fast>,
+    /// Whether the fast path can yield a barred id.
+    guard: Guard,
+}
+
+/// Whether ids of the fast path must be looked through for barred ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// No text yields one.
+    Needless,
+    /// Some text may.
+    Needed,
 }
 
 impl Tokenizer {
@@ -269,8 +285,16 @@ impl Tokenizer {
             Some(DecoderWrapper::ByteLevel(_)) => Some(bytes::Table::new(&engine, vocab_size)),
             _ => None,
         };
+        let barred = reserve::barred(&engine, &json, reserved, special);
+        let fast = fast::Fast::new(&json, &engine, special);
+        let guard = match fast.as_ref().is_some_and(|fast| fast.yields_any(&barred)) {
+            true => Guard::Needed,
+            false => Guard::Needless,
+        };
         Ok(Self {
-            barred: reserve::barred(&engine, &json, reserved, special),
+            barred,
+            fast,
+            guard,
             bytes: bytes_of_ids,
             digest: Digest::of(bytes),
             json: bytes.to_vec(),
@@ -305,18 +329,50 @@ impl Tokenizer {
     /// They are those of the library for the same `tokenizer.json`, without the
     /// tokens that its post-processor would add around the text.
     pub fn encode(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
+        let Some(fast) = &self.fast else {
+            return self.encode_by_library(text, ids);
+        };
+        let before = ids.len();
+        if fast.encode(text, ids).is_err() {
+            ids.truncate(before);
+            return self.encode_by_library(text, ids);
+        }
+        if self.guard == Guard::Needed
+            && let Err(error) = self.refuse_barred(ids.iter().skip(before).map(|id| id.0))
+        {
+            ids.truncate(before);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// What [`Tokenizer::encode`] does, always by the `tokenizers` library: the
+    /// reference that its fast path is held against.
+    pub fn encode_by_library(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
         let encoding = guarded(|| self.engine.encode_fast(text, false)).map_err(Error::Library)?;
         let found = encoding.get_ids();
-        if let Some(position) = found.iter().position(|id| self.is_barred(*id)) {
-            let id = found.get(position).copied().unwrap_or_default();
-            return Err(Error::SpecialInText {
-                token: self.token(TokenId(id)).unwrap_or_default(),
-                id,
-                position,
-            });
-        }
+        self.refuse_barred(found.iter().copied())?;
         ids.extend(found.iter().copied().map(TokenId));
         Ok(())
+    }
+
+    /// Which path [`Tokenizer::encode`] takes: `gpt2, avx512`, or `library`.
+    pub fn path(&self) -> String {
+        self.fast
+            .as_ref()
+            .map_or("library".into(), fast::Fast::name)
+    }
+
+    fn refuse_barred(&self, ids: impl Iterator<Item = u32>) -> Result<(), Error> {
+        let barred = ids.enumerate().find(|(_, id)| self.is_barred(*id));
+        let Some((position, id)) = barred else {
+            return Ok(());
+        };
+        Err(Error::SpecialInText {
+            token: self.token(TokenId(id)).unwrap_or_default(),
+            id,
+            position,
+        })
     }
 
     /// The text of `ids`, special tokens spelt out, nothing cleaned up.
@@ -339,6 +395,19 @@ impl Tokenizer {
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+    }
+
+    /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
+    pub fn pieces(&self) -> Option<Arc<Pieces>> {
+        let table = self.bytes.as_ref()?;
+        let reserved = [self.reserved.pause, self.reserved.end, self.reserved.pad];
+        let piece = |id| match reserved.contains(&id) {
+            true => Default::default(),
+            false => table.bytes(id),
+        };
+        Some(Arc::new(Pieces::new(
+            (0..self.vocab_size).map(|id| piece(TokenId(id))),
+        )))
     }
 
     /// The token as the vocabulary stores it.

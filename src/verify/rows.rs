@@ -24,6 +24,19 @@ pub fn check(
     report: &mut Report,
 ) -> Result<(), Error> {
     let manifest = &dataset.manifest;
+    let insertion = match insertion(dataset) {
+        Ok(insertion) => insertion,
+        Err(reason) => {
+            let name = "the policy can be carried out";
+            report.check(name, Some("manifest.json"), Err(reason));
+            return Ok(());
+        }
+    };
+    let proof = Proof {
+        manifest,
+        insertion: &insertion,
+        progress,
+    };
     let rows = manifest
         .splits
         .values()
@@ -39,7 +52,7 @@ pub fn check(
             }
             let first = unit.first_row_of(shard_record);
             let key = row_key(manifest.seed, *split, unit.unit);
-            let result = check_shard(manifest, shard, (key, first), progress);
+            let result = proof.check_shard(shard, (key, first));
             let file = format!("shards/{}.bin", shard_record.name);
             let result = result.map(|totals| {
                 let detail = format!("{} rows, {} pauses", totals.rows, totals.pauses);
@@ -99,74 +112,85 @@ fn overflow(manifest: &Manifest) -> Overflow {
     }
 }
 
-fn check_shard(
-    manifest: &Manifest,
-    shard: &Shard,
-    (key, first): (Key, u64),
-    progress: &dyn Progress,
-) -> Result<Totals, String> {
-    let chunks = (0..shard.rows().div_ceil(CHUNK)).into_par_iter();
-    let totals = chunks.map(|chunk| {
-        let mut totals = Totals::default();
-        let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(shard.rows());
-        let count = rows.end - rows.start;
-        for index in rows {
-            let row = shard.row(index).map_err(|error| chain(&error))?;
-            let wrong = |reason: String| format!("row {index}: {reason}");
-            check_row(manifest, &row, key.item(first + index)).map_err(wrong)?;
-            let pause = manifest.tokenizer.reserved.pause;
-            observe(
-                &mut totals,
-                &Placed {
-                    sequence: row,
-                    overflowed: 0,
-                },
-                pause,
-            );
-        }
-        progress.advance(count);
-        Ok(totals)
-    });
-    totals.try_reduce(Totals::default, |mut a, b| {
-        a += &b;
-        Ok(a)
-    })
+/// Where the pauses of the dataset were put.
+fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
+    let manifest = &dataset.manifest;
+    let policy = manifest.pause.clone();
+    let reserved = manifest.tokenizer.reserved;
+    let insertion = Insertion::new(policy, reserved, manifest.row_length);
+    let insertion = insertion.map_err(|error| chain(&error))?;
+    if !insertion.policy().reads_text() {
+        return Ok(insertion);
+    }
+    let tokenizer = dataset.tokenizer().map_err(|error| chain(&error))?;
+    let insertion = insertion.with_pieces(|| tokenizer.pieces());
+    insertion.map_err(|error| chain(&error))
 }
 
-fn check_row(manifest: &Manifest, row: &Sequence, key: Key) -> Result<(), String> {
-    let reserved = manifest.tokenizer.reserved;
-    if manifest.row_length < row.len() || row.is_empty() {
-        return Err(format!(
-            "holds {} ids, expected 1 to {}",
-            row.len(),
-            manifest.row_length
-        ));
+/// What every row is checked against.
+struct Proof<'a> {
+    manifest: &'a Manifest,
+    insertion: &'a Insertion,
+    progress: &'a dyn Progress,
+}
+
+impl Proof<'_> {
+    fn check_shard(&self, shard: &Shard, (key, first): (Key, u64)) -> Result<Totals, String> {
+        let chunks = (0..shard.rows().div_ceil(CHUNK)).into_par_iter();
+        let totals = chunks.map(|chunk| {
+            let mut totals = Totals::default();
+            let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(shard.rows());
+            let count = rows.end - rows.start;
+            for index in rows {
+                let row = shard.row(index).map_err(|error| chain(&error))?;
+                let wrong = |reason: String| format!("row {index}: {reason}");
+                let placed = self
+                    .check_row(row, key.item(first + index))
+                    .map_err(wrong)?;
+                observe(&mut totals, &placed, self.insertion);
+            }
+            self.progress.advance(count);
+            Ok(totals)
+        });
+        totals.try_reduce(Totals::default, |mut a, b| {
+            a += &b;
+            Ok(a)
+        })
     }
-    if (manifest.stage == Stage::Finetune) != row.prefix.is_some() {
-        return Err("a finetuning row has a prefix, a pretraining row none".into());
-    }
-    for id in &row.ids {
-        if manifest.tokenizer.vocab_size <= id.0 || *id == reserved.pad {
-            return Err(format!("holds id {}, which no row may hold", id.0));
+
+    /// Checks a row, and returns it as the policy placed it.
+    fn check_row(&self, row: Sequence, key: Key) -> Result<Placed, String> {
+        let manifest = self.manifest;
+        let reserved = manifest.tokenizer.reserved;
+        if manifest.row_length < row.len() || row.is_empty() {
+            return Err(format!(
+                "holds {} ids, expected 1 to {}",
+                row.len(),
+                manifest.row_length
+            ));
         }
-    }
-    masks_follow_the_paper(row, reserved.pause)?;
-    if overflow(manifest) == Overflow::Carry {
-        let text = Sequence {
-            ids: pause::strip(&row.ids, reserved.pause),
-            prefix: row.prefix,
-            ..Sequence::default()
-        };
-        let insertion = Insertion {
-            policy: manifest.pause.clone(),
-            pause: reserved.pause,
-            row_length: manifest.row_length,
-        };
-        if pause::apply(&insertion, &text, key).sequence != *row {
+        if (manifest.stage == Stage::Finetune) != row.prefix.is_some() {
+            return Err("a finetuning row has a prefix, a pretraining row none".into());
+        }
+        for id in &row.ids {
+            if manifest.tokenizer.vocab_size <= id.0 || *id == reserved.pad {
+                return Err(format!("holds id {}, which no row may hold", id.0));
+            }
+        }
+        masks_follow_the_paper(&row, reserved.pause)?;
+        let text = pause::restore(&row, reserved.pause);
+        let placed = pause::apply(self.insertion, &text, key);
+        let reproducible =
+            overflow(manifest) == Overflow::Carry && !self.insertion.reads_marks(key);
+        if reproducible && placed.sequence != row {
             return Err("pauses do not stand where the policy and the seed put them".into());
         }
+        Ok(Placed {
+            sequence: row,
+            overflowed: 0,
+            part: placed.part,
+        })
     }
-    Ok(())
 }
 
 /// The loss rule of arXiv 2310.02226 (algorithms 1 and 2), written out: position

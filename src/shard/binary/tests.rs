@@ -46,6 +46,8 @@ fn manifest(spec: &ShardSpec) -> Manifest {
         }],
         splits: BTreeMap::new(),
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
     }
 }
 

@@ -1,0 +1,233 @@
+//! Instruction sets: what a processor can do with 64 bytes at once.
+
+use super::block::{Ascii, BLOCK};
+
+/// The widest instructions that this processor has, found at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimdLevel {
+    /// Any processor.
+    Portable,
+    /// x86-64 with AVX2 and BMI.
+    Avx2,
+    /// x86-64 with AVX-512 (F, BW, VL, VBMI2) and BMI.
+    Avx512,
+}
+
+impl SimdLevel {
+    /// Every level that this processor has, the slowest first.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "other architectures have one level")]
+        let mut levels = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let bmi = is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            if bmi && is_x86_feature_detected!("avx2") {
+                levels.push(Self::Avx2);
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vbmi2")
+                {
+                    levels.push(Self::Avx512);
+                }
+            }
+        }
+        levels
+    }
+
+    /// The fastest level of this processor.
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self::Portable)
+    }
+
+    /// How reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// One level's operations; a type, so that loops are compiled once for each.
+///
+/// Calls are sound only where the processor has the level: `split` makes the one
+/// call that decides, behind [`SimdLevel::best`].
+pub trait Level {
+    /// The bytes of a block by their value.
+    fn ascii(block: &[u8; BLOCK]) -> Ascii;
+}
+
+/// Byte by byte.
+pub struct Portable;
+
+const KINDS: [u8; 256] = {
+    let mut kinds = [0u8; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        kinds[byte] = (0x80 <= b) as u8
+            | ((0xc0 <= b) as u8) << 1
+            | (b.is_ascii_alphabetic() as u8) << 2
+            | (b.is_ascii_digit() as u8) << 3
+            | (matches!(b, 9..=13 | b' ') as u8) << 4
+            | (matches!(b, b'\n' | b'\r') as u8) << 5
+            | ((b == b' ') as u8) << 6
+            | ((b == b'\'') as u8) << 7;
+        byte += 1;
+    }
+    kinds
+};
+
+impl Level for Portable {
+    #[inline(always)]
+    fn ascii(block: &[u8; BLOCK]) -> Ascii {
+        let mut masks = [0u64; 8];
+        let (groups, _) = block.as_chunks::<8>();
+        for (index, group) in groups.iter().enumerate() {
+            let rows = u64::from_le_bytes(group.map(|byte| KINDS[usize::from(byte)]));
+            let columns = transpose(rows).to_le_bytes();
+            for (mask, column) in masks.iter_mut().zip(columns) {
+                *mask |= u64::from(column) << (8 * index);
+            }
+        }
+        let [high, lead, letter, digit, white, newline, space, apostrophe] = masks;
+        Ascii {
+            high,
+            lead,
+            letter,
+            digit,
+            white,
+            newline,
+            space,
+            apostrophe,
+        }
+    }
+}
+
+/// Turns an 8 by 8 matrix of bits: bit j of byte i becomes bit i of byte j.
+#[inline(always)]
+fn transpose(x: u64) -> u64 {
+    let swap = |x: u64, mask: u64, by: u32| {
+        let t = (x ^ (x >> by)) & mask;
+        x ^ t ^ (t << by)
+    };
+    let x = swap(x, 0x00aa_00aa_00aa_00aa, 7);
+    let x = swap(x, 0x0000_cccc_0000_cccc, 14);
+    swap(x, 0x0000_0000_f0f0_f0f0, 28)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Ascii, BLOCK, Level};
+
+    /// 32 bytes at once.
+    pub struct Avx2;
+
+    impl Level for Avx2 {
+        #[inline(always)]
+        fn ascii(block: &[u8; BLOCK]) -> Ascii {
+            // SAFETY: both loads lie in the block; the processor has AVX2, as `Level` demands.
+            unsafe {
+                let low = _mm256_loadu_si256(block.as_ptr().cast());
+                let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
+                let join = |f: &dyn Fn(__m256i) -> __m256i| {
+                    let bits = |x| _mm256_movemask_epi8(x).cast_unsigned();
+                    u64::from(bits(f(low))) | u64::from(bits(f(high))) << 32
+                };
+                let equal =
+                    |x, byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte.cast_signed()));
+                // Unsigned x - from <= width.
+                let within = |x, from: u8, width: u8| {
+                    let y = _mm256_sub_epi8(x, _mm256_set1_epi8(from.cast_signed()));
+                    _mm256_cmpeq_epi8(_mm256_min_epu8(y, _mm256_set1_epi8(width.cast_signed())), y)
+                };
+                let lower = |x| _mm256_or_si256(x, _mm256_set1_epi8(0x20));
+                let space = join(&|x| equal(x, b' '));
+                let newline = join(&|x| _mm256_or_si256(equal(x, b'\n'), equal(x, b'\r')));
+                Ascii {
+                    high: join(&|x| x),
+                    lead: join(&|x| within(x, 0xc0, 0x3f)),
+                    letter: join(&|x| within(lower(x), b'a', 25)),
+                    digit: join(&|x| within(x, b'0', 9)),
+                    white: space | join(&|x| within(x, 9, 4)),
+                    newline,
+                    space,
+                    apostrophe: join(&|x| equal(x, b'\'')),
+                }
+            }
+        }
+    }
+
+    /// 64 bytes at once.
+    pub struct Avx512;
+
+    impl Level for Avx512 {
+        #[inline(always)]
+        fn ascii(block: &[u8; BLOCK]) -> Ascii {
+            // SAFETY: the load is the block; the processor has AVX-512 F and BW, as `Level` demands.
+            unsafe {
+                let x = _mm512_loadu_si512(block.as_ptr().cast());
+                let all = |byte: u8| _mm512_set1_epi8(byte.cast_signed());
+                let equal = |byte: u8| _mm512_cmpeq_epi8_mask(x, all(byte));
+                let within = |x, from: u8, width: u8| {
+                    _mm512_cmple_epu8_mask(_mm512_sub_epi8(x, all(from)), all(width))
+                };
+                let space = equal(b' ');
+                Ascii {
+                    high: _mm512_movepi8_mask(x),
+                    lead: _mm512_cmpge_epu8_mask(x, all(0xc0)),
+                    letter: within(_mm512_or_si512(x, all(0x20)), b'a', 25),
+                    digit: within(x, b'0', 9),
+                    white: space | within(x, 9, 4),
+                    newline: equal(b'\n') | equal(b'\r'),
+                    space,
+                    apostrophe: equal(b'\''),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_at_every_place_is_told_alike() {
+        for byte in 0..=255u8 {
+            let block: [u8; BLOCK] =
+                std::array::from_fn(|i| byte.wrapping_add(u8::try_from(i).unwrap()));
+            let expected = Portable::ascii(&block);
+            let bits = |f: &dyn Fn(u8) -> bool| {
+                let set = block.iter().enumerate().filter(|(_, byte)| f(**byte));
+                set.map(|(i, _)| 1u64 << i).sum::<u64>()
+            };
+            assert_eq!(expected.high, bits(&|b| 0x80 <= b));
+            assert_eq!(expected.lead, bits(&|b| 0xc0 <= b));
+            assert_eq!(expected.letter, bits(&|b| b.is_ascii_alphabetic()));
+            assert_eq!(expected.digit, bits(&|b| b.is_ascii_digit()));
+            assert_eq!(expected.white, bits(&|b| matches!(b, 9..=13 | b' ')));
+            assert_eq!(expected.newline, bits(&|b| b == b'\n' || b == b'\r'));
+            assert_eq!(expected.space, bits(&|b| b == b' '));
+            assert_eq!(expected.apostrophe, bits(&|b| b == b'\''));
+            #[cfg(target_arch = "x86_64")]
+            for level in SimdLevel::available() {
+                match level {
+                    SimdLevel::Portable => {}
+                    SimdLevel::Avx2 => assert_eq!(Avx2::ascii(&block), expected),
+                    SimdLevel::Avx512 => assert_eq!(Avx512::ascii(&block), expected),
+                }
+            }
+        }
+    }
+}
