@@ -87,7 +87,14 @@ const SUITES: [(&str, Suite); 3] = [
 static MEMORY: watch::Counting = watch::Counting;
 
 fn main() -> ExitCode {
-    let (options, words) = options(std::env::args().skip(1));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name, path] = &arguments[..]
+        && first == hostile::MAKE
+    {
+        hostile::make(name, path);
+        return ExitCode::SUCCESS;
+    }
+    let (options, words) = options(arguments.into_iter());
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
