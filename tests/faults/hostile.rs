@@ -80,8 +80,12 @@ pub fn make(name: &str, path: &str) {
 
 fn cases() -> Vec<Case> {
     let mut cases = bombs();
+    cases.extend(traps());
     cases.extend(no_files());
-    cases.extend(tokenizers());
+    cases.extend(large_tokenizers());
+    cases.extend(vocabularies());
+    cases.extend(normalizers());
+    cases.extend(patterns());
     cases.extend(streams());
     cases
 }
@@ -231,6 +235,13 @@ fn bombs() -> Vec<Case> {
             Refused(&["longer than"]),
             |path| sparse(path, 1 << 40),
         ),
+    ]
+}
+
+/// Tables and objects that are larger or deeper than they look.
+fn traps() -> Vec<Case> {
+    use End::Refused;
+    vec![
         case(
             "Parquet: 30 texts of 70 MB",
             "a.parquet",
@@ -298,9 +309,9 @@ fn streams() -> Vec<Case> {
             End::Done,
             |path| dictionary(path, 1 << 20, 24),
         ),
-        case("a line of 8 MB", "a.jsonl", End::Any, |path| {
-            let text = "stones in a river ".repeat(8 << 20 >> 4);
-            fs::write(path, format!("{}\n", json!({ "text": &text[..8 << 20] }))).unwrap();
+        case("a line of 2 MB", "a.jsonl", End::Any, |path| {
+            let text = "stones in a river ".repeat(2 << 20 >> 4);
+            fs::write(path, format!("{}\n", json!({ "text": &text[..2 << 20] }))).unwrap();
         }),
     ];
     let slow = |case| Case { slow: true, ..case };
@@ -410,31 +421,37 @@ fn dictionary(path: &Path, bytes: usize, rows: usize) {
     writer.close().unwrap();
 }
 
-/// Tokenizers that were made to harm.
-fn tokenizers() -> Vec<Case> {
+/// A `tokenizer.json` of this text.
+fn text(name: &'static str, end: End, text: fn() -> String) -> Case {
+    case(name, "tokenizer.json", end, move |path| {
+        fs::write(path, text()).unwrap();
+    })
+}
+
+/// A changed tokenizer of a family.
+fn family(name: &'static str, end: End, family: &'static str, change: fn(&mut Value)) -> Case {
+    case(name, "tokenizer.json", end, move |path| {
+        let families = samples::tokenizers();
+        let (_, json) = families.iter().find(|(name, _)| *name == family).unwrap();
+        let mut json = json.clone();
+        change(&mut json);
+        fs::write(path, json.to_string()).unwrap();
+    })
+}
+
+/// A tokenizer that splits text by this regex.
+fn regex(name: &'static str, end: End, regex: fn() -> String) -> Case {
+    case(name, "tokenizer.json", end, move |path| {
+        let mut json = samples::tokenizers()[1].1.clone();
+        json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = regex().into();
+        fs::write(path, json.to_string()).unwrap();
+    })
+}
+
+/// Tokenizers of absurd size.
+fn large_tokenizers() -> Vec<Case> {
     use End::{Any, Refused};
     let refused: End = Refused(&[]);
-    let text = |name: &'static str, end: End, text: fn() -> String| {
-        case(name, "tokenizer.json", end, move |path| {
-            fs::write(path, text()).unwrap()
-        })
-    };
-    let family = |name: &'static str, end: End, family: &'static str, change: fn(&mut Value)| {
-        case(name, "tokenizer.json", end, move |path| {
-            let families = samples::tokenizers();
-            let (_, json) = families.iter().find(|(name, _)| *name == family).unwrap();
-            let mut json = json.clone();
-            change(&mut json);
-            fs::write(path, json.to_string()).unwrap();
-        })
-    };
-    let regex = |name: &'static str, end: End, regex: fn() -> String| {
-        case(name, "tokenizer.json", end, move |path| {
-            let mut json = samples::tokenizers()[1].1.clone();
-            json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = regex().into();
-            fs::write(path, json.to_string()).unwrap();
-        })
-    };
     vec![
         case(
             "tokenizer: 200 MB",
@@ -459,6 +476,14 @@ fn tokenizers() -> Vec<Case> {
                 "{{\"model\": {{\"type\":\"WordLevel\",\"unk_token\":\"t0\",\"vocab\":{{{vocab}\"a\":1000000}}}}}}"
             )
         }),
+    ]
+}
+
+/// Vocabularies that contradict themselves.
+fn vocabularies() -> Vec<Case> {
+    use End::Any;
+    let refused: End = End::Refused(&[]);
+    vec![
         family(
             "tokenizer: an id of 2^32 - 1",
             refused,
@@ -514,6 +539,13 @@ fn tokenizers() -> Vec<Case> {
             json["model"]["vocab"] =
                 json!([["<unk>", 0.0], ["a", 1e308], ["aa", 1e308], ["aaa", -1e308]]);
         }),
+    ]
+}
+
+/// Fields that decide how text is cut and changed.
+fn normalizers() -> Vec<Case> {
+    use End::{Any, Refused};
+    vec![
         family(
             "tokenizer: words of any length",
             Refused(&["max_input_chars_per_word"]),
@@ -553,6 +585,14 @@ fn tokenizers() -> Vec<Case> {
                 json["normalizer"] = json!({ "type": "Sequence", "normalizers": [grow, grow] });
             },
         ),
+    ]
+}
+
+/// Regexes that take time, memory or the stack.
+fn patterns() -> Vec<Case> {
+    use End::Any;
+    let refused: End = End::Refused(&[]);
+    vec![
         regex("tokenizer: a regex without end", Any, || {
             "(?=(a+)+b)".into()
         }),

@@ -93,56 +93,64 @@ pub fn parquet(packing: Packing) -> Vec<u8> {
     bytes
 }
 
+/// A `tokenizer.json` of these parts.
+fn whole(normalizer: Value, pre: Value, decoder: Value, model: Value) -> Value {
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [
+            { "id": 0, "content": "<unk>", "single_word": false, "lstrip": false,
+              "rstrip": false, "normalized": false, "special": true },
+            { "id": 1, "content": "stones", "single_word": true, "lstrip": true,
+              "rstrip": true, "normalized": true, "special": false }
+        ],
+        "normalizer": normalizer, "pre_tokenizer": pre,
+        "post_processor": null, "decoder": decoder, "model": model,
+    })
+}
+
+/// The words of all vocabularies, in the order of their ids.
+const WORDS: [&str; 17] = [
+    "<unk>", "stones", "r", "i", "v", "e", "s", "t", "o", "n", "ri", "##v", "▁", "▁r", "<0x0A>",
+    "Ġ", "er",
+];
+
+fn vocabulary() -> Value {
+    let ids = WORDS.iter().enumerate();
+    let ids = ids.map(|(id, word)| (word.to_string(), json!(id)));
+    ids.collect::<serde_json::Map<_, _>>().into()
+}
+
+fn bpe(extra: &[(&str, Value)]) -> Value {
+    let mut model = json!({
+        "type": "BPE", "dropout": null, "unk_token": "<unk>",
+        "continuing_subword_prefix": null, "end_of_word_suffix": null,
+        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+        "vocab": vocabulary(), "merges": [["r", "i"], ["e", "r"], ["▁", "r"]],
+    });
+    for (key, value) in extra {
+        model[*key] = value.clone();
+    }
+    model
+}
+
 /// Families of `tokenizer.json`, each as small as it can be.
 pub fn tokenizers() -> Vec<(&'static str, Value)> {
-    let whole = |normalizer: Value, pre: Value, decoder: Value, model: Value| {
-        json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": [
-                { "id": 0, "content": "<unk>", "single_word": false, "lstrip": false,
-                  "rstrip": false, "normalized": false, "special": true },
-                { "id": 1, "content": "stones", "single_word": true, "lstrip": true,
-                  "rstrip": true, "normalized": true, "special": false }
-            ],
-            "normalizer": normalizer, "pre_tokenizer": pre,
-            "post_processor": null, "decoder": decoder, "model": model,
-        })
-    };
-    let words: Vec<String> = [
-        "<unk>", "stones", "r", "i", "v", "e", "s", "t", "o", "n", "ri", "##v", "▁", "▁r",
-        "<0x0A>", "Ġ", "er",
-    ]
-    .map(String::from)
-    .into();
-    let vocab: Value = (words.iter().enumerate())
-        .map(|(id, word)| (word.clone(), json!(id)))
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    let bpe = |extra: &[(&str, Value)]| {
-        let mut model = json!({
-            "type": "BPE", "dropout": null, "unk_token": "<unk>",
-            "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": [["r", "i"], ["e", "r"], ["▁", "r"]],
-        });
-        for (key, value) in extra {
-            model[*key] = value.clone();
-        }
-        model
-    };
+    let mut families = bpe_tokenizers();
+    families.extend(other_tokenizers());
+    families
+}
+
+fn bpe_tokenizers() -> Vec<(&'static str, Value)> {
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let split = json!({ "type": "Sequence", "pretokenizers": [
         { "type": "Split", "pattern": { "Regex": "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|\\s+(?!\\S)|\\s+" },
           "behavior": "Isolated", "invert": false },
         byte_level,
     ] });
-    let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
-    let pieces: Value = words.iter().map(|word| json!([word, -1.5])).collect();
     let sentencepiece = json!({ "type": "Sequence", "normalizers": [
         { "type": "NFKC" }, { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
         { "type": "Prepend", "prepend": "▁" }, { "type": "Strip", "strip_left": true, "strip_right": true },
     ] });
-    let bert = json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true });
     vec![
         (
             "byte-level",
@@ -171,6 +179,15 @@ pub fn tokenizers() -> Vec<(&'static str, Value)> {
                 bpe(&[("byte_fallback", json!(true)), ("fuse_unk", json!(true))]),
             ),
         ),
+    ]
+}
+
+fn other_tokenizers() -> Vec<(&'static str, Value)> {
+    let vocab = vocabulary();
+    let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
+    let pieces: Value = WORDS.iter().map(|word| json!([word, -1.5])).collect();
+    let bert = json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true });
+    vec![
         (
             "unigram",
             whole(
