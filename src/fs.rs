@@ -43,13 +43,17 @@ pub const TEMPORARY: &str = ".tmp-";
 /// Opens a file for reading.
 #[expect(clippy::disallowed_methods, reason = "the one place that opens files")]
 pub fn open(path: &Path) -> Result<File, Error> {
-    let file = File::open(path).map_err(Error::new("open", path))?;
-    if file.metadata().map_err(Error::new("read", path))?.is_dir() {
-        return Err(Error::new("read", path)(io::Error::from(
-            io::ErrorKind::IsADirectory,
-        )));
+    let kind = fs::metadata(path).map_err(Error::new("open", path))?;
+    if kind.is_dir() {
+        let folder = io::Error::from(io::ErrorKind::IsADirectory);
+        return Err(Error::new("read", path)(folder));
     }
-    Ok(file)
+    // A pipe may never be written to, a device never end.
+    if !kind.is_file() {
+        let other = io::Error::other("it is a pipe, a socket or a device, not a file");
+        return Err(Error::new("read", path)(other));
+    }
+    File::open(path).map_err(Error::new("open", path))
 }
 
 /// Reads a whole file.
@@ -61,9 +65,41 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// Reads a whole file, which must have at most `most` bytes.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    let found = size(path)?;
+    if most < found {
+        let large = format!("it has {found} bytes, and {most} are the most that it may have");
+        let large = io::Error::new(io::ErrorKind::FileTooLarge, large);
+        return Err(Error::new("read", path)(large));
+    }
+    read(path)
+}
+
+/// Reads UTF-8 text from a file, or from a pipe such as `/dev/stdin`.
+#[expect(clippy::disallowed_methods, reason = "the one place that opens pipes")]
+pub fn read_text_or_pipe(path: &Path, most: u64) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .map_err(Error::new("open", path))?
+        .take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::new("read", path))?;
+    if most < bytes.len() as u64 {
+        let large = format!("it has more than {most} bytes");
+        let large = io::Error::new(io::ErrorKind::FileTooLarge, large);
+        return Err(Error::new("read", path)(large));
+    }
+    utf8(bytes, path)
+}
+
 /// Reads a whole UTF-8 file.
 pub fn read_text(path: &Path) -> Result<String, Error> {
-    String::from_utf8(read(path)?).map_err(|error| {
+    utf8(read(path)?, path)
+}
+
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|error| {
         Error::new("read", path)(io::Error::new(
             io::ErrorKind::InvalidData,
             error.utf8_error(),

@@ -35,7 +35,10 @@ impl<E: Explain> From<E> for Failure {
 
 impl Explain for manifest::Error {
     fn kind(&self) -> Kind {
-        Kind::Damaged
+        match self {
+            Self::File(_) => Kind::Failed,
+            _ => Kind::Damaged,
+        }
     }
 
     fn advice(&self) -> Option<String> {

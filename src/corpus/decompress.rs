@@ -73,8 +73,9 @@ impl Read for Counted {
 /// Bytes read from the disk at once, and kept of the decompressed text.
 const BUFFER_BYTES: usize = 1 << 17;
 
-/// Zstandard frames may ask for windows of up to 2 GiB (`zstd --ultra --long=31`).
-const WINDOW_LOG_MAX: u32 = 31;
+/// Zstandard frames may ask for windows of up to 128 MiB, as `zstd -19 --long` and
+/// `zstd --ultra -22` write them. A window is kept in memory as a whole.
+const WINDOW_LOG_MAX: u32 = 27;
 
 impl Input {
     /// Opens a file.

@@ -125,6 +125,9 @@ impl Error {
                 ));
             }
             Self::Source { problem, .. } => return problem.hint(),
+            Self::Decompress { source, .. } if source.to_string().contains("too much memory") => {
+                "its window is larger than 128 MiB: compress the file again without `--long=31`"
+            }
             Self::Decompress { .. } => {
                 "the file is damaged, cut short, or not what its name says: copy it again"
             }

@@ -279,7 +279,10 @@ fn parse(line: &str, keep: &dyn Fn(&str) -> bool) -> Result<Object, serde_json::
 fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&position).unwrap_or(&text).to_owned()
+    match text.strip_suffix(&position).unwrap_or(&text) {
+        "recursion limit exceeded" => "more than 127 arrays and objects inside one another".into(),
+        other => other.to_owned(),
+    }
 }
 
 /// Reads an object, keeping only some members.

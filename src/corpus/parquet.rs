@@ -6,18 +6,25 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Field, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Schema, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use parquet::file::metadata::RowGroupMetaData;
 
 use crate::document::{Notes, Text};
 use crate::fs;
 
-use super::block::Chunk;
+use super::DOCUMENT_BYTES_MAX;
+use super::block::{BLOCK_BYTES, Chunk};
 use super::columns::Columns;
 use super::error::{Error, Place};
+use super::guard::guarded;
+use super::pages;
 use super::template::{FieldError, Found, Record, Scalar, Shape};
 use super::{File, Span};
 
@@ -71,13 +78,13 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = self.rows.row;
-        match self.rows.next_batch()? {
+        match self.rows.next_rows()? {
             Err(error) => Some(Err(error)),
-            Ok(batch) => {
+            Ok((batch, bytes)) => {
                 self.rows.row += batch.num_rows() as u64;
                 Some(Ok(Chunk {
                     read: self.bytes_at(self.rows.row) - self.bytes_at(first),
-                    bytes: batch.get_array_memory_size(),
+                    bytes,
                     records: Box::new(Documents {
                         name: self.rows.name.clone(),
                         fields: self.rows.fields.clone(),
@@ -119,6 +126,13 @@ impl Iterator for Documents {
             fields: &self.fields,
         };
         let number = self.first + self.at as u64;
+        if DOCUMENT_BYTES_MAX < text_bytes(&self.batch, self.at) {
+            return Some(Err(Error::Long {
+                file: self.name.clone(),
+                place: Place::Row(number),
+                limit: DOCUMENT_BYTES_MAX,
+            }));
+        }
         self.at += 1;
         Some(match self.shape.read(&row) {
             Ok((text, notes)) => Ok((number, text, notes)),
@@ -204,7 +218,8 @@ impl Rows {
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, Error>,
     ) -> Result<Self, Error> {
         let file = fs::open(path)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged(name))?;
+        let pages = file.try_clone().map_err(fs::Error::new("read", path))?;
+        let builder = guarded(|| builder(file)).map_err(refused(name))?;
         let schema = builder.schema().clone();
         let groups = builder.metadata().row_groups();
         let chosen = match span {
@@ -214,12 +229,17 @@ impl Rows {
         let n_rows = groups.get(chosen.clone()).unwrap_or_default();
         let n_rows = n_rows.iter().map(|group| group.num_rows()).sum::<i64>();
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns(&schema)?);
-        let reader = builder
-            .with_projection(mask)
-            .with_row_groups(chosen.collect())
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(damaged(name))?;
+        for group in groups.get(chosen.clone()).unwrap_or_default() {
+            guarded(|| check_pages(&pages, group, &mask)).map_err(refused(name))?;
+        }
+        let reader = guarded(|| {
+            builder
+                .with_projection(mask)
+                .with_row_groups(chosen.collect())
+                .with_batch_size(BATCH_ROWS)
+                .build()
+        })
+        .map_err(refused(name))?;
         Ok(Self {
             name: name.into(),
             reader,
@@ -232,8 +252,31 @@ impl Rows {
     }
 
     fn next_batch(&mut self) -> Option<Result<RecordBatch, Error>> {
-        let batch = self.reader.next()?.and_then(decode_dictionaries);
-        Some(batch.map_err(damaged(&self.name)))
+        let mut next = || self.reader.next().transpose();
+        match guarded(|| next()?.map(decode_dictionaries).transpose()) {
+            Ok(batch) => batch.map(Ok),
+            Err(error) => Some(Err(refused(&self.name)(error))),
+        }
+    }
+
+    /// Rows with about a block's text, and the bytes of that: a batch can be of
+    /// rows that share one large value.
+    fn next_rows(&mut self) -> Option<Result<(RecordBatch, usize), Error>> {
+        while self.batch.num_rows() == 0 {
+            match self.next_batch()? {
+                Ok(batch) => self.batch = batch,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let (mut rows, mut bytes) = (0, 0);
+        while rows < self.batch.num_rows() && (rows == 0 || bytes < BLOCK_BYTES) {
+            bytes += text_bytes(&self.batch, rows);
+            rows += 1;
+        }
+        let rest = self.batch.num_rows() - rows;
+        let taken = self.batch.slice(0, rows);
+        self.batch = self.batch.slice(rows, rest);
+        Some(Ok((taken, bytes)))
     }
 
     fn next(&mut self) -> Result<Option<(u64, Row<'_>)>, Error> {
@@ -256,14 +299,70 @@ impl Rows {
     }
 }
 
-pub(super) fn damaged<E>(name: &str) -> impl FnOnce(E) -> Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
+pub(super) fn refused(
+    name: &str,
+) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Error {
     let file = name.to_owned();
-    move |source| Error::Parquet {
-        file,
-        source: Box::new(source),
+    move |source| Error::Parquet { file, source }
+}
+
+/// A reader that shows text as views: rows with the same value share its bytes.
+fn builder(
+    file: std::fs::File,
+) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, parquet::errors::ParquetError> {
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let schema = metadata.schema();
+    let fields: Vec<FieldRef> = schema.fields().iter().map(viewed).collect();
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options)?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(
+        file, metadata,
+    ))
+}
+
+fn viewed(field: &FieldRef) -> FieldRef {
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8);
+    let kind = match field.data_type() {
+        DataType::Struct(members) => DataType::Struct(members.iter().map(viewed).collect()),
+        DataType::Dictionary(_, values) if is_text(values) => DataType::Utf8View,
+        kind if is_text(kind) => DataType::Utf8View,
+        _ => return field.clone(),
+    };
+    let field =
+        Field::new(field.name(), kind, field.is_nullable()).with_metadata(field.metadata().clone());
+    Arc::new(field)
+}
+
+/// Checks the pages of the columns that are read.
+fn check_pages(
+    file: &std::fs::File,
+    group: &RowGroupMetaData,
+    mask: &ProjectionMask,
+) -> Result<(), pages::Error> {
+    let columns = group.columns().iter().enumerate();
+    for (_, column) in columns.filter(|(leaf, _)| mask.leaf_included(*leaf)) {
+        let (start, length) = column.byte_range();
+        pages::check(file, start..start.saturating_add(length))?;
+    }
+    Ok(())
+}
+
+/// The bytes of the text in a row.
+fn text_bytes(batch: &RecordBatch, row: usize) -> usize {
+    let columns = batch.columns().iter();
+    columns.map(|column| text_bytes_of(column, row)).sum()
+}
+
+fn text_bytes_of(array: &dyn Array, row: usize) -> usize {
+    if let Some(members) = array.as_struct_opt() {
+        let columns = members.columns().iter();
+        return columns.map(|column| text_bytes_of(column, row)).sum();
+    }
+    match array.as_string_view_opt() {
+        // Nulls are short too.
+        Some(texts) => texts.value(row).len(),
+        None => 0,
     }
 }
 

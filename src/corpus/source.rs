@@ -322,6 +322,9 @@ fn expand(index: usize, pattern: &str, root: &Path) -> Result<Vec<String>, Error
         let problem = Problem::Remote { address };
         return Err(Error::Source { index, problem });
     }
+    if literal.exists() {
+        fs::open(&literal)?; // Says why it cannot be read: a folder, a pipe.
+    }
     let malformed = |error: glob::PatternError| Error::Source {
         index,
         problem: Problem::Glob {

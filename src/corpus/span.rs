@@ -7,6 +7,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::guard::guarded;
 use super::lines::lines_before;
 use super::{Corpus, File, parquet as table};
 use crate::fs;
@@ -101,8 +102,9 @@ fn by_bytes(file: &File, unit_bytes: u64) -> Vec<File> {
 
 fn by_row_groups(file: &File, unit_bytes: u64) -> Result<Vec<File>, Error> {
     let path = file.path.as_deref().unwrap_or(Path::new(""));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(fs::open(path)?);
-    let metadata = builder.map_err(table::damaged(&file.name))?;
+    let opened = fs::open(path)?;
+    let metadata = guarded(|| ParquetRecordBatchReaderBuilder::try_new(opened))
+        .map_err(table::refused(&file.name))?;
     let (mut parts, mut bytes_before, mut rows_before) = (Vec::new(), 0, 0);
     let (mut start, mut bytes, mut rows) = (0, 0, 0);
     let groups = metadata.metadata().row_groups();

@@ -381,7 +381,10 @@ impl<'a> Making<'a> {
             job,
             draft,
         };
-        if making.found.is_none() {
+        if making.found.is_some() {
+            // A kill between the seal and the end leaves what only an unsealed dataset needs.
+            clean(job.folder)?;
+        } else {
             fs::create_dir(job.folder)?;
             for unit in 0..making.n_units {
                 if let Some(record) = UnitRecord::find(job.folder, unit, &making.plan)? {
@@ -626,8 +629,7 @@ fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
     )?;
     remove_strangers(job.folder, manifest)?;
     manifest.seal(job.folder)?;
-    fs::remove_dir(&job.folder.join(ledger::UNITS))?;
-    fs::remove_temporaries(&job.folder.join(manifest::SHARDS))?;
+    clean(job.folder)?;
     Ok(Dataset::open(job.folder)?)
 }
 
@@ -643,6 +645,12 @@ fn remove_strangers(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Removes what a sealed dataset does not need.
+fn clean(folder: &Path) -> Result<(), fs::Error> {
+    fs::remove_dir(&folder.join(ledger::UNITS))?;
+    fs::remove_temporaries(&folder.join(manifest::SHARDS))
 }
 
 fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {

@@ -16,10 +16,14 @@ use super::locate::{explain, locate, refuse_keys_beside_none};
 use super::{Recipe, reword};
 use crate::fs;
 
+/// The most bytes that a recipe may have.
+const BYTES_MAX: u64 = 16 << 20;
+
 impl Recipe {
     /// Reads a recipe, with `key.path=value` overrides on top.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
-        Self::parse(&fs::read_text(path)?, path, overrides)
+        let text = fs::read_text_or_pipe(path, BYTES_MAX)?;
+        Self::parse(&text, path, overrides)
     }
 
     /// Reads a recipe from `text`, which errors call `name`.

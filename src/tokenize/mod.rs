@@ -30,6 +30,17 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// id, so one absurd id in a `tokenizer.json` must not decide their size.
 pub const VOCABULARY_MAX: u32 = 1 << 24;
 
+/// Bytes that a `tokenizer.json` may have at most; those of large vocabularies have 35 MB.
+pub const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Values that the JSON may hold at most, so that a file of commas cannot fill
+/// the memory; large vocabularies have two million.
+pub const VALUES_MAX: usize = 1 << 22;
+
+/// Letters that `max_input_chars_per_word` may allow at most: WordPiece takes time
+/// with the square of a word's length.
+pub const WORD_LETTERS_MAX: u64 = 4096;
+
 /// Which tokenizer, as a recipe says it: exactly one of `file` and `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -279,7 +290,7 @@ impl Tokenizer {
     /// A name that already is one special token keeps its id. Truncation and
     /// padding are switched off, in the result's JSON too.
     pub fn from_file(path: &Path, config: &Config) -> Result<Self, Error> {
-        let json = fs::read(path)?;
+        let json = fs::read_at_most(path, FILE_BYTES_MAX)?;
         reserve::parse(&json)
             .and_then(|json| Self::with_reserved(json, config))
             .map_err(|error| Error::In {

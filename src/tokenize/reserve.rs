@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer as Engine};
 
-use super::{Config, Error, PauseTokens, SpecialText, VOCABULARY_MAX, guarded, load};
+use super::{
+    Config, Error, PauseTokens, SpecialText, VALUES_MAX, VOCABULARY_MAX, WORD_LETTERS_MAX, guarded,
+    load,
+};
 use crate::token::{Extra, Reserved, TokenId};
 
 /// A `tokenizer.json` that holds the reserved tokens.
@@ -28,7 +31,26 @@ pub struct Name {
 
 /// Reads the JSON and refuses what would make ids random.
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
+    let values = count_values(bytes);
+    if VALUES_MAX < values {
+        return Err(Error::Field {
+            field: "tokenizer.json",
+            expected: "at most 4194304 values",
+            found: values.to_string(),
+        });
+    }
     let json: Value = serde_json::from_slice(bytes).map_err(Error::Json)?;
+    let letters = json.pointer("/model/max_input_chars_per_word");
+    if let Some(found) = letters.filter(|value| {
+        let letters = value.as_u64();
+        letters.is_some_and(|letters| WORD_LETTERS_MAX < letters)
+    }) {
+        return Err(Error::Field {
+            field: "model.max_input_chars_per_word",
+            expected: "at most 4096",
+            found: found.to_string(),
+        });
+    }
     let dropout = json.pointer("/model/dropout");
     if let Some(found) = dropout.filter(|value| !value.is_null() && value.as_f64() != Some(0.0)) {
         return Err(Error::Field {
@@ -45,6 +67,22 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
             found: other.to_string().chars().take(40).collect(),
         }),
     }
+}
+
+/// How many values the JSON holds, without building them: one before each comma,
+/// one after each opening bracket, and the whole.
+fn count_values(bytes: &[u8]) -> usize {
+    let (mut values, mut quoted, mut escaped) = (1, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// Adds the reserved tokens of `config` where they are missing.
