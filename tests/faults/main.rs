@@ -17,6 +17,7 @@
 )]
 
 mod calls;
+mod crafted;
 mod hostile;
 mod mutants;
 mod mutate;
