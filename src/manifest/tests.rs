@@ -1,6 +1,8 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::token::TokenId;
 

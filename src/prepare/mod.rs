@@ -6,6 +6,7 @@
 
 mod curation;
 pub mod encode;
+mod error;
 pub mod flow;
 pub mod judge;
 pub mod ledger;
@@ -20,177 +21,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus};
-use crate::curate;
-use crate::dataset::{self, Dataset};
+use crate::dataset::Dataset;
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
 use crate::pause::{self, Insertion};
 use crate::progress::{Progress, Stop, Unit};
-use crate::tokenize::{self, Tokenizer};
-use crate::{fs, recipe, shard, token};
+use crate::tokenize::Tokenizer;
+use crate::{fs, recipe, token};
 
+pub use error::{Error, NotesProblem};
 use ledger::UnitRecord;
-
-/// Why preparing failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file could not be read or written.
-    #[error(transparent)]
-    File(#[from] fs::Error),
-    /// The sources are wrong.
-    #[error(transparent)]
-    Corpus(#[from] corpus::Error),
-    /// The tokenizer could not be made or refused a text.
-    #[error(transparent)]
-    Tokenize(#[from] tokenize::Error),
-    /// A document could not be encoded.
-    #[error("cannot encode document {row} of `{file}`")]
-    Document {
-        /// The source file.
-        file: String,
-        /// Its row, from 1.
-        row: u64,
-        /// What the tokenizer said.
-        #[source]
-        source: tokenize::Error,
-    },
-    /// What a source says about a document does not fit its text.
-    #[error("document {row} of `{file}`: {problem}")]
-    Notes {
-        /// The source file.
-        file: String,
-        /// Its row, from 1.
-        row: u64,
-        /// What is wrong.
-        problem: NotesProblem,
-    },
-    /// A document cannot be curated.
-    #[error("cannot curate document {row} of `{file}`")]
-    Curate {
-        /// The source file.
-        file: String,
-        /// Its row, from 1.
-        row: u64,
-        /// Why.
-        #[source]
-        source: curate::Error,
-    },
-    /// The pause policy does not fit the rows.
-    #[error(transparent)]
-    Pause(#[from] pause::Error),
-    /// The filler is not one token.
-    #[error(
-        "expected a filler that is one token of this tokenizer, found `{text}`, which is {tokens}"
-    )]
-    Filler {
-        /// The filler.
-        text: String,
-        /// How many tokens it is.
-        tokens: usize,
-    },
-    /// A shard could not be written.
-    #[error(transparent)]
-    Shard(#[from] shard::Error),
-    /// The manifest could not be read or sealed.
-    #[error(transparent)]
-    Manifest(#[from] manifest::Error),
-    /// A dataset that should be complete is not.
-    #[error(transparent)]
-    Dataset(#[from] dataset::Error),
-    /// The folder holds a dataset of another recipe.
-    #[error(
-        "`{}` holds a dataset of another recipe: `{key}` was {old} and is now {new}",
-        folder.display()
-    )]
-    OtherRecipe {
-        /// The dataset.
-        folder: PathBuf,
-        /// Where the recipes differ.
-        key: String,
-        /// The value it was prepared with.
-        old: String,
-        /// The value asked for.
-        new: String,
-    },
-    /// The sources yield nothing to train on.
-    #[error(
-        "the sources of [{stage}] yield no rows: {read} documents read, {dropped} dropped ({reasons})"
-    )]
-    Empty {
-        /// `pretrain` or `finetune`.
-        stage: &'static str,
-        /// Documents read.
-        read: u64,
-        /// Documents dropped.
-        dropped: u64,
-        /// Why, with counts.
-        reasons: String,
-    },
-    /// A record of finished work cannot be read.
-    #[error("`{}` is damaged: {reason}", path.display())]
-    Record {
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Units are not done.
-    #[error(
-        "`{}` lacks {} of its {of} units: {}",
-        folder.display(),
-        units.len(),
-        ranges(units)
-    )]
-    Missing {
-        /// The dataset.
-        folder: PathBuf,
-        /// Which, from 0, rising.
-        units: Vec<usize>,
-        /// How many there are.
-        of: usize,
-    },
-    /// A signal asked to stop.
-    #[error("stopped before the dataset was complete")]
-    Stopped,
-}
-
-/// Rising numbers in short: `0, 3-7`.
-fn ranges(numbers: &[usize]) -> String {
-    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
-    let shown = runs.map(|run| match run {
-        [first, .., last] => format!("{first}-{last}"),
-        run => run.iter().map(usize::to_string).collect(),
-    });
-    shown.collect::<Vec<_>>().join(", ")
-}
-
-/// What a source says about a document that does not fit its text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotesProblem {
-    /// Scores are counted by tokens.
-    #[error("expected a score for each of the {tokens} tokens of the text, found {scores} scores")]
-    Scores {
-        /// How many there are.
-        scores: usize,
-        /// How many there should be.
-        tokens: usize,
-    },
-    /// A position lies past the text.
-    #[error(
-        "expected positions of at most {characters}, the length of the text in characters, found {position}"
-    )]
-    Position {
-        /// The position.
-        position: u32,
-        /// Characters of the text.
-        characters: usize,
-    },
-    /// Positions cannot be found among the tokens.
-    #[error(
-        "positions need a tokenizer that gives back the text byte for byte, and this one does not"
-    )]
-    NotExact,
-}
 
 /// One dataset to make.
 pub struct Job<'a> {

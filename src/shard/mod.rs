@@ -1,8 +1,8 @@
 //! Shards: rows of a dataset on disk.
 //!
-//! [`layout`] and [`index`] know the bytes and do no IO; [`file`] writes, maps and
-//! checks files, [`parquet`] those that other programs read by columns, [`aux`] what
-//! ids do not tell.
+//! [`layout`] and [`index`] know the bytes and do no IO; [`writer`] writes
+//! files, [`file`] maps and checks them; [`parquet`] knows those that other programs
+//! read by columns, [`aux`] those that hold what ids do not tell.
 //! `schemas/shard-v1.md` and `schemas/parquet-v1.md` have the tables.
 
 pub mod aux;
@@ -13,12 +13,14 @@ pub mod index;
 pub mod layout;
 mod outline;
 pub mod parquet;
+mod writer;
 
 use std::path::PathBuf;
 
-pub use file::{Shard, ShardSpec, ShardWriter, append_ids};
+pub use file::Shard;
 pub use index::DocumentRecord;
 pub use outline::Outline;
+pub use writer::{ShardSpec, ShardWriter, append_ids};
 
 use crate::fs;
 

@@ -59,6 +59,7 @@ fn dataset(folder: &Path, stage: Stage, tokenizer: &Tokenizer) -> Arc<Dataset> {
     let mut splits = BTreeMap::new();
     for (split, rows) in [(Split::Train, 0..20), (Split::Validation, 20..25)] {
         let spec = ShardSpec {
+            format: Default::default(),
             id_width: IdWidth::U16,
             vocab_size,
             reserved,
@@ -96,6 +97,9 @@ fn dataset(folder: &Path, stage: Stage, tokenizer: &Tokenizer) -> Arc<Dataset> {
         corpus: Vec::new(),
         splits,
         ledger: Ledger::default(),
+        contamination: Vec::new(),
+        rejects: Vec::new(),
+        shard_format: Default::default(),
     };
     manifest.seal(folder).unwrap();
     Arc::new(Dataset::open(folder).unwrap())
