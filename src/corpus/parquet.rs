@@ -67,6 +67,11 @@ impl Batches {
     }
 
     /// About how many bytes of the file were read when so many rows were.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of the bytes is not negative and not more than all of them"
+    )]
     fn bytes_at(&self, rows: u64) -> u64 {
         let (bytes, n_rows) = self.whole;
         (bytes as f64 * (rows as f64 / n_rows.max(1) as f64)) as u64

@@ -19,6 +19,7 @@ pub struct Weight {
 }
 
 /// The scale of [`Weight`].
+#[expect(clippy::cast_possible_truncation, reason = "nine digits")]
 const ONE: u64 = 10u64.pow(WEIGHT_DIGITS as u32);
 
 impl Weight {

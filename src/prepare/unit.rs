@@ -77,10 +77,13 @@ pub fn prepare(units: Vec<Work>, progress: &dyn Progress, stop: &Stop) -> Result
 
 type Unit<'a> = Flow<Blocks, Build<'a>, Vec<Judged>, Error, Vec<Made>>;
 
+/// A place for one unit at a time.
+type Lane<'a> = Mutex<Option<(Work<'a>, Arc<Unit<'a>>)>>;
+
 /// The units that are being made, each on its lane, and those that wait.
 struct Lanes<'a> {
     waiting: Mutex<std::vec::IntoIter<Work<'a>>>,
-    lanes: Vec<Mutex<Option<(Work<'a>, Arc<Unit<'a>>)>>>,
+    lanes: Vec<Lane<'a>>,
     done: Mutex<Vec<Made>>,
     /// The first unit that failed, and how.
     failed: Mutex<Option<(usize, Failure<Error>)>>,

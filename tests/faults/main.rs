@@ -8,6 +8,7 @@
 //! Words choose among `calls`, `mutants` and `hostile`. Each ends with a line
 //! `N passed, N failed`; one failure makes the exit code 1.
 #![expect(
+    clippy::cast_possible_truncation,
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -32,13 +32,16 @@ const MEMORY_MAX: usize = 512 << 20;
 const SAMPLE_MUTANTS: u64 = 1_500;
 const CI_MUTANTS: u64 = 24_000;
 
+/// What a file comes to.
+type Judge = Box<dyn Fn(&[u8]) -> Verdict>;
+
 /// A good file, and how a mutant of it is judged.
 struct Subject {
     name: String,
     good: Vec<u8>,
     /// What it says, where values can be changed inside sound JSON.
     json: Option<serde_json::Value>,
-    judge: Box<dyn Fn(&[u8]) -> Verdict>,
+    judge: Judge,
 }
 
 /// What a mutant came to, or what is wrong with that.

@@ -134,7 +134,9 @@ impl<'a> Blocks<'a> {
                 *starts |= 1 << at;
             }
             if BLOCK < (at + length) as usize {
-                self.rest = (class, at + length - BLOCK as u32);
+                #[expect(clippy::cast_possible_truncation, reason = "a block is 64 bytes")]
+                let block = BLOCK as u32;
+                self.rest = (class, at + length - block);
             }
             lead &= lead - 1;
         }

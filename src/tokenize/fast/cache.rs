@@ -40,6 +40,7 @@ impl Key {
 const LENGTH_SHIFT: u32 = 56;
 const COUNT_SHIFT: u32 = 60;
 
+#[expect(clippy::indexing_slicing, reason = "checked when the program is built")]
 const MASKS: [u128; SHORT_MAX + 1] = {
     let mut masks = [0; SHORT_MAX + 1];
     let mut length = 1;

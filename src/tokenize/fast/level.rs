@@ -65,6 +65,11 @@ pub trait Level {
 /// Byte by byte.
 pub struct Portable;
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "checked when the program is built"
+)]
 const KINDS: [u8; 256] = {
     let mut kinds = [0u8; 256];
     let mut byte = 0;
@@ -89,6 +94,7 @@ impl Level for Portable {
         let mut masks = [0u64; 8];
         let (groups, _) = block.as_chunks::<8>();
         for (index, group) in groups.iter().enumerate() {
+            #[expect(clippy::indexing_slicing, reason = "a byte has 256 values")]
             let rows = u64::from_le_bytes(group.map(|byte| KINDS[usize::from(byte)]));
             let columns = transpose(rows).to_le_bytes();
             for (mask, column) in masks.iter_mut().zip(columns) {

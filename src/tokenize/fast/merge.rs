@@ -187,6 +187,7 @@ impl Merges {
     }
 
     /// Where the search for a pair begins, and its tag.
+    #[expect(clippy::cast_possible_truncation, reason = "the shift leaves an index")]
     #[inline(always)]
     fn home(&self, hash: u64) -> (usize, u64) {
         // The tag is of bits below those that choose the place.

@@ -57,6 +57,9 @@ const SEEDS: usize = 1 << 14;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unsure;
 
+/// A piece and its ids.
+type Seed = (Box<[u8]>, Box<[u32]>);
+
 /// A tokenizer of a known family.
 pub struct Fast {
     pattern: Pattern,
@@ -67,7 +70,7 @@ pub struct Fast {
     /// Added tokens that are looked for before and after normalizing.
     added: [Option<Finder>; 2],
     /// Pieces that nearly all text has, with their ids: made once, for all threads.
-    seeds: OnceLock<Vec<(Box<[u8]>, Box<[u32]>)>>,
+    seeds: OnceLock<Vec<Seed>>,
     /// The words of which seeds are made.
     common: Vec<Box<[u8]>>,
     pool: Pool<State>,
@@ -271,9 +274,12 @@ impl Fast {
         state.seen = usize::MAX;
         let seeds = self.seeds.get_or_init(|| {
             let mut scratch = Scratch::default();
-            let merged =
-                |word: &Box<[u8]>| (word.clone(), self.merges.encode(word, &mut scratch).into());
-            self.common.iter().map(merged).collect()
+            let merged = |word: &[u8]| (word.into(), self.merges.encode(word, &mut scratch).into());
+            self.common
+                .iter()
+                .map(|word| word.as_ref())
+                .map(merged)
+                .collect()
         });
         for (word, ids) in seeds {
             let key = cache::key(word, 0, word.len());

@@ -277,6 +277,7 @@ impl<'a> Splitter<'a> {
                 // contraction does.
                 let clear = 2u128 << at;
                 let set = 1u128 << (at as usize + length);
+                #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
                 let (low, high) = (|x: u128| x as u64, |x: u128| (x >> 64) as u64);
                 starts = starts & !low(clear) | low(set);
                 self.carry.contraction.0 |= high(set);
@@ -391,7 +392,7 @@ impl Carry {
             if fresh & bit != 0 {
                 count = 0;
             }
-            if count % 3 == 0 {
+            if u32::is_multiple_of(count, 3) {
                 starts |= bit;
             }
             count += 1;

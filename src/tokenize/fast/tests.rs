@@ -167,7 +167,7 @@ fn more_pieces_than_the_cache_holds_keep_their_ids() {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
         let word = random >> 20;
-        let repeats = if word % 7 == 0 { 4 } else { 1 };
+        let repeats = if u64::is_multiple_of(word, 7) { 4 } else { 1 };
         words += &format!(
             " {}{}",
             ["w", "é", "日"][(word % 3) as usize],
