@@ -5,23 +5,30 @@
 //! vocabularies, and errors in place of panics for a damaged `tokenizer.json`.
 
 mod bytes;
+mod error;
 mod fast;
 mod reserve;
+mod tokens;
 mod train;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
+use serde_json::Value;
+use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
 
 use crate::digest::{Digest, checksum};
 use crate::fs;
 use crate::pause::text::{Pieces, Spelt};
 use crate::token::{PauseIds, Reserved, TokenId};
+use fast::Family;
+use tokens::Tokens;
+
+pub use error::Error;
 
 /// An error of another module or library, as a cause.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -118,147 +125,11 @@ pub enum SpecialText {
     Parsed,
 }
 
-/// Why there is no tokenizer, or no ids.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file could not be read.
-    #[error(transparent)]
-    File(#[from] fs::Error),
-    /// Something is wrong with that file.
-    #[error("cannot use tokenizer `{}`", path.display())]
-    In {
-        /// The `tokenizer.json`.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Box<Error>,
-    },
-    /// The file is not JSON.
-    #[error("expected the JSON of a Hugging Face tokenizer")]
-    Json(#[source] serde_json::Error),
-    /// The library cannot load or apply it.
-    #[error("the `tokenizers` library refuses it")]
-    Library(#[source] BoxError),
-    /// A field has a value that would make ids random or wrong.
-    #[error("field `{field}`: expected {expected}, found {found}")]
-    Field {
-        /// Which field of the JSON.
-        field: &'static str,
-        /// What is needed.
-        expected: &'static str,
-        /// What stands there.
-        found: String,
-    },
-    /// The vocabulary has an id that is too large.
-    #[error("expected ids below {VOCABULARY_MAX}, found {found}")]
-    TooLarge {
-        /// The largest id.
-        found: u64,
-    },
-    /// A reserved token has no name.
-    #[error("the name of the {role} token is empty")]
-    NoName {
-        /// `pause`, `end` or `pad`.
-        role: &'static str,
-    },
-    /// Two reserved tokens are one.
-    #[error("the {first} token and the {second} token are the same: `{token}`")]
-    SameToken {
-        /// One role.
-        first: &'static str,
-        /// The other.
-        second: &'static str,
-        /// The token.
-        token: String,
-    },
-    /// Ordinary text yields the token that is to be reserved.
-    #[error(
-        "the {role} token `{token}` is an ordinary token with id {id}, which text yields; \
-         choose a name that is no word of the vocabulary"
-    )]
-    OrdinaryToken {
-        /// `pause`, `end` or `pad`.
-        role: &'static str,
-        /// Its name.
-        token: String,
-        /// Its id.
-        id: u32,
-    },
-    /// A reserved id is not one special token of its own.
-    #[error("the {role} id {id} is not a special token of its own: {found}")]
-    NotReserved {
-        /// `pause`, `end` or `pad`.
-        role: &'static str,
-        /// The id.
-        id: u32,
-        /// What it is.
-        found: String,
-    },
-    /// Text yielded an id that it must not yield.
-    #[error("text yields the special token `{token}` (id {id}) at token {position}")]
-    SpecialInText {
-        /// The token.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// How many tokens stand before it.
-        position: usize,
-    },
-    /// The fast path and the library disagree.
-    #[error(
-        "token {position} is {} by the fast path and {} by the `tokenizers` library",
-        id_or_none(*found), id_or_none(*expected)
-    )]
-    Differs {
-        /// The first token that differs, from 0.
-        position: usize,
-        /// Its id by the fast path; none behind the last.
-        found: Option<u32>,
-        /// Its id by the library; none behind the last.
-        expected: Option<u32>,
-    },
-    /// An id that the vocabulary lacks.
-    #[error("id {id} at position {position} is not in the vocabulary of {vocab_size} ids")]
-    UnknownId {
-        /// The id.
-        id: u32,
-        /// Where it stands.
-        position: usize,
-        /// How many ids there are.
-        vocab_size: u32,
-    },
-    /// Training was asked for without saying how.
-    #[error("the recipe does not say how to train a tokenizer")]
-    NoTraining,
-    /// The vocabulary to train has no sensible size.
-    #[error(
-        "expected a vocabulary of {min} to {VOCABULARY_MAX} tokens, found vocab_size = {found}"
-    )]
-    VocabularySize {
-        /// The least.
-        min: u32,
-        /// What was asked for.
-        found: u32,
-    },
-    /// The library cannot count so much text.
-    #[error("expected sample_bytes of at most {max}, found {found}")]
-    SampleSize {
-        /// The most.
-        max: u64,
-        /// What was asked for.
-        found: u64,
-    },
-    /// There was no text to train on.
-    #[error("there is no text to train a tokenizer on")]
-    NoText,
-    /// The text to train on could not be read.
-    #[error("cannot read the text to train a tokenizer on")]
-    Text(#[source] BoxError),
-}
-
 /// A tokenizer with its reserved tokens; threads may share it.
 pub struct Tokenizer {
-    engine: Engine,
+    /// The library's, loaded when it is first needed; none where it refuses the JSON.
+    engine: OnceLock<Option<Engine>>,
+    special: SpecialText,
     json: Vec<u8>,
     digest: Digest,
     reserved: Reserved,
@@ -318,36 +189,54 @@ impl Tokenizer {
         special: SpecialText,
     ) -> Result<Self, Error> {
         let json = reserve::parse(bytes)?;
-        let mut engine = load(bytes)?;
-        engine.with_padding(None::<PaddingParams>);
-        engine.with_truncation(None).map_err(Error::Library)?;
-        // It moves offsets and adds special tokens; neither is wanted.
-        engine.with_post_processor(None::<PostProcessorWrapper>);
-        engine.set_encode_special_tokens(special == SpecialText::Ordinary);
-        let vocab_size = reserve::vocab_size(&engine)?;
-        reserve::check(&engine, reserved)?;
-        let bytes_of_ids = match engine.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => Some(bytes::Table::new(&engine, vocab_size)),
-            _ => None,
-        };
-        let barred = reserve::barred(&engine, &json, reserved, special);
-        let fast = fast::Fast::new(&json, &engine, special);
+        let family = fast::recognise(&json);
+        Self::of(&json, bytes.to_vec(), family, reserved, special)
+    }
+
+    /// The tokenizer of `json`, which is that of `bytes` and of the `family`.
+    fn of(
+        json: &Value,
+        bytes: Vec<u8>,
+        family: Option<Family>,
+        reserved: Reserved,
+        special: SpecialText,
+    ) -> Result<Self, Error> {
+        let tokens = Tokens::new(json, family.as_ref(), || Ok(bytes.clone()))?;
+        let vocab_size = tokens.vocab_size()?;
+        reserve::check(&tokens, reserved)?;
+        let bytes_of_ids = (tokens.is_byte_level()).then(|| bytes::Table::new(&tokens, vocab_size));
+        let barred = reserve::barred(&tokens, json, reserved, special);
+        let fast = family.and_then(|family| fast::Fast::new(json, family, &tokens.added(), special));
         let guard = match fast.as_ref().is_some_and(|fast| fast.yields_any(&barred)) {
             true => Guard::Needed,
             false => Guard::Needless,
         };
+        let engine = match tokens {
+            Tokens::Known(_) => OnceLock::new(),
+            Tokens::Library(engine) => OnceLock::from(Some(plain(*engine, special)?)),
+        };
         Ok(Self {
+            engine,
+            special,
             barred,
             fast,
             guard,
             verified: 0,
             bytes: bytes_of_ids,
-            digest: Digest::of(bytes),
-            json: bytes.to_vec(),
-            engine,
+            digest: Digest::of(&bytes),
+            json: bytes,
             reserved,
             vocab_size,
         })
+    }
+
+    /// The library's tokenizer.
+    fn engine(&self) -> Result<&Engine, Error> {
+        let load = || load(&self.json).and_then(|engine| plain(engine, self.special));
+        match self.engine.get_or_init(|| load().ok()) {
+            Some(engine) => Ok(engine),
+            None => Err(load().err().unwrap_or_else(|| Error::Library("it refused before".into()))),
+        }
     }
 
     /// The `tokenizer.json`, reserved tokens included.
@@ -439,7 +328,8 @@ impl Tokenizer {
     /// What [`Tokenizer::encode`] does, always by the `tokenizers` library: the
     /// reference that its fast path is held against.
     pub fn encode_by_library(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
-        let encoding = guarded(|| self.engine.encode_fast(text, false)).map_err(Error::Library)?;
+        let engine = self.engine()?;
+        let encoding = guarded(|| engine.encode_fast(text, false)).map_err(Error::Library)?;
         let found = encoding.get_ids();
         self.refuse_barred(found.iter().copied())?;
         ids.extend(found.iter().copied().map(TokenId));
@@ -479,12 +369,13 @@ impl Tokenizer {
         if let Some(table) = &self.bytes {
             return table.decode(ids).map_err(unknown);
         }
-        let known = |id: &TokenId| self.engine.id_to_token(id.0).is_some();
+        let engine = self.engine()?;
+        let known = |id: &TokenId| engine.id_to_token(id.0).is_some();
         if let Some(lacking) = ids.iter().enumerate().find(|(_, id)| !known(id)) {
             return Err(unknown(lacking));
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
-        guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+        guarded(|| engine.decode(&ids, false)).map_err(Error::Library)
     }
 
     /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
@@ -511,20 +402,21 @@ impl Tokenizer {
 
     /// The token as the vocabulary stores it.
     pub fn token(&self, id: TokenId) -> Option<String> {
-        self.engine.id_to_token(id.0)
+        self.engine().ok()?.id_to_token(id.0)
     }
 
     /// `json` with the reserved tokens of `config`, proved to stand apart from text.
-    fn with_reserved(json: serde_json::Value, config: &Config) -> Result<Self, Error> {
+    fn with_reserved(json: Value, config: &Config) -> Result<Self, Error> {
         let special = match config.parse_special {
             true => SpecialText::Parsed,
             false => SpecialText::Ordinary,
         };
-        let added = reserve::add(json, config)?;
-        let tokenizer = Self::from_json(&added.json, added.reserved, special)?;
+        let family = fast::recognise(&json);
+        let added = reserve::add(json, config, family.as_ref())?;
+        let tokenizer = Self::of(&added.json, added.bytes, family, added.reserved, special)?;
         for name in added.unproved {
-            let yields_itself =
-                guarded(|| tokenizer.engine.encode_fast(name.token.as_str(), false))
+            let engine = tokenizer.engine()?;
+            let yields_itself = guarded(|| engine.encode_fast(name.token.as_str(), false))
                     .map_err(Error::Library)?
                     .get_ids()
                     .contains(&name.id);
@@ -561,6 +453,16 @@ fn load(json: &[u8]) -> Result<Engine, Error> {
     guarded(|| Engine::from_bytes(json)).map_err(Error::Library)
 }
 
+/// What makes its ids depend on the text alone: no padding, no truncation, nothing around it.
+fn plain(mut engine: Engine, special: SpecialText) -> Result<Engine, Error> {
+    engine.with_padding(None::<PaddingParams>);
+    engine.with_truncation(None).map_err(Error::Library)?;
+    // It moves offsets and adds special tokens; neither is wanted.
+    engine.with_post_processor(None::<PostProcessorWrapper>);
+    engine.set_encode_special_tokens(special == SpecialText::Ordinary);
+    Ok(engine)
+}
+
 /// Calls the library, which panics on some malformed vocabularies.
 fn guarded<T>(call: impl FnOnce() -> Result<T, BoxError>) -> Result<T, BoxError> {
     // Unwind safety: a tokenizer is discarded when loading it fails, and
@@ -588,10 +490,6 @@ impl Default for Config {
             parse_special: false,
         }
     }
-}
-
-fn id_or_none(id: Option<u32>) -> String {
-    id.map_or("missing".into(), |id| id.to_string())
 }
 
 fn default_pause() -> String {
