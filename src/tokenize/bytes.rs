@@ -1,7 +1,6 @@
 //! Byte-level vocabularies: each byte is written as one printable character.
 
-use tokenizers::Tokenizer as Engine;
-
+use super::tokens::Tokens;
 use crate::token::TokenId;
 
 /// The byte that `character` stands for in a byte-level vocabulary.
@@ -27,18 +26,20 @@ impl Table {
     ///
     /// Added tokens are text as they stand, unless a normalizer rewrote them;
     /// so are tokens with a character that stands for no byte.
-    pub fn new(engine: &Engine, vocab_size: u32) -> Self {
-        let added = engine.get_added_tokens_decoder();
-        let bytes_of = |id: u32| {
-            let token = engine.id_to_token(id)?;
+    pub fn new(tokens: &Tokens, vocab_size: u32) -> Self {
+        let added = tokens.added();
+        let mut table = vec![None; vocab_size as usize];
+        tokens.each(vocab_size, |id, token| {
             let verbatim = added.get(&id).is_some_and(|added| added.content == token);
             let mapped = match verbatim {
                 true => None,
                 false => token.chars().map(byte).collect::<Option<Vec<u8>>>(),
             };
-            Some(mapped.unwrap_or_else(|| token.into_bytes()).into())
-        };
-        Self((0..vocab_size).map(bytes_of).collect())
+            if let Some(place) = table.get_mut(id as usize) {
+                *place = Some(mapped.unwrap_or_else(|| token.as_bytes().to_vec()).into());
+            }
+        });
+        Self(table)
     }
 
     /// What one id spells; nothing where it is unknown.

@@ -1,8 +1,8 @@
-//! Why there is no tokenizer, or no ids.
+//! What can be wrong with a tokenizer or a text.
 
 use std::path::PathBuf;
 
-use super::{BoxError, VOCABULARY_MAX, id_or_none};
+use super::{BoxError, VOCABULARY_MAX};
 use crate::fs;
 
 /// Why there is no tokenizer, or no ids.
@@ -141,4 +141,8 @@ pub enum Error {
     /// The text to train on could not be read.
     #[error("cannot read the text to train a tokenizer on")]
     Text(#[source] BoxError),
+}
+
+fn id_or_none(id: Option<u32>) -> String {
+    id.map_or("missing".into(), |id| id.to_string())
 }

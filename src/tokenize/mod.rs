@@ -8,23 +8,27 @@ mod bytes;
 mod error;
 mod fast;
 mod reserve;
+mod tokens;
 mod train;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use error::Error;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokenizers::{DecoderWrapper, PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
+use serde_json::Value;
+use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
 
 use crate::digest::{Digest, checksum};
 use crate::fs;
 use crate::pause::text::{Pieces, Spelt};
 use crate::token::{PauseIds, Reserved, TokenId};
+use fast::Family;
+use tokens::Tokens;
 
 /// An error of another module or library, as a cause.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -123,7 +127,9 @@ pub enum SpecialText {
 
 /// A tokenizer with its reserved tokens; threads may share it.
 pub struct Tokenizer {
-    engine: Engine,
+    /// The library's, loaded when it is first needed; none where it refuses the JSON.
+    engine: OnceLock<Option<Engine>>,
+    special: SpecialText,
     json: Vec<u8>,
     digest: Digest,
     reserved: Reserved,
@@ -183,36 +189,57 @@ impl Tokenizer {
         special: SpecialText,
     ) -> Result<Self, Error> {
         let json = reserve::parse(bytes)?;
-        let mut engine = load(bytes)?;
-        engine.with_padding(None::<PaddingParams>);
-        engine.with_truncation(None).map_err(Error::Library)?;
-        // It moves offsets and adds special tokens; neither is wanted.
-        engine.with_post_processor(None::<PostProcessorWrapper>);
-        engine.set_encode_special_tokens(special == SpecialText::Ordinary);
-        let vocab_size = reserve::vocab_size(&engine)?;
-        reserve::check(&engine, reserved)?;
-        let bytes_of_ids = match engine.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => Some(bytes::Table::new(&engine, vocab_size)),
-            _ => None,
-        };
-        let barred = reserve::barred(&engine, &json, reserved, special);
-        let fast = fast::Fast::new(&json, &engine, special);
+        let family = fast::recognise(&json);
+        Self::of(&json, bytes.to_vec(), family, reserved, special)
+    }
+
+    /// The tokenizer of `json`, which is that of `bytes` and of the `family`.
+    fn of(
+        json: &Value,
+        bytes: Vec<u8>,
+        family: Option<Family>,
+        reserved: Reserved,
+        special: SpecialText,
+    ) -> Result<Self, Error> {
+        let tokens = Tokens::new(json, family.as_ref(), || Ok(bytes.clone()))?;
+        let vocab_size = tokens.vocab_size()?;
+        reserve::check(&tokens, reserved)?;
+        let bytes_of_ids = (tokens.is_byte_level()).then(|| bytes::Table::new(&tokens, vocab_size));
+        let barred = reserve::barred(&tokens, json, reserved, special);
+        let fast =
+            family.and_then(|family| fast::Fast::new(json, family, &tokens.added(), special));
         let guard = match fast.as_ref().is_some_and(|fast| fast.yields_any(&barred)) {
             true => Guard::Needed,
             false => Guard::Needless,
         };
+        let engine = match tokens {
+            Tokens::Known(_) => OnceLock::new(),
+            Tokens::Library(engine) => OnceLock::from(Some(plain(*engine, special)?)),
+        };
         Ok(Self {
+            engine,
+            special,
             barred,
             fast,
             guard,
             verified: 0,
             bytes: bytes_of_ids,
-            digest: Digest::of(bytes),
-            json: bytes.to_vec(),
-            engine,
+            digest: Digest::of(&bytes),
+            json: bytes,
             reserved,
             vocab_size,
         })
+    }
+
+    /// The library's tokenizer.
+    fn engine(&self) -> Result<&Engine, Error> {
+        let load = || load(&self.json).and_then(|engine| plain(engine, self.special));
+        match self.engine.get_or_init(|| load().ok()) {
+            Some(engine) => Ok(engine),
+            None => Err(load()
+                .err()
+                .unwrap_or_else(|| Error::Library("it refused before".into()))),
+        }
     }
 
     /// The `tokenizer.json`, reserved tokens included.
@@ -304,7 +331,8 @@ impl Tokenizer {
     /// What [`Tokenizer::encode`] does, always by the `tokenizers` library: the
     /// reference that its fast path is held against.
     pub fn encode_by_library(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
-        let encoding = guarded(|| self.engine.encode_fast(text, false)).map_err(Error::Library)?;
+        let engine = self.engine()?;
+        let encoding = guarded(|| engine.encode_fast(text, false)).map_err(Error::Library)?;
         let found = encoding.get_ids();
         self.refuse_barred(found.iter().copied())?;
         ids.extend(found.iter().copied().map(TokenId));
@@ -344,12 +372,13 @@ impl Tokenizer {
         if let Some(table) = &self.bytes {
             return table.decode(ids).map_err(unknown);
         }
-        let known = |id: &TokenId| self.engine.id_to_token(id.0).is_some();
+        let engine = self.engine()?;
+        let known = |id: &TokenId| engine.id_to_token(id.0).is_some();
         if let Some(lacking) = ids.iter().enumerate().find(|(_, id)| !known(id)) {
             return Err(unknown(lacking));
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
-        guarded(|| self.engine.decode(&ids, false)).map_err(Error::Library)
+        guarded(|| engine.decode(&ids, false)).map_err(Error::Library)
     }
 
     /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
@@ -376,23 +405,24 @@ impl Tokenizer {
 
     /// The token as the vocabulary stores it.
     pub fn token(&self, id: TokenId) -> Option<String> {
-        self.engine.id_to_token(id.0)
+        self.engine().ok()?.id_to_token(id.0)
     }
 
     /// `json` with the reserved tokens of `config`, proved to stand apart from text.
-    fn with_reserved(json: serde_json::Value, config: &Config) -> Result<Self, Error> {
+    fn with_reserved(json: Value, config: &Config) -> Result<Self, Error> {
         let special = match config.parse_special {
             true => SpecialText::Parsed,
             false => SpecialText::Ordinary,
         };
-        let added = reserve::add(json, config)?;
-        let tokenizer = Self::from_json(&added.json, added.reserved, special)?;
+        let family = fast::recognise(&json);
+        let added = reserve::add(json, config, family.as_ref())?;
+        let tokenizer = Self::of(&added.json, added.bytes, family, added.reserved, special)?;
         for name in added.unproved {
-            let yields_itself =
-                guarded(|| tokenizer.engine.encode_fast(name.token.as_str(), false))
-                    .map_err(Error::Library)?
-                    .get_ids()
-                    .contains(&name.id);
+            let engine = tokenizer.engine()?;
+            let yields_itself = guarded(|| engine.encode_fast(name.token.as_str(), false))
+                .map_err(Error::Library)?
+                .get_ids()
+                .contains(&name.id);
             if yields_itself && special == SpecialText::Ordinary {
                 return Err(Error::OrdinaryToken {
                     role: name.role,
@@ -426,6 +456,16 @@ fn load(json: &[u8]) -> Result<Engine, Error> {
     guarded(|| Engine::from_bytes(json)).map_err(Error::Library)
 }
 
+/// What makes its ids depend on the text alone: no padding, no truncation, nothing around it.
+fn plain(mut engine: Engine, special: SpecialText) -> Result<Engine, Error> {
+    engine.with_padding(None::<PaddingParams>);
+    engine.with_truncation(None).map_err(Error::Library)?;
+    // It moves offsets and adds special tokens; neither is wanted.
+    engine.with_post_processor(None::<PostProcessorWrapper>);
+    engine.set_encode_special_tokens(special == SpecialText::Ordinary);
+    Ok(engine)
+}
+
 /// Calls the library, which panics on some malformed vocabularies.
 fn guarded<T>(call: impl FnOnce() -> Result<T, BoxError>) -> Result<T, BoxError> {
     // Unwind safety: a tokenizer is discarded when loading it fails, and
@@ -453,10 +493,6 @@ impl Default for Config {
             parse_special: false,
         }
     }
-}
-
-fn id_or_none(id: Option<u32>) -> String {
-    id.map_or("missing".into(), |id| id.to_string())
 }
 
 fn default_pause() -> String {

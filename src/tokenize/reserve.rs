@@ -1,18 +1,19 @@
 //! Reserved tokens: added once, each a single special id of its own.
 
 use serde_json::{Value, json};
-use tokenizers::{AddedToken, Tokenizer as Engine};
+use tokenizers::AddedToken;
 
-use super::{
-    Config, Error, PauseTokens, SpecialText, VALUES_MAX, VOCABULARY_MAX, WORD_LETTERS_MAX, guarded,
-    load,
-};
+use super::fast::Family;
+use super::tokens::Tokens;
+use super::{Config, Error, PauseTokens, SpecialText, VALUES_MAX, WORD_LETTERS_MAX};
 use crate::token::{Extra, Reserved, TokenId};
 
 /// A `tokenizer.json` that holds the reserved tokens.
 pub struct Added {
+    /// What the file holds.
+    pub json: Value,
     /// The file.
-    pub json: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Their ids.
     pub reserved: Reserved,
     /// Those that the model's vocabulary had as words: text may yield them.
@@ -31,14 +32,7 @@ pub struct Name {
 
 /// Reads the JSON and refuses what would make ids random.
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
-    let values = count_values(bytes);
-    if VALUES_MAX < values {
-        return Err(Error::Field {
-            field: "tokenizer.json",
-            expected: "at most 4194304 values",
-            found: values.to_string(),
-        });
-    }
+    check_count(bytes)?;
     let json: Value = serde_json::from_slice(bytes).map_err(Error::Json)?;
     let letters = json.pointer("/model/max_input_chars_per_word");
     if let Some(found) = letters.filter(|value| {
@@ -69,6 +63,17 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
     }
 }
 
+fn check_count(bytes: &[u8]) -> Result<(), Error> {
+    match count_values(bytes) {
+        ..=VALUES_MAX => Ok(()),
+        values => Err(Error::Field {
+            field: "tokenizer.json",
+            expected: "at most 4194304 values",
+            found: values.to_string(),
+        }),
+    }
+}
+
 /// How many values the JSON holds, without building them: one before each comma,
 /// one after each opening bracket, and the whole.
 fn count_values(bytes: &[u8]) -> usize {
@@ -86,7 +91,7 @@ fn count_values(bytes: &[u8]) -> usize {
 }
 
 /// Adds the reserved tokens of `config` where they are missing.
-pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
+pub fn add(mut json: Value, config: &Config, family: Option<&Family>) -> Result<Added, Error> {
     let extra = config.pause_tokens.names();
     let roles: Vec<(&'static str, &String)> = [
         ("pause", &config.pause),
@@ -100,44 +105,25 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
     for field in ["truncation", "padding"] {
         set(&mut json, field, Value::Null);
     }
-    // Indented as such files mostly are, so that an error names the line.
-    let indented = serde_json::to_vec_pretty(&json).map_err(Error::Json)?;
-    let mut engine = load(&indented)?;
-    vocab_size(&engine)?;
-    let before = engine.get_added_tokens_decoder();
-    let is_special = |token: &str| before.values().any(|t| t.special && t.content == token);
-    let is_word = |token: &String| engine.token_to_id(token).is_some() && !is_special(token);
-    let words: Vec<&str> = (roles.iter())
-        .filter(|(_, token)| is_word(token))
-        .map(|(role, _)| *role)
-        .collect();
-    let missing: Vec<&String> = (roles.iter())
-        .map(|(_, token)| *token)
-        .filter(|token| !is_special(token))
-        .collect();
-    let tokens: Vec<AddedToken> = (missing.iter())
-        .map(|token| AddedToken::from(token.as_str(), true))
-        .collect();
-    guarded(|| engine.add_special_tokens(tokens)).map_err(Error::Library)?;
-    for token in &missing {
-        let id = id_of(&engine, token)?;
-        insert(&mut json, token, id);
+    let numbered = number(&json, &roles, family)?;
+    let mut ids = numbered.ids;
+    let missing = |(_, token): &(&u32, &&String)| numbered.missing.contains(token);
+    let names = || roles.iter().map(|(_, token)| token);
+    for (id, token) in ids.iter().zip(names()).filter(missing) {
+        insert(&mut json, token, *id);
     }
-    if vocab_size(&engine)? as usize != engine.get_vocab_size(true) {
+    if numbered.gaps {
         // The vocabulary has gaps. Whoever reads the file gives new tokens ids from its
         // size on, whatever ids it lists: those count.
-        engine = load(&serde_json::to_vec(&json).map_err(Error::Json)?)?;
-        for token in missing {
-            let id = id_of(&engine, token)?;
-            insert(&mut json, token, id);
+        let bytes = || serde_json::to_vec(&json).map_err(Error::Json);
+        ids = ids_of(&Tokens::new(&json, family, bytes)?, &roles)?;
+        for (id, token) in ids.iter().zip(names()).filter(missing) {
+            insert(&mut json, token, *id);
         }
     }
-    let ids = (roles.iter())
-        .map(|(_, token)| id_of(&engine, token))
-        .collect::<Result<Vec<u32>, _>>()?;
     let reserved = reserved(&ids, config.pause_tokens)?;
     let unproved = (roles.iter().zip(ids))
-        .filter(|((role, _), _)| words.contains(role))
+        .filter(|((role, _), _)| numbered.words.contains(role))
         .map(|((role, token), id)| Name {
             role,
             token: (*token).clone(),
@@ -146,10 +132,55 @@ pub fn add(mut json: Value, config: &Config) -> Result<Added, Error> {
         .collect();
     let mut bytes = serde_json::to_vec_pretty(&json).map_err(Error::Json)?;
     bytes.push(b'\n');
+    check_count(&bytes)?;
     Ok(Added {
-        json: bytes,
+        json,
+        bytes,
         reserved,
         unproved,
+    })
+}
+
+/// What becomes of the reserved tokens in a vocabulary.
+struct Numbered<'a> {
+    /// The ids of all of them.
+    ids: Vec<u32>,
+    /// Those that were not special before.
+    missing: Vec<&'a String>,
+    /// The roles of those that were words of the vocabulary.
+    words: Vec<&'static str>,
+    /// Whether some ids below the largest are nobody's.
+    gaps: bool,
+}
+
+/// Gives each of the reserved tokens its id.
+fn number<'a>(
+    json: &Value,
+    roles: &[(&'static str, &'a String)],
+    family: Option<&Family>,
+) -> Result<Numbered<'a>, Error> {
+    // Indented as such files mostly are, so that an error names the line.
+    let indented = || serde_json::to_vec_pretty(json).map_err(Error::Json);
+    let mut tokens = Tokens::new(json, family, indented)?;
+    tokens.vocab_size()?;
+    let before = tokens.added();
+    let is_special = |token: &str| before.values().any(|t| t.special && t.content == token);
+    let is_word = |token: &String| tokens.id(token).is_some() && !is_special(token);
+    let words = (roles.iter())
+        .filter(|(_, token)| is_word(token))
+        .map(|(role, _)| *role)
+        .collect();
+    let missing: Vec<&String> = (roles.iter())
+        .map(|(_, token)| *token)
+        .filter(|token| !is_special(token))
+        .collect();
+    let special = |token: &&String| AddedToken::from(token.as_str(), true);
+    tokens.add_special(missing.iter().map(special).collect(), indented)?;
+    Ok(Numbered {
+        ids: ids_of(&tokens, roles)?,
+        missing,
+        words,
+        gaps: tokens.vocab_size()? as usize != tokens.count(),
     })
 }
 
@@ -179,19 +210,8 @@ fn reserved(ids: &[u32], extra: PauseTokens) -> Result<Reserved, Error> {
     })
 }
 
-/// One more than the largest id.
-pub fn vocab_size(engine: &Engine) -> Result<u32, Error> {
-    let largest = engine.get_vocab(true).into_values().max().unwrap_or(0);
-    match largest < VOCABULARY_MAX {
-        true => Ok(largest + 1),
-        false => Err(Error::TooLarge {
-            found: u64::from(largest),
-        }),
-    }
-}
-
 /// Checks that each reserved id is a special token, and no other token's id.
-pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
+pub fn check(tokens: &Tokens, reserved: Reserved) -> Result<(), Error> {
     let basic = [
         ("pause", reserved.pause),
         ("end", reserved.end),
@@ -199,8 +219,7 @@ pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
     ];
     let extra = reserved.extra.ids().map(|id| ("extra pause", id));
     let roles: Vec<(&'static str, TokenId)> = basic.into_iter().chain(extra).collect();
-    let added = engine.get_added_tokens_decoder();
-    let vocabulary = engine.get_vocab(true);
+    let added = tokens.added();
     for (index, (role, id)) in roles.iter().copied().enumerate() {
         let wrong = |found: String| Error::NotReserved {
             role,
@@ -212,8 +231,7 @@ pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
             Some(token) => return Err(wrong(format!("`{}` is not special", token.content))),
             None => return Err(wrong("no added token has it".into())),
         };
-        let mut owners = vocabulary.iter().filter(|(_, owner)| **owner == id.0);
-        if let Some((other, _)) = owners.find(|(other, _)| *other != token) {
+        if let Some(other) = tokens.other_of(id.0, token) {
             return Err(wrong(format!("`{other}` has it too")));
         }
         if let Some((first, _)) = roles.iter().take(index).find(|(_, other)| *other == id) {
@@ -231,15 +249,15 @@ pub fn check(engine: &Engine, reserved: Reserved) -> Result<(), Error> {
 ///
 /// Always the reserved ones; in ordinary text every special one, except the
 /// token for unknown text, which is what such text yields.
-pub fn barred(engine: &Engine, json: &Value, reserved: Reserved, special: SpecialText) -> Vec<u32> {
+pub fn barred(tokens: &Tokens, json: &Value, reserved: Reserved, special: SpecialText) -> Vec<u32> {
     let unknown = match json.pointer("/model/unk_token").and_then(Value::as_str) {
-        Some(token) => engine.token_to_id(token).map(u64::from),
+        Some(token) => tokens.id(token).map(u64::from),
         None => json.pointer("/model/unk_id").and_then(Value::as_u64),
     };
     let mut ids = vec![reserved.pause.0, reserved.end.0, reserved.pad.0];
     ids.extend(reserved.extra.ids().map(|id| id.0));
     if special == SpecialText::Ordinary {
-        let added = engine.get_added_tokens_decoder();
+        let added = tokens.added();
         let special = added.iter().filter(|(_, token)| token.special);
         ids.extend(
             special
@@ -268,10 +286,12 @@ fn check_names(roles: &[(&'static str, &String)]) -> Result<(), Error> {
     Ok(())
 }
 
-fn id_of(engine: &Engine, token: &str) -> Result<u32, Error> {
-    engine
-        .token_to_id(token)
-        .ok_or_else(|| Error::Library(format!("it did not add the token `{token}`").into()))
+fn ids_of(tokens: &Tokens, roles: &[(&'static str, &String)]) -> Result<Vec<u32>, Error> {
+    let id = |(_, token): &(_, &String)| {
+        let lacking = || Error::Library(format!("it did not add the token `{token}`").into());
+        tokens.id(token).ok_or_else(lacking)
+    };
+    roles.iter().map(id).collect()
 }
 
 /// Makes `token` a special token of the JSON, in the place of a plain added one.

@@ -11,7 +11,7 @@ use std::collections::{BinaryHeap, HashMap};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::huge::{Huge, Plain};
-use super::recognise::Recognised;
+use super::recognise::Family;
 
 /// Longer pieces are merged with a queue: the scan for the lowest rank is quadratic.
 /// One bit a byte tells which are left.
@@ -129,9 +129,9 @@ impl Whole {
 
 impl Merges {
     /// The merges, where every byte that text has is a token.
-    pub fn new(recognised: &Recognised) -> Option<Self> {
+    pub fn new(family: &Family) -> Option<Self> {
         let mut bytes = [u32::MAX; 256];
-        for (word, id) in &recognised.words {
+        for (word, id) in &family.words {
             if let [byte] = word.as_slice() {
                 *bytes.get_mut(usize::from(*byte))? = *id;
             }
@@ -140,9 +140,9 @@ impl Merges {
         if (0..=255).zip(&bytes).any(lacking) {
             return None;
         }
-        let n = recognised.merges.len();
+        let n = family.merges.len();
         let large = |[.., id]: &[u32; 3]| 1 << ID_BITS <= *id;
-        if 1 << RANK_BITS <= n + 1 || recognised.merges.iter().any(large) {
+        if 1 << RANK_BITS <= n + 1 || family.merges.iter().any(large) {
             return None;
         }
         let slots = (n + n / 2).next_power_of_two().max(16);
@@ -158,14 +158,14 @@ impl Merges {
         if merges.merges.len() < n || merges.index.is_empty() {
             return None;
         }
-        for (rank, merge) in recognised.merges.iter().enumerate() {
+        for (rank, merge) in family.merges.iter().enumerate() {
             set(&mut merges.merges, rank, *merge);
             merges.insert(rank, *merge);
         }
         let pair = |left: u32| bytes.map(|right| merges.find(left, right));
         merges.byte_pairs = bytes.iter().flat_map(|left| pair(*left)).collect();
-        if recognised.ignore_merges {
-            merges.whole = Some(Whole::new(&recognised.words));
+        if family.ignore_merges {
+            merges.whole = Some(Whole::new(&family.words));
         }
         Some(merges)
     }

@@ -22,21 +22,24 @@ mod split_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tokenizers::Tokenizer as Engine;
+use tokenizers::AddedToken;
 
+use self::added::{Finder, Part};
 use super::SpecialText;
 use crate::token::TokenId;
-use added::{Finder, Part};
 use cache::{Cache, Key};
 use class::{Table, WHITE};
 use level::SimdLevel;
 use merge::{Merges, Scratch};
 use pool::Pool;
-use recognise::{Normalizer, Pattern, recognise};
+use recognise::{Normalizer, Pattern};
 use split::{Splitter, Starts};
+
+pub use recognise::{Family, added, recognise};
 
 /// White space of more bytes goes to the library: its regex engine gives up on
 /// runs of about a million characters, in a way of its own.
@@ -87,25 +90,30 @@ struct State {
 }
 
 impl Fast {
-    /// The fast path for a `tokenizer.json`, where its structure is known exactly.
-    pub fn new(json: &Value, engine: &Engine, special: SpecialText) -> Option<Self> {
-        let recognised = recognise(json, engine)?;
-        let merges = Merges::new(&recognised)?;
+    /// The fast path for a `tokenizer.json` of a known family with these added tokens.
+    pub fn new(
+        json: &Value,
+        family: Family,
+        tokens: &BTreeMap<u32, AddedToken>,
+        special: SpecialText,
+    ) -> Option<Self> {
+        let tokens = added(json, tokens, family.normalizer)?;
+        let merges = Merges::new(&family)?;
         let finder = |normalized: bool| {
-            let tokens = recognised.added.iter();
+            let tokens = tokens.iter();
             let tokens: Vec<_> = tokens.filter(|t| t.normalized == normalized).collect();
             Finder::new(&tokens, special)
         };
         let added = [finder(false)?, finder(true)?];
         Some(Self {
-            pattern: recognised.pattern,
+            pattern: family.pattern,
             level: SimdLevel::best(),
             table: Table::get()?,
-            normalizer: recognised.normalizer,
+            normalizer: family.normalizer,
             merges,
             added,
             seeds: OnceLock::new(),
-            common: recognised.common(SEEDS, cache::SHORT_MAX),
+            common: family.common(SEEDS, cache::SHORT_MAX),
             pool: Pool::new(),
         })
     }

@@ -1,10 +1,10 @@
 //! Which `tokenizer.json` the fast path takes: those whose every field that decides
 //! ids has a value known here. All others go to the library.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, Tokenizer as Engine};
+use tokenizers::AddedToken;
 
 use super::super::bytes::byte;
 
@@ -58,9 +58,10 @@ pub enum Normalizer {
     Nfc,
 }
 
-/// A `tokenizer.json` that the fast path takes.
+/// What decides the ids of a `tokenizer.json` whose structure is known, without its
+/// added tokens.
 #[derive(Debug)]
-pub struct Recognised {
+pub struct Family {
     /// How text is cut.
     pub pattern: Pattern,
     /// What happens to it before.
@@ -71,8 +72,6 @@ pub struct Recognised {
     pub words: Vec<(Vec<u8>, u32)>,
     /// For each merge in order, its two ids and the id of what they make.
     pub merges: Vec<[u32; 3]>,
-    /// Added tokens.
-    pub added: Vec<Added>,
 }
 
 /// A token that is found in text as it stands.
@@ -89,7 +88,7 @@ pub struct Added {
 }
 
 /// What the fast path needs of a `tokenizer.json`, or nothing where anything is unknown.
-pub fn recognise(json: &Value, engine: &Engine) -> Option<Recognised> {
+pub fn recognise(json: &Value) -> Option<Family> {
     let normalizer = match json.get("normalizer") {
         None | Some(Value::Null) => Normalizer::None,
         Some(normalizer) => only(normalizer, &["type"])
@@ -100,14 +99,12 @@ pub fn recognise(json: &Value, engine: &Engine) -> Option<Recognised> {
     let model = model(json.get("model")?)?;
     let words = vocabulary(model.get("vocab")?)?;
     let merges = merges(model.get("merges")?, model.get("vocab")?)?;
-    let added = added(json, engine, normalizer)?;
-    Some(Recognised {
+    Some(Family {
         pattern,
         normalizer,
         ignore_merges: model.get("ignore_merges").is_some_and(|v| *v == true),
         words,
         merges,
-        added,
     })
 }
 
@@ -233,13 +230,16 @@ fn merges(merges: &Value, vocab: &Value) -> Option<Vec<[u32; 3]>> {
 
 /// The tokens that the library looks for, where none has conditions on its neighbours.
 ///
-/// They are taken from the library, which gives ids of its own to some.
-fn added(json: &Value, engine: &Engine, normalizer: Normalizer) -> Option<Vec<Added>> {
+/// Their ids are the library's, which gives ids of its own to some.
+pub fn added(
+    json: &Value,
+    tokens: &BTreeMap<u32, AddedToken>,
+    normalizer: Normalizer,
+) -> Option<Vec<Added>> {
     let listed = match json.get("added_tokens") {
         None | Some(Value::Null) => 0,
         Some(list) => list.as_array()?.len(),
     };
-    let tokens = engine.get_added_tokens_decoder();
     let contents: HashSet<&str> = (tokens.values())
         .map(|token| token.content.as_str())
         .collect();
@@ -261,7 +261,7 @@ fn added(json: &Value, engine: &Engine, normalizer: Normalizer) -> Option<Vec<Ad
     tokens.iter().map(one).collect()
 }
 
-impl Recognised {
+impl Family {
     /// The words of the first `n` merges that have at most `length` bytes.
     pub fn common(&self, n: usize, length: usize) -> Vec<Box<[u8]>> {
         let bytes: HashMap<u32, &[u8]> = (self.words.iter())
