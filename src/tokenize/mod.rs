@@ -206,7 +206,8 @@ impl Tokenizer {
         reserve::check(&tokens, reserved)?;
         let bytes_of_ids = (tokens.is_byte_level()).then(|| bytes::Table::new(&tokens, vocab_size));
         let barred = reserve::barred(&tokens, json, reserved, special);
-        let fast = family.and_then(|family| fast::Fast::new(json, family, &tokens.added(), special));
+        let fast =
+            family.and_then(|family| fast::Fast::new(json, family, &tokens.added(), special));
         let guard = match fast.as_ref().is_some_and(|fast| fast.yields_any(&barred)) {
             true => Guard::Needed,
             false => Guard::Needless,
@@ -235,7 +236,9 @@ impl Tokenizer {
         let load = || load(&self.json).and_then(|engine| plain(engine, self.special));
         match self.engine.get_or_init(|| load().ok()) {
             Some(engine) => Ok(engine),
-            None => Err(load().err().unwrap_or_else(|| Error::Library("it refused before".into()))),
+            None => Err(load()
+                .err()
+                .unwrap_or_else(|| Error::Library("it refused before".into()))),
         }
     }
 
@@ -417,9 +420,9 @@ impl Tokenizer {
         for name in added.unproved {
             let engine = tokenizer.engine()?;
             let yields_itself = guarded(|| engine.encode_fast(name.token.as_str(), false))
-                    .map_err(Error::Library)?
-                    .get_ids()
-                    .contains(&name.id);
+                .map_err(Error::Library)?
+                .get_ids()
+                .contains(&name.id);
             if yields_itself && special == SpecialText::Ordinary {
                 return Err(Error::OrdinaryToken {
                     role: name.role,

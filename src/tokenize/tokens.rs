@@ -112,7 +112,9 @@ impl<'a> Tokens<'a> {
             Self::Library(engine) => {
                 let vocabulary = engine.get_vocab(true).into_iter();
                 let mut owners = vocabulary.filter(|(_, owner)| *owner == id);
-                owners.find(|(other, _)| other != token).map(|(other, _)| other)
+                owners
+                    .find(|(other, _)| other != token)
+                    .map(|(other, _)| other)
             }
         }
     }

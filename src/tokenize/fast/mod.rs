@@ -28,9 +28,9 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
+use self::added::{Finder, Part};
 use super::SpecialText;
 use crate::token::TokenId;
-use self::added::{Finder, Part};
 use cache::{Cache, Key};
 use class::{Table, WHITE};
 use level::SimdLevel;

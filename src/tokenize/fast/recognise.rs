@@ -1,7 +1,7 @@
 //! Which `tokenizer.json` the fast path takes: those whose every field that decides
 //! ids has a value known here. All others go to the library.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
@@ -186,29 +186,42 @@ fn model(model: &Value) -> Option<&Map<String, Value>> {
 /// The words that text can yield, where no two share an id.
 fn vocabulary(vocab: &Value) -> Option<Vec<(Vec<u8>, u32)>> {
     let vocab = vocab.as_object()?;
-    let mut ids = HashSet::with_capacity(vocab.len());
     let mut words = Vec::with_capacity(vocab.len());
+    let mut ids = Vec::with_capacity(vocab.len());
     for (token, id) in vocab {
         let id = u32::try_from(id.as_u64()?).ok()?;
-        if !ids.insert(id) {
-            return None;
-        }
+        ids.push(id);
         // A word with other characters is no image of bytes.
         if let Some(bytes) = token.chars().map(byte).collect() {
             words.push((bytes, id));
         }
     }
-    Some(words)
+    ids.sort_unstable();
+    let distinct = ids.windows(2).all(|pair| pair.first() != pair.last());
+    distinct.then_some(words)
 }
 
 fn merges(merges: &Value, vocab: &Value) -> Option<Vec<[u32; 3]>> {
+    let vocab = vocab.as_object()?;
     let id = |token: &str| u32::try_from(vocab.get(token)?.as_u64()?).ok();
+    let mut by_id = vec![""; vocab.len()];
+    for (token, id) in vocab {
+        let place = by_id.get_mut(usize::try_from(id.as_u64()?).ok()?);
+        place.into_iter().for_each(|place| *place = token);
+    }
     let mut joined = String::new();
+    let mut next = 0;
     let mut one = |left: &str, right: &str| {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        Some([id(left)?, id(right)?, id(&joined)?])
+        // Merges mostly make the ids in order: that saves a look-up.
+        let made = match by_id.get(next as usize) {
+            Some(token) if *token == joined => next,
+            _ => id(&joined)?,
+        };
+        next = made.saturating_add(1);
+        Some([id(left)?, id(right)?, made])
     };
     let merge = |merge: &Value| match merge {
         Value::String(pair) => {
@@ -264,13 +277,16 @@ pub fn added(
 impl Family {
     /// The words of the first `n` merges that have at most `length` bytes.
     pub fn common(&self, n: usize, length: usize) -> Vec<Box<[u8]>> {
-        let bytes: HashMap<u32, &[u8]> = (self.words.iter())
-            .map(|(bytes, id)| (*id, bytes.as_slice()))
-            .collect();
-        let words = (self.merges.iter().take(n)).filter_map(|[.., id]| bytes.get(id));
+        let mut words: Vec<_> = self.words.iter().map(|(bytes, id)| (*id, bytes)).collect();
+        words.sort_unstable();
+        let word = |wanted: u32| {
+            let at = words.binary_search_by_key(&wanted, |(id, _)| *id).ok()?;
+            words.get(at).map(|(_, bytes)| *bytes)
+        };
+        let words = (self.merges.iter().take(n)).filter_map(|[.., id]| word(*id));
         words
             .filter(|word| word.len() <= length)
-            .map(|word| (*word).into())
+            .map(|word| word.as_slice().into())
             .collect()
     }
 }
