@@ -104,7 +104,17 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         file: Some(options.tokenizer.clone()),
         ..Config::default()
     };
-    let (tokenizer, load) = measure(|| Tokenizer::from_file(&options.tokenizer, &config));
+    let (tokenizer, load) = measure(|| {
+        let tokenizer = Tokenizer::from_file(&options.tokenizer, &config)?;
+        match options.encoder {
+            Encoder::Own => Ok(tokenizer),
+            // It is loaded when it is first needed.
+            Encoder::Library => {
+                let loaded = tokenizer.encode_by_library("", &mut Vec::new());
+                loaded.map(|()| tokenizer)
+            }
+        }
+    });
     let tokenizer = tokenizer?;
     let documents = documents(&options.corpus, options.text_bytes)?;
     let bytes: u64 = documents.iter().map(|text| text.len() as u64).sum();

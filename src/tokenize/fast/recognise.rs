@@ -1,10 +1,12 @@
 //! Which `tokenizer.json` the fast path takes: those whose every field that decides
 //! ids has a value known here. All others go to the library.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::bytes::byte;
 
@@ -186,29 +188,93 @@ fn model(model: &Value) -> Option<&Map<String, Value>> {
 /// The words that text can yield, where no two share an id.
 fn vocabulary(vocab: &Value) -> Option<Vec<(Vec<u8>, u32)>> {
     let vocab = vocab.as_object()?;
-    let mut ids = HashSet::with_capacity(vocab.len());
     let mut words = Vec::with_capacity(vocab.len());
+    let mut ids = Vec::with_capacity(vocab.len());
     for (token, id) in vocab {
         let id = u32::try_from(id.as_u64()?).ok()?;
-        if !ids.insert(id) {
-            return None;
-        }
+        ids.push(id);
         // A word with other characters is no image of bytes.
         if let Some(bytes) = token.chars().map(byte).collect() {
             words.push((bytes, id));
         }
     }
-    Some(words)
+    ids.sort_unstable();
+    let distinct = ids.windows(2).all(|pair| pair.first() != pair.last());
+    distinct.then_some(words)
+}
+
+/// The words of a vocabulary, found faster than in the JSON.
+struct Ids<'a> {
+    /// In the order of the file.
+    words: Vec<(&'a str, u32)>,
+    /// Open addressing: the upper half of the hash, and one more than the place of the word.
+    slots: Vec<u64>,
+    /// Nobody can write a file whose words all have one hash.
+    seed: u64,
+}
+
+impl<'a> Ids<'a> {
+    fn new(vocab: &'a Map<String, Value>) -> Option<Self> {
+        let word = |(word, id): (&'a String, &Value)| {
+            let id = u32::try_from(id.as_u64()?).ok()?;
+            Some((word.as_str(), id))
+        };
+        let mut ids = Self {
+            words: vocab.iter().map(word).collect::<Option<_>>()?,
+            slots: vec![0; (2 * vocab.len() + 1).next_power_of_two()],
+            seed: RandomState::new().hash_one(0),
+        };
+        for (index, (word, _)) in (1..).zip(&ids.words) {
+            let (mut at, tag) = ids.home(word);
+            while ids.slots.get(at).is_some_and(|slot| *slot != 0) {
+                at = (at + 1) & (ids.slots.len() - 1);
+            }
+            *ids.slots.get_mut(at)? = tag | index;
+        }
+        Some(ids)
+    }
+
+    /// Where the search for a word begins, and the upper half of its hash.
+    fn home(&self, word: &str) -> (usize, u64) {
+        let hash = xxh3_64_with_seed(word.as_bytes(), self.seed);
+        #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
+        let at = hash as usize & (self.slots.len() - 1);
+        (at, hash & !u64::from(u32::MAX))
+    }
+
+    /// The place of a word.
+    fn find(&self, word: &str) -> Option<usize> {
+        let (mut at, tag) = self.home(word);
+        // Half of the slots are vacant, so that this ends.
+        loop {
+            let slot = *self.slots.get(at)?;
+            let index = (slot & u64::from(u32::MAX)).checked_sub(1)?;
+            let index = usize::try_from(index).ok()?;
+            let same = |(other, _): &(&str, u32)| *other == word;
+            if slot & !u64::from(u32::MAX) == tag && self.words.get(index).is_some_and(same) {
+                return Some(index);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
 }
 
 fn merges(merges: &Value, vocab: &Value) -> Option<Vec<[u32; 3]>> {
-    let id = |token: &str| u32::try_from(vocab.get(token)?.as_u64()?).ok();
+    let ids = Ids::new(vocab.as_object()?)?;
     let mut joined = String::new();
+    let mut next = 0;
     let mut one = |left: &str, right: &str| {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        Some([id(left)?, id(right)?, id(&joined)?])
+        // Merges mostly make the words in order: that saves a look-up.
+        let made = match ids.words.get(next) {
+            Some((word, _)) if *word == joined => next,
+            _ => ids.find(&joined)?,
+        };
+        next = made + 1;
+        let id = |at: usize| ids.words.get(at).map(|(_, id)| *id);
+        Some([id(ids.find(left)?)?, id(ids.find(right)?)?, id(made)?])
     };
     let merge = |merge: &Value| match merge {
         Value::String(pair) => {
@@ -264,13 +330,16 @@ pub fn added(
 impl Family {
     /// The words of the first `n` merges that have at most `length` bytes.
     pub fn common(&self, n: usize, length: usize) -> Vec<Box<[u8]>> {
-        let bytes: HashMap<u32, &[u8]> = (self.words.iter())
-            .map(|(bytes, id)| (*id, bytes.as_slice()))
-            .collect();
-        let words = (self.merges.iter().take(n)).filter_map(|[.., id]| bytes.get(id));
+        let mut words: Vec<_> = self.words.iter().map(|(bytes, id)| (*id, bytes)).collect();
+        words.sort_unstable();
+        let word = |wanted: u32| {
+            let at = words.binary_search_by_key(&wanted, |(id, _)| *id).ok()?;
+            words.get(at).map(|(_, bytes)| *bytes)
+        };
+        let words = (self.merges.iter().take(n)).filter_map(|[.., id]| word(*id));
         words
             .filter(|word| word.len() <= length)
-            .map(|word| (*word).into())
+            .map(|word| word.as_slice().into())
             .collect()
     }
 }

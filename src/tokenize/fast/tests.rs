@@ -4,10 +4,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokenizers::AddedToken;
 
+use super::super::tokens::Tokens;
 use super::super::{Config, Error, SpecialText, Tokenizer, Training, train};
 use super::level::SimdLevel;
-use super::recognise::Pattern;
+use super::recognise::{Pattern, recognise};
 use crate::fs;
 use crate::token::TokenId;
 
@@ -276,4 +278,74 @@ fn real_vocabularies_take_the_fast_path() {
         let source = fs::read_text(Path::new("src/tokenize/fast/split.rs")).unwrap();
         check(&tokenizer, &source, name);
     }
+}
+
+/// What is known of the tokens without the library is what it says.
+#[test]
+fn tokens_are_numbered_as_the_library_does() {
+    let names = ["gpt2", "gpt-neox", "cl100k", "llama3", "qwen", "o200k"];
+    let changes: [fn(&mut Value); 4] = [
+        |_| {},
+        // Gaps, below and above the words.
+        |json| {
+            let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+            let largest = vocab.values().filter_map(Value::as_u64).max().unwrap();
+            for (token, id) in [("longer", largest + 9), ("\u{20ac}", largest + 3)] {
+                vocab.insert(token.into(), id.into());
+            }
+        },
+        // Added tokens that are words of the model, and in another order.
+        |json| {
+            let tokens = ["the", "<|pause|>", "a"].map(|content| {
+                json!({ "id": 9, "content": content, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": true, "special": content != "a" })
+            });
+            json["added_tokens"] = json!(tokens);
+        },
+        |json| {
+            json["added_tokens"] = json!([]);
+        },
+    ];
+    let mut known = 0;
+    for (name, change) in names
+        .iter()
+        .flat_map(|name| changes.map(|change| (name, change)))
+    {
+        let mut json = family(name);
+        change(&mut json);
+        let family = recognise(&json).unwrap();
+        let bytes = || Ok(serde_json::to_vec(&json).unwrap());
+        let mut own = Tokens::new(&json, Some(&family), bytes).unwrap();
+        let mut library = Tokens::new(&json, None, bytes).unwrap();
+        known += u32::from(matches!(own, Tokens::Known(_)));
+        for round in 0..2 {
+            assert_eq!(own.added(), library.added(), "{name}");
+            assert_eq!(own.count(), library.count(), "{name}");
+            let size = own.vocab_size().unwrap();
+            assert_eq!(size, library.vocab_size().unwrap(), "{name}");
+            assert_eq!(own.is_byte_level(), library.is_byte_level());
+            let spelt = |tokens: &Tokens| {
+                let mut spelt = vec![None; size as usize];
+                tokens.each(size, |id, token| {
+                    spelt[id as usize] = Some(token.to_owned())
+                });
+                spelt
+            };
+            assert_eq!(spelt(&own), spelt(&library), "{name}");
+            for token in ["the", "a", "<|pause|>", "<|end|>", "longer", "none", "zz"] {
+                assert_eq!(own.id(token), library.id(token), "{name}: {token}");
+            }
+            for id in 0..size {
+                // Of several others it may be any.
+                let other = |tokens: &Tokens| tokens.other_of(id, "a").is_some();
+                assert_eq!(other(&own), other(&library), "{name}: {id}");
+            }
+            if round == 0 {
+                let new = ["<|new|>", "the", "<|end|>", "zz"].map(|t| AddedToken::from(t, true));
+                own.add_special(new.to_vec(), bytes).unwrap();
+                library.add_special(new.to_vec(), bytes).unwrap();
+            }
+        }
+    }
+    assert!(18 < known, "{known} of 24");
 }
