@@ -66,9 +66,7 @@ fn large_tokenizers() -> Vec<Case> {
             format!("{{\"model\": [{}0]}}", "{},".repeat(2_000_000))
         }),
         text("tokenizer: 800,000 tokens", Any, || {
-            let vocab: String = (0..800_000)
-                .map(|id| format!("\"t{id}\":{id},"))
-                .collect();
+            let vocab: String = (0..800_000).map(|id| format!("\"t{id}\":{id},")).collect();
             format!(
                 "{{\"model\": {{\"type\":\"WordLevel\",\"unk_token\":\"t0\",\"vocab\":{{{vocab}\"a\":1000000}}}}}}"
             )
