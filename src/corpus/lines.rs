@@ -41,6 +41,15 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// Whose lines `input` has, from its start.
+    pub fn whole(input: &Input, limit: usize) -> Self {
+        Self {
+            name: input.name.clone(),
+            limit,
+            begin: None,
+        }
+    }
+
     /// Where the line with `number` stands in the whole file. What stands before
     /// the part that was read is counted now: only messages ask.
     pub fn place(&self, number: u64) -> Place {
@@ -190,14 +199,9 @@ pub struct LineBlocks {
 impl LineBlocks {
     /// Lines of at most `limit` bytes, all that there are.
     pub fn new(input: Input, limit: usize) -> Self {
-        let owner = Owner {
-            name: input.name.clone(),
-            limit,
-            begin: None,
-        };
         Self {
+            owner: Arc::new(Owner::whole(&input, limit)),
             input,
-            owner: Arc::new(owner),
             offset: 0,
             end: u64::MAX,
             before: 0,

@@ -123,14 +123,9 @@ pub struct Lines {
 impl Lines {
     /// Reads lines of at most `limit` bytes.
     pub fn new(input: Input, limit: usize) -> Self {
-        let owner = Owner {
-            name: input.name.clone(),
-            limit,
-            begin: None,
-        };
         Self {
+            owner: Owner::whole(&input, limit),
             input,
-            owner,
             number: 0,
             offset: 0,
             buffer: Vec::new(),

@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
 use super::Error;
 use super::file::{damaged, map, open_of_length};
 use super::layout::{BLOCK_BYTES, Fault, Header};
+use super::touched::Touched;
 use crate::digest::{Digest, checksum};
 use crate::fs::Output;
 use crate::manifest::FORMAT;
@@ -126,8 +126,8 @@ pub(super) struct Aux {
     bytes: Mmap,
     /// Where the checksums of blocks start.
     checksums: usize,
-    /// One bit a block: whether its checksum was found right.
-    checked: Vec<AtomicU64>,
+    /// Which blocks were found right.
+    touched: Touched,
 }
 
 impl Aux {
@@ -166,9 +166,7 @@ impl Aux {
             digest,
             bytes,
             checksums: HEADER + records,
-            checked: (0..n_blocks.div_ceil(64))
-                .map(|_| AtomicU64::new(0))
-                .collect(),
+            touched: Touched::new(HEADER..HEADER + records),
         }))
     }
 
@@ -210,39 +208,14 @@ impl Aux {
 
     /// Checks the blocks that a range of the file touches, once each.
     fn check(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        let Some(last) = bytes.end.checked_sub(1).filter(|last| bytes.start <= *last) else {
-            return Ok(());
+        let expected = |block: usize| {
+            let at = self.checksums + 8 * block;
+            let bytes = self.bytes.get(at..at + 8)?.try_into().ok()?;
+            Some(u64::from_le_bytes(bytes))
         };
-        let block_of = |byte: usize| byte.saturating_sub(HEADER) / BLOCK_BYTES;
-        for block in block_of(bytes.start)..=block_of(last) {
-            let bit = 1u64 << (block % 64);
-            let Some(word) = self.checked.get(block / 64) else {
-                continue;
-            };
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                self.check_block(block)?;
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_block(&self, block: usize) -> Result<(), Error> {
-        let start = HEADER + block * BLOCK_BYTES;
-        let end = self.checksums.min(start + BLOCK_BYTES);
-        let found = checksum(self.bytes.get(start..end).unwrap_or_default());
-        let at = self.checksums + 8 * block;
-        let expected = self
-            .bytes
-            .get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok());
-        let expected = expected.map_or(0, u64::from_le_bytes);
-        if found != expected {
-            let field = format!("checksum of block {block} (bytes {start} to {end})");
-            let fault = Fault::new(field, format!("{expected:016x}"), format!("{found:016x}"));
-            return Err(damaged(&self.path)(fault));
-        }
-        Ok(())
+        self.touched
+            .check(&self.bytes, bytes, |block| expected(block).unwrap_or(0))
+            .map_err(damaged(&self.path))
     }
 }
 

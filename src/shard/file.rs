@@ -4,15 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
 use super::aux::Aux;
 use super::index::{DocumentRecord, Home, Index};
-use super::layout::{BLOCK_BYTES, Fault, HEADER_BYTES, Header, RawHeader};
+use super::layout::{Fault, HEADER_BYTES, Header, RawHeader};
+use super::touched::Touched;
 use super::{Error, parquet};
-use crate::digest::{Digest, checksum};
+use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
 use crate::sequence::Sequence;
@@ -30,8 +30,7 @@ pub struct Shard {
     ids: Mmap,
     index_bytes: Mmap,
     index: Index,
-    /// One bit a block of ids: whether its checksum was found right.
-    checked: Vec<AtomicU64>,
+    touched: Touched,
     n_files: usize,
     /// The reserved ids, extra pauses included.
     reserved: Reserved,
@@ -69,10 +68,7 @@ impl Shard {
                 (bytes, header, home, index, ids)
             }
         };
-        let n_blocks = ids
-            .len()
-            .saturating_sub(home.blocks_start())
-            .div_ceil(BLOCK_BYTES);
+        let touched = Touched::new(home.blocks_start()..ids.len());
         let fields = manifest.pause.fields();
         let aux = Aux::open(aux, (fields, record.aux), &header)?;
         let mut before = Vec::new();
@@ -92,9 +88,7 @@ impl Shard {
             ids,
             index_bytes,
             index,
-            checked: (0..n_blocks.div_ceil(64))
-                .map(|_| AtomicU64::new(0))
-                .collect(),
+            touched,
             n_files: manifest.corpus.len(),
             reserved: manifest.tokenizer.reserved,
             aux,
@@ -202,39 +196,12 @@ impl Shard {
 
     /// Checks the blocks that a range of the file with the ids touches, once each.
     fn check_blocks(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        let Some(last) = bytes.end.checked_sub(1).filter(|last| bytes.start <= *last) else {
-            return Ok(());
-        };
-        let first = self.home.blocks_start();
-        let block_of = |byte: usize| byte.saturating_sub(first) / BLOCK_BYTES;
-        for block in block_of(bytes.start)..=block_of(last) {
-            let bit = 1u64 << (block % 64);
-            let Some(word) = self.checked.get(block / 64) else {
-                continue;
-            };
-            // Two threads may both check a block; the bit only saves the third the work.
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                self.check_block(block)?;
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_block(&self, block: usize) -> Result<(), Error> {
-        let start = self.home.blocks_start() + block * BLOCK_BYTES;
-        let end = self.ids.len().min(start + BLOCK_BYTES);
-        let found = checksum(self.ids.get(start..end).unwrap_or_default());
-        let expected = self
-            .index
-            .block(&self.index_bytes, block)
-            .unwrap_or_default();
-        if found != expected {
-            let field = format!("checksum of block {block} (bytes {start} to {end})");
-            let fault = Fault::new(field, format!("{expected:016x}"), format!("{found:016x}"));
-            return Err(damaged(&self.data)(fault));
-        }
-        Ok(())
+        let expected = |block| self.index.block(&self.index_bytes, block);
+        self.touched
+            .check(&self.ids, bytes, |block| {
+                expected(block).unwrap_or_default()
+            })
+            .map_err(damaged(&self.data))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod index;
 pub mod layout;
 mod outline;
 pub mod parquet;
+mod touched;
 mod writer;
 
 use std::path::PathBuf;

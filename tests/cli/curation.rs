@@ -2,7 +2,8 @@
 
 use pausedata::fs;
 
-use super::sandbox::{Sandbox, files};
+use super::laws::bytes;
+use super::sandbox::Sandbox;
 
 const PRETRAIN: &str = "out/data/pretrain";
 
@@ -135,18 +136,7 @@ fn threads_and_partitions_drop_the_same_documents() {
         ));
     }
     sandbox.ok("prepare recipe.toml --out three --only pretrain");
-    let bytes = |out: &str| -> Vec<(String, Vec<u8>)> {
-        let folder = sandbox.path(out).join("data");
-        let files = files(&folder)
-            .into_iter()
-            .filter(|path| !path.ends_with("origin.json"));
-        files
-            .map(|path| {
-                let name = path.strip_prefix(&folder).unwrap().display().to_string();
-                (name, fs::read(&path).unwrap())
-            })
-            .collect()
-    };
+    let bytes = |out: &str| bytes(&sandbox, out);
     let one = bytes("one");
     assert!(
         one.iter()

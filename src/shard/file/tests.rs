@@ -7,7 +7,7 @@ use crate::document::DocumentId;
 use crate::manifest::Stage;
 use crate::manifest::{FORMAT, FileRecord, Ledger, TokenizerRecord};
 use crate::pause;
-use crate::shard::layout::IDS_MAX;
+use crate::shard::layout::{BLOCK_BYTES, IDS_MAX};
 use crate::shard::{ShardSpec, ShardWriter};
 
 const FORMATS: [ShardFormat; 2] = [ShardFormat::Binary, ShardFormat::Parquet];
