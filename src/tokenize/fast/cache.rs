@@ -1,9 +1,9 @@
 //! The pieces that a thread has seen, with their ids.
 //!
-//! Short pieces lie with their ids in buckets of one cache line each; a new piece
-//! pushes out the older of the two there. Longer pieces are looked up by a hash and
-//! compared byte by byte; their table is emptied when it is full. So memory is
-//! bounded whatever the text is.
+//! Short pieces lie with their ids in buckets of one cache line each, or in one of the
+//! next few buckets; the table grows, and where it may not, a new piece pushes out the
+//! older of two. Longer pieces are looked up by a hash and compared byte by byte; they
+//! are forgotten when there are too many. So memory is bounded whatever the text is.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -14,15 +14,20 @@ pub const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
 pub const LONG_MAX: usize = 192;
 
-/// 2^19 buckets of 64 bytes: 32 MiB.
-const BUCKET_BITS: u32 = 19;
-/// Pairs of longer pieces: 3 MiB.
-const LONG_BITS: u32 = 16;
-/// Bytes of longer pieces that are kept, and as many bytes of ids.
-const ARENA_BYTES: usize = 4 << 20;
+/// The first table has 2^15 buckets of 64 bytes: 2 MiB, a huge page.
+const FIRST_BITS: u32 = 15;
+/// The last one has 2^19: 32 MiB.
+const LAST_BITS: u32 = 19;
+/// How many buckets from its own on a piece may lie in.
+const REACH: usize = 4;
+
+/// Places of longer pieces: 2 MiB.
+const LONG_BITS: u32 = 18;
+/// Words of 4 bytes that hold longer pieces and their ids: 16 MiB.
+const RECORDS: usize = 4 << 20;
 
 /// Ids that fit beside a key.
-const INLINE_MAX: usize = 4;
+pub const INLINE_MAX: usize = 4;
 
 /// A piece of at most [`SHORT_MAX`] bytes: these, zeros, and its length in the last byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,14 +84,13 @@ fn at_the_end(text: &[u8], at: usize) -> [u8; 16] {
     bytes
 }
 
-/// Which bucket a key belongs to.
+/// A hash of which the upper bits count.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of the product")]
-pub fn bucket(key: Key) -> u32 {
+fn hash(key: Key) -> u64 {
     let product =
         u128::from(key.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(key.high ^ 0xd6e8_feb8_6659_fd93);
-    let hash = product as u64 ^ (product >> 64) as u64;
-    (hash >> (64 - BUCKET_BITS)) as u32
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// A short piece and its ids. Their count stands above the length in the key; it is 0
@@ -105,6 +109,16 @@ impl Slot {
         let rest = (self.key.high ^ key.high) << (u64::BITS - COUNT_SHIFT);
         (self.key.low ^ key.low) | rest == 0
     }
+
+    #[inline(always)]
+    fn count(&self) -> usize {
+        (self.key.high >> COUNT_SHIFT) as usize
+    }
+
+    /// Whether this is the slot of no piece: each has a length.
+    fn is_vacant(&self) -> bool {
+        self.key.high == 0
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -114,64 +128,84 @@ struct Bucket([Slot; 2]);
 // SAFETY: integers of 8 and 4 bytes, 64 in all.
 unsafe impl Plain for Bucket {}
 
-/// A longer piece: where its bytes and ids lie.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct Long {
-    hash: u64,
-    text: u32,
-    ids: u32,
-    length: u32,
-    count: u32,
-}
-
-// SAFETY: integers without padding between them: 8 + 4 * 4 bytes, twice.
-unsafe impl Plain for [Long; 2] {}
-
 /// Pieces and their ids.
 pub struct Cache {
     short: Huge<Bucket>,
-    long: Huge<[Long; 2]>,
-    text: Vec<u8>,
-    ids: Vec<u32>,
+    /// Of a hash, its right shift to the number of a bucket.
+    shift: u32,
+    /// Short pieces in the table.
+    known: usize,
+    /// Longer pieces by their hash, open addressing: its upper half, and one more than the
+    /// place of the record.
+    long: Huge<u64>,
+    known_long: usize,
+    /// Of each longer piece its length, how many ids it has, these, and its bytes.
+    records: Huge<u32>,
+    end: usize,
 }
 
 impl Cache {
-    /// Nothing known; at most 43 MiB, taken as it fills.
+    /// Nothing known; at most 50 MiB, taken as it fills.
     pub fn new() -> Self {
         Self {
-            short: Huge::new(1 << BUCKET_BITS),
+            short: Huge::new(1 << FIRST_BITS),
+            shift: u64::BITS - FIRST_BITS,
+            known: 0,
             long: Huge::new(1 << LONG_BITS),
-            text: Vec::new(),
-            ids: Vec::new(),
+            known_long: 0,
+            records: Huge::new(RECORDS),
+            end: 0,
         }
+    }
+
+    /// Which bucket a key belongs to, until something is learnt.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the shift leaves an index")]
+    pub fn bucket(&self, key: Key) -> u32 {
+        (hash(key) >> self.shift) as u32
     }
 
     /// Asks for a bucket before it is needed.
     #[inline(always)]
     pub fn prefetch(&self, bucket: u32) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(bucket) = self.short.get(bucket as usize) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch of a valid reference changes nothing; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(bucket).cast()) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = bucket;
+        self.short.prefetch(bucket as usize);
     }
 
-    /// The ids of a short piece, and how many of the four there are; 0 is to say that
-    /// [`Cache::long`] may know it.
+    /// The ids of a short piece that lies in its own bucket, and how many of the four
+    /// there are; [`Cache::get`] may know others, and those of which there are 0.
     #[inline(always)]
-    pub fn short(&self, key: Key, bucket: u32) -> Option<(&[u32; INLINE_MAX], usize)> {
+    pub fn near(&self, key: Key, bucket: u32) -> Option<(&[u32; INLINE_MAX], usize)> {
         let Bucket([first, second]) = self.short.get(bucket as usize)?;
         let slot = if second.is(key) { second } else { first };
-        slot.is(key)
-            .then_some((&slot.ids, (slot.key.high >> COUNT_SHIFT) as usize))
+        slot.is(key).then_some((&slot.ids, slot.count()))
     }
 
-    /// Remembers a short piece.
+    /// The ids of a piece.
+    pub fn get(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
+        if key != Key::NONE {
+            let (at, second) = self.place(key)?;
+            let slot = self.short.get(at)?.0.get(usize::from(second))?;
+            match slot.count() {
+                _ if slot.is_vacant() => return None,
+                0 => {}
+                count => return slot.ids.get(..count),
+            }
+        }
+        self.get_long(piece)
+    }
+
+    /// Remembers a piece of at most [`LONG_MAX`] bytes.
     pub fn learn(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
+        if key == Key::NONE || INLINE_MAX < ids.len() {
+            self.learn_long(piece, ids);
+        }
+        if key == Key::NONE {
+            return;
+        }
+        // Up to five of eight slots, few pieces lie beside their bucket.
+        if 5 * self.short.len() < 4 * self.known && u64::BITS - LAST_BITS < self.shift {
+            self.grow();
+        }
         let mut slot = Slot {
             key,
             ids: [0; INLINE_MAX],
@@ -179,60 +213,128 @@ impl Cache {
         if ids.len() <= INLINE_MAX {
             slot.ids.iter_mut().zip(ids).for_each(|(to, id)| *to = *id);
             slot.key.high |= (ids.len() as u64) << COUNT_SHIFT;
+        }
+        self.put(key, slot);
+    }
+
+    /// Where a short piece lies or may be put: a bucket, and whether it is its second slot.
+    fn place(&self, key: Key) -> Option<(usize, bool)> {
+        let home = self.bucket(key) as usize;
+        let last = self.short.len().checked_sub(1)?;
+        for at in (home..home + REACH).map(|at| at & last) {
+            let Bucket([first, second]) = self.short.get(at)?;
+            if first.is(key) || first.is_vacant() {
+                return Some((at, false));
+            }
+            if second.is(key) || second.is_vacant() {
+                return Some((at, true));
+            }
+        }
+        None
+    }
+
+    fn put(&mut self, key: Key, slot: Slot) {
+        if let Some((at, second)) = self.place(key) {
+            let place = self.short.get_mut(at);
+            if let Some(place) = place.and_then(|bucket| bucket.0.get_mut(usize::from(second))) {
+                self.known += usize::from(place.is_vacant());
+                *place = slot;
+            }
         } else {
-            self.learn_long(piece, ids);
-        }
-        if let Some(Bucket([first, second])) = self.short.get_mut(bucket(key) as usize) {
-            (*first, *second) = (slot, *first);
+            let home = self.bucket(key) as usize;
+            if let Some(Bucket([first, second])) = self.short.get_mut(home) {
+                (*first, *second) = (slot, *first);
+            }
         }
     }
 
-    /// The ids of a piece that has no place among the short ones.
-    pub fn long(&self, piece: &[u8]) -> Option<&[u32]> {
-        let hash = xxh3_64(piece);
-        let pair = self.long.get(long_bucket(hash))?;
-        let same = |long: &&Long| {
-            let text = span(long.text, long.length);
-            long.hash == hash && long.count != 0 && self.text.get(text) == Some(piece)
+    /// Moves the short pieces to a table of twice the size.
+    #[cold]
+    fn grow(&mut self) {
+        let larger = Huge::new(2 * self.short.len());
+        if larger.is_empty() {
+            return;
+        }
+        let old = std::mem::replace(&mut self.short, larger);
+        self.shift -= 1;
+        self.known = 0;
+        for slot in old.iter().flat_map(|bucket| bucket.0) {
+            if !slot.is_vacant() {
+                let key = Key {
+                    high: slot.key.high & !(u64::MAX << COUNT_SHIFT),
+                    ..slot.key
+                };
+                self.put(key, slot);
+            }
+        }
+    }
+
+    fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
+        let (at, tag) = long_home(piece);
+        for at in (at..self.long.len()).chain(0..at) {
+            let place = *self.long.get(at)?;
+            let record = (place & u64::from(u32::MAX)).checked_sub(1)?;
+            if place & !u64::from(u32::MAX) == tag
+                && let Some(ids) = self.record(usize::try_from(record).ok()?, piece)
+            {
+                return Some(ids);
+            }
+        }
+        None
+    }
+
+    /// The ids of the record at `at`, if it is that of `piece`.
+    fn record(&self, at: usize, piece: &[u8]) -> Option<&[u32]> {
+        let [length, count, rest @ ..] = self.records.get(at..)? else {
+            return None;
         };
-        let long = pair.iter().find(same)?;
-        self.ids.get(span(long.ids, long.count))
+        let (ids, text) = rest.split_at_checked(*count as usize)?;
+        let same = *length as usize == piece.len() && words(piece).zip(text).all(|(a, b)| a == *b);
+        same.then_some(ids)
     }
 
-    /// Remembers a piece of any length up to [`LONG_MAX`].
-    pub fn learn_long(&mut self, piece: &[u8], ids: &[u32]) {
+    /// Remembers a piece that has no place among the short ones.
+    fn learn_long(&mut self, piece: &[u8], ids: &[u32]) {
+        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let after = self.end + 2 + ids.len() + piece.len().div_ceil(4);
         if LONG_MAX < piece.len() || ids.is_empty() {
             return;
         }
-        if ARENA_BYTES < self.text.len() + piece.len()
-            || ARENA_BYTES < 4 * (self.ids.len() + ids.len())
-        {
-            self.text.clear();
-            self.ids.clear();
-            self.long.fill(Default::default());
+        if self.records.len() < after || 3 * self.long.len() < 4 * self.known_long {
+            self.long.fill(0);
+            (self.known_long, self.end) = (0, 0);
+            return;
         }
-        let hash = xxh3_64(piece);
-        // Both arenas are shorter than ARENA_BYTES.
-        let size = |n: usize| u32::try_from(n).unwrap_or(0);
-        let long = Long {
-            hash,
-            text: size(self.text.len()),
-            ids: size(self.ids.len()),
-            length: size(piece.len()),
-            count: size(ids.len()),
-        };
-        self.text.extend_from_slice(piece);
-        self.ids.extend_from_slice(ids);
-        if let Some([first, second]) = self.long.get_mut(long_bucket(hash)) {
-            (*first, *second) = (long, *first);
+        let header = [size(piece.len()), size(ids.len())];
+        let record = header.into_iter().chain(ids.iter().copied()).chain(words(piece));
+        if let Some(places) = self.records.get_mut(self.end..after) {
+            places.iter_mut().zip(record).for_each(|(to, from)| *to = from);
         }
+        let (at, tag) = long_home(piece);
+        let places = (at..self.long.len()).chain(0..at);
+        for at in places {
+            if let Some(place) = self.long.get_mut(at).filter(|place| **place == 0) {
+                *place = tag | (u64::from(size(self.end)) + 1);
+                break;
+            }
+        }
+        self.known_long += 1;
+        self.end = after;
     }
 }
 
-fn long_bucket(hash: u64) -> usize {
-    (hash >> (64 - LONG_BITS)) as usize
+/// Bytes as words, zeros behind the last.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks(4).map(|bytes| {
+        let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+    })
 }
 
-fn span(from: u32, length: u32) -> std::ops::Range<usize> {
-    from as usize..from as usize + length as usize
+/// Where the search for a longer piece begins, and the upper half of its hash.
+fn long_home(piece: &[u8]) -> (usize, u64) {
+    let hash = xxh3_64(piece);
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
+    let at = hash as usize & ((1 << LONG_BITS) - 1);
+    (at, hash & !u64::from(u32::MAX))
 }

@@ -13,6 +13,11 @@ use memmap2::MmapMut;
 /// It consists of integers, without padding.
 pub unsafe trait Plain: Copy {}
 
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
+
 /// A list of fixed length that begins as zeros; empty where the system has no memory.
 pub struct Huge<T> {
     map: Option<MmapMut>,
@@ -34,6 +39,19 @@ impl<T: Plain> Huge<T> {
             map,
             of: PhantomData,
         }
+    }
+
+    /// Asks for a value before it is needed.
+    #[inline(always)]
+    pub fn prefetch(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(value) = self.get(at) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch of a valid reference changes nothing; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
     }
 }
 

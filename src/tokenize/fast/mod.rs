@@ -11,6 +11,8 @@ mod cache;
 mod class;
 mod compose;
 mod huge;
+mod index;
+mod lane;
 mod level;
 mod merge;
 mod pool;
@@ -21,8 +23,10 @@ mod split;
 mod split_tests;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -31,10 +35,10 @@ use tokenizers::AddedToken;
 use self::added::{Finder, Part};
 use super::SpecialText;
 use crate::token::TokenId;
-use cache::{Cache, Key};
+use cache::{Cache, INLINE_MAX, Key};
 use class::{Table, WHITE};
 use level::SimdLevel;
-use merge::{Merges, Scratch};
+use merge::{Merged, Merges};
 use pool::Pool;
 use recognise::{Normalizer, Pattern};
 use split::{Splitter, Starts};
@@ -82,9 +86,11 @@ pub struct Fast {
 /// What a thread keeps.
 struct State {
     cache: Cache,
-    scratch: Scratch,
+    merged: Merged,
     starts: Starts,
-    batch: Box<Batch>,
+    /// The keys and buckets of pieces that are looked up next.
+    ahead: [(Key, u32); AHEAD],
+    found: Found,
     /// Bytes seen; `usize::MAX` when the cache has its seeds.
     seen: usize,
 }
@@ -98,7 +104,6 @@ impl Fast {
         special: SpecialText,
     ) -> Option<Self> {
         let tokens = added(json, tokens, family.normalizer)?;
-        let merges = Merges::new(&family)?;
         let finder = |normalized: bool| {
             let tokens = tokens.iter();
             let tokens: Vec<_> = tokens.filter(|t| t.normalized == normalized).collect();
@@ -106,14 +111,14 @@ impl Fast {
         };
         let added = [finder(false)?, finder(true)?];
         Some(Self {
+            common: family.common(SEEDS, cache::SHORT_MAX),
             pattern: family.pattern,
             level: SimdLevel::best(),
             table: Table::get()?,
             normalizer: family.normalizer,
-            merges,
+            merges: Merges::new(family)?,
             added,
             seeds: OnceLock::new(),
-            common: family.common(SEEDS, cache::SHORT_MAX),
             pool: Pool::new(),
         })
     }
@@ -177,89 +182,86 @@ impl Fast {
     /// Cuts and merges text without added tokens.
     fn pieces(&self, text: &[u8], state: &mut State, ids: &mut Vec<TokenId>) -> Result<(), Unsure> {
         let mut splitter = Splitter::new(self.pattern, self.level, text, self.table);
-        let mut open = 0;
         let mut starts = std::mem::take(&mut state.starts);
+        let mut open = 0;
         let mut result = Ok(());
+        state.found.clear();
         while result.is_ok() && splitter.fill(&mut starts) {
             for ends in starts.found().chunks(AHEAD) {
-                result = result.and_then(|()| self.some_pieces(text, open, ends, state, ids));
+                result = result.and_then(|()| self.look_up(text, open, ends, state));
                 open = ends.last().copied().unwrap_or(open);
             }
+            self.merge_new(text, state, ids);
         }
         state.starts = starts;
-        result.and_then(|()| self.some_pieces(text, open, &[text.len()], state, ids))
+        result.and_then(|()| self.look_up(text, open, &[text.len()], state))?;
+        self.merge_new(text, state, ids);
+        Ok(())
     }
 
-    /// The pieces that end at `ends`, the first of which begins at `open`.
-    #[inline]
-    fn some_pieces(
+    /// Finds the ids of the pieces that end at `ends`, the first of which begins at `open`.
+    fn look_up(
         &self,
         text: &[u8],
         open: usize,
         ends: &[usize],
         state: &mut State,
-        ids: &mut Vec<TokenId>,
     ) -> Result<(), Unsure> {
-        let State { cache, batch, .. } = &mut *state;
+        let State {
+            cache, ahead, found, ..
+        } = state;
         let mut from = open;
-        for ((key, bucket), end) in batch.keys.iter_mut().zip(ends) {
+        for ((key, bucket), end) in ahead.iter_mut().zip(ends) {
             *key = cache::key(text, from, end - from);
-            *bucket = cache::bucket(*key);
+            *bucket = cache.bucket(*key);
             cache.prefetch(*bucket);
             from = *end;
         }
-        let mut n = 0;
+        found.make_room(INLINE_MAX * AHEAD);
         let mut from = open;
-        for (index, end) in ends.iter().enumerate() {
-            let State { cache, batch, .. } = &mut *state;
-            let Some((key, bucket)) = batch.keys.get(index).copied() else {
-                break;
-            };
-            let known = cache.short(key, bucket);
-            if let Some((found, count @ 1..)) = known
-                && let Some(place) = batch.ids.get_mut(n..n + 4)
-            {
-                // All four, whatever the count: the next piece overwrites the rest.
-                place.copy_from_slice(found);
-                n += count;
-            } else {
-                batch.move_to(ids, &mut n);
-                let elsewhere = known.is_some() || key == Key::NONE;
-                let piece = text.get(from..*end).unwrap_or_default();
-                self.rare_piece(key, piece, elsewhere, state, ids)?;
+        for ((key, bucket), end) in ahead.iter().zip(ends) {
+            match cache.near(*key, *bucket) {
+                Some((ids, count @ 1..)) => found.push(ids, count),
+                _ => {
+                    let piece = text.get(from..*end).unwrap_or_default();
+                    if WHITE_MAX < piece.len() && self.is_white(piece) {
+                        return Err(Unsure);
+                    }
+                    match cache.get(*key, piece) {
+                        Some(ids) => found.extend(ids, INLINE_MAX * AHEAD),
+                        None if piece.is_empty() => {}
+                        None => found.lack(from..*end),
+                    }
+                }
             }
             from = *end;
         }
-        state.batch.move_to(ids, &mut n);
         Ok(())
     }
 
-    /// A piece that is long, new, or of many ids.
-    #[inline(never)]
-    fn rare_piece(
-        &self,
-        key: Key,
-        piece: &[u8],
-        elsewhere: bool,
-        state: &mut State,
-        ids: &mut Vec<TokenId>,
-    ) -> Result<(), Unsure> {
-        if WHITE_MAX < piece.len() && self.is_white(piece) {
-            return Err(Unsure);
-        }
-        if elsewhere && let Some(found) = state.cache.long(piece) {
-            ids.extend(found.iter().copied().map(TokenId));
-            return Ok(());
-        }
-        if !piece.is_empty() {
-            let found = self.merges.encode(piece, &mut state.scratch);
-            ids.extend(found.iter().copied().map(TokenId));
-            match key {
-                Key::NONE => state.cache.learn_long(piece, found),
-                key => state.cache.learn(key, piece, found),
+    /// Merges the pieces that are new, and appends the ids of all that were looked up.
+    fn merge_new(&self, text: &[u8], state: &mut State, ids: &mut Vec<TokenId>) {
+        let State {
+            cache,
+            merged,
+            found,
+            ..
+        } = state;
+        let mut from = 0;
+        if !found.lacking.is_empty() {
+            let piece = |span: &Range<usize>| text.get(span.clone()).unwrap_or_default();
+            let pieces = found.lacking.iter().map(|(_, span)| piece(span));
+            self.merges.encode(pieces, merged);
+            for (number, (at, span)) in found.lacking.iter().enumerate() {
+                let new = merged.of(number);
+                ids.extend(found.between(from, *at).chain(new.iter().copied()).map(TokenId));
+                from = *at;
+                let key = cache::key(text, span.start, span.len());
+                cache.learn(key, piece(span), new);
             }
         }
-        Ok(())
+        ids.extend(found.between(from, found.n).map(TokenId));
+        found.clear();
     }
 
     fn is_white(&self, piece: &[u8]) -> bool {
@@ -281,17 +283,15 @@ impl Fast {
         }
         state.seen = usize::MAX;
         let seeds = self.seeds.get_or_init(|| {
-            let mut scratch = Scratch::default();
-            let merged = |word: &[u8]| (word.into(), self.merges.encode(word, &mut scratch).into());
-            self.common
-                .iter()
-                .map(|word| word.as_ref())
-                .map(merged)
-                .collect()
+            let mut merged = Merged::default();
+            let words = self.common.iter().map(|word| word.as_ref());
+            self.merges.encode(words, &mut merged);
+            let seed = |(number, word): (usize, &Box<[u8]>)| (word.clone(), merged.of(number).into());
+            self.common.iter().enumerate().map(seed).collect()
         });
         for (word, ids) in seeds {
             let key = cache::key(word, 0, word.len());
-            if state.cache.short(key, cache::bucket(key)).is_none() {
+            if state.cache.get(key, word).is_none() {
                 state.cache.learn(key, word, ids);
             }
         }
@@ -302,31 +302,62 @@ impl State {
     fn new() -> Self {
         Self {
             cache: Cache::new(),
-            scratch: Scratch::default(),
+            merged: Merged::default(),
             starts: Starts::new(),
-            batch: Box::new(Batch {
-                keys: [(Key::NONE, 0); AHEAD],
-                ids: [0; 4 * AHEAD],
-            }),
+            ahead: [(Key::NONE, 0); AHEAD],
+            found: Found::default(),
             seen: 0,
         }
     }
 }
 
-/// Pieces that are looked up together.
-struct Batch {
-    /// Their keys and buckets.
-    keys: [(Key, u32); AHEAD],
-    /// The ids of those found so far.
-    ids: [u32; 4 * AHEAD],
+/// The ids of pieces that were looked up, and the pieces that nobody knew.
+#[derive(Default)]
+struct Found {
+    /// Ids, the first `n` of which count.
+    ids: Vec<u32>,
+    n: usize,
+    /// Pieces to be merged: how many ids come before each.
+    lacking: Vec<(usize, Range<usize>)>,
 }
 
-impl Batch {
-    /// Appends the first `n` ids to `ids`, and sets `n` to 0.
+impl Found {
+    fn clear(&mut self) {
+        self.n = 0;
+        self.lacking.clear();
+    }
+
+    /// Has room for `n` more ids.
+    fn make_room(&mut self, n: usize) {
+        if self.ids.len() < self.n + n {
+            self.ids.resize(self.n + n, 0);
+        }
+    }
+
+    /// Adds the first `count` of `ids`, where there is room.
     #[inline(always)]
-    fn move_to(&self, ids: &mut Vec<TokenId>, n: &mut usize) {
-        let found = self.ids.get(..*n).unwrap_or_default();
-        ids.extend(found.iter().copied().map(TokenId));
-        *n = 0;
+    fn push(&mut self, ids: &[u32; INLINE_MAX], count: usize) {
+        if let Some(place) = self.ids.get_mut(self.n..self.n + INLINE_MAX) {
+            // All of them, whatever the count: the next overwrites the rest.
+            place.copy_from_slice(ids);
+            self.n += count;
+        }
+    }
+
+    /// Adds ids, and keeps room for `n` more.
+    fn extend(&mut self, ids: &[u32], n: usize) {
+        self.make_room(ids.len() + n);
+        let places = self.ids.iter_mut().skip(self.n);
+        places.zip(ids).for_each(|(place, id)| *place = *id);
+        self.n += ids.len();
+    }
+
+    /// Adds a piece whose ids are not known.
+    fn lack(&mut self, piece: Range<usize>) {
+        self.lacking.push((self.n, piece));
+    }
+
+    fn between(&self, from: usize, to: usize) -> impl Iterator<Item = u32> {
+        self.ids.get(from..to).unwrap_or_default().iter().copied()
     }
 }

@@ -2,13 +2,12 @@
 //! ids has a value known here. All others go to the library.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::bytes::byte;
+use super::words::Words;
 
 /// How text is cut into pieces before it is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,64 +202,11 @@ fn vocabulary(vocab: &Value) -> Option<Vec<(Vec<u8>, u32)>> {
     distinct.then_some(words)
 }
 
-/// The words of a vocabulary, found faster than in the JSON.
-struct Ids<'a> {
-    /// In the order of the file.
-    words: Vec<(&'a str, u32)>,
-    /// Open addressing: the upper half of the hash, and one more than the place of the word.
-    slots: Vec<u64>,
-    /// Nobody can write a file whose words all have one hash.
-    seed: u64,
-}
-
-impl<'a> Ids<'a> {
-    fn new(vocab: &'a Map<String, Value>) -> Option<Self> {
-        let word = |(word, id): (&'a String, &Value)| {
-            let id = u32::try_from(id.as_u64()?).ok()?;
-            Some((word.as_str(), id))
-        };
-        let mut ids = Self {
-            words: vocab.iter().map(word).collect::<Option<_>>()?,
-            slots: vec![0; (2 * vocab.len() + 1).next_power_of_two()],
-            seed: RandomState::new().hash_one(0),
-        };
-        for (index, (word, _)) in (1..).zip(&ids.words) {
-            let (mut at, tag) = ids.home(word);
-            while ids.slots.get(at).is_some_and(|slot| *slot != 0) {
-                at = (at + 1) & (ids.slots.len() - 1);
-            }
-            *ids.slots.get_mut(at)? = tag | index;
-        }
-        Some(ids)
-    }
-
-    /// Where the search for a word begins, and the upper half of its hash.
-    fn home(&self, word: &str) -> (usize, u64) {
-        let hash = xxh3_64_with_seed(word.as_bytes(), self.seed);
-        #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
-        let at = hash as usize & (self.slots.len() - 1);
-        (at, hash & !u64::from(u32::MAX))
-    }
-
-    /// The place of a word.
-    fn find(&self, word: &str) -> Option<usize> {
-        let (mut at, tag) = self.home(word);
-        // Half of the slots are vacant, so that this ends.
-        loop {
-            let slot = *self.slots.get(at)?;
-            let index = (slot & u64::from(u32::MAX)).checked_sub(1)?;
-            let index = usize::try_from(index).ok()?;
-            let same = |(other, _): &(&str, u32)| *other == word;
-            if slot & !u64::from(u32::MAX) == tag && self.words.get(index).is_some_and(same) {
-                return Some(index);
-            }
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-    }
-}
-
 fn merges(merges: &Value, vocab: &Value) -> Option<Vec<[u32; 3]>> {
-    let ids = Ids::new(vocab.as_object()?)?;
+    let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+    let words = vocab.as_object()?.iter();
+    let words = words.map(|(word, value)| Some((word.as_str(), id(value)?)));
+    let ids = Words::new(words.collect::<Option<_>>()?)?;
     let mut joined = String::new();
     let mut next = 0;
     let mut one = |left: &str, right: &str| {
@@ -268,13 +214,13 @@ fn merges(merges: &Value, vocab: &Value) -> Option<Vec<[u32; 3]>> {
         joined.push_str(left);
         joined.push_str(right);
         // Merges mostly make the words in order: that saves a look-up.
-        let made = match ids.words.get(next) {
-            Some((word, _)) if *word == joined => next,
-            _ => ids.find(&joined)?,
+        let made = match ids.word(next) {
+            Some(word) if *word == joined => next,
+            _ => ids.find(joined.as_bytes())?,
         };
         next = made + 1;
-        let id = |at: usize| ids.words.get(at).map(|(_, id)| *id);
-        Some([id(ids.find(left)?)?, id(ids.find(right)?)?, id(made)?])
+        let id = |part: &str| ids.id(ids.find(part.as_bytes())?);
+        Some([id(left)?, id(right)?, ids.id(made)?])
     };
     let merge = |merge: &Value| match merge {
         Value::String(pair) => {
