@@ -1,59 +1,85 @@
 //! Merging one piece of a few bytes, merge by merge.
 
-use super::index::{Asked, Index, Merge, NONE, made};
+use super::index::{Asked, Index, Merge, made, number};
 use super::merge::set;
 
 /// Bytes that a piece may have here: looking for the lowest rank each time is quadratic,
 /// and one bit a byte tells which are left.
 pub const LANE_BYTES: usize = 64;
 
+/// The place behind the last: nothing stands there.
+const NOWHERE: usize = LANE_BYTES;
+
+/// No merge in a list of which the least counts.
+const NONE: u32 = u32::MAX;
+
+/// Ranks that are compared at once.
+const CHUNK: usize = 16;
+
 /// A piece that is being merged.
 pub struct Lane {
     /// The number of the piece.
     piece: Option<usize>,
     /// What stands at each byte, where its bit is set in `left`.
-    ids: [u32; LANE_BYTES],
-    /// What it makes with the next.
-    merges: [Merge; LANE_BYTES],
+    ids: [u32; LANE_BYTES + 1],
+    /// The rank of its merge with the next, and below it the place; [`NONE`] where they
+    /// make nothing.
+    ranks: [u32; LANE_BYTES + 1],
+    /// What that merge makes.
+    made: [u32; LANE_BYTES + 1],
     left: u64,
-    /// Bytes.
-    length: usize,
-    /// Places of `merges` that are not known yet.
-    asked: [Option<(usize, Asked)>; 2],
+    /// Chunks of `ranks` that count.
+    chunks: usize,
+    /// Places whose merge was asked for.
+    asked: [(usize, Asked); 2],
 }
 
 impl Default for Lane {
     fn default() -> Self {
         Self {
             piece: None,
-            ids: [0; LANE_BYTES],
-            merges: [NONE; LANE_BYTES],
+            ids: [0; LANE_BYTES + 1],
+            ranks: [NONE; LANE_BYTES + 1],
+            made: [0; LANE_BYTES + 1],
             left: 0,
-            length: 0,
-            asked: [None; 2],
+            chunks: 0,
+            asked: [(NOWHERE, Asked::default()); 2],
         }
     }
 }
 
 impl Lane {
     /// Begins a piece of 1 to [`LANE_BYTES`] bytes: the id of each, and what it makes with
-    /// the next.
-    pub fn begin(&mut self, piece: usize, bytes: impl Iterator<Item = (u32, Merge)>) {
+    /// the next. `nobody` is an id that makes nothing.
+    #[inline(always)]
+    pub fn begin(&mut self, piece: usize, bytes: impl Iterator<Item = (u32, Merge)>, nobody: u32) {
         self.piece = Some(piece);
-        self.length = 0;
-        for ((id, merge), (to_id, to_merge)) in
-            bytes.zip(self.ids.iter_mut().zip(&mut self.merges))
-        {
-            (*to_id, *to_merge) = (id, merge);
-            self.length += 1;
+        let mut length = 0;
+        for (id, merge) in bytes {
+            set(&mut self.ids, length, id);
+            self.put(length, merge);
+            length += 1;
         }
-        self.left = u64::MAX >> (LANE_BYTES - self.length.clamp(1, LANE_BYTES));
-        self.asked = [None; 2];
+        self.chunks = length.div_ceil(CHUNK);
+        let rest = self.ranks.get_mut(length..self.chunks * CHUNK);
+        rest.into_iter().flatten().for_each(|rank| *rank = NONE);
+        self.left = u64::MAX >> (LANE_BYTES - length.clamp(1, LANE_BYTES));
+        set(&mut self.ids, NOWHERE, nobody);
+        self.asked = [(NOWHERE, Asked::default()); 2];
+    }
+
+    /// Notes what stands at a place makes with the next.
+    #[inline(always)]
+    fn put(&mut self, at: usize, merge: Merge) {
+        #[expect(clippy::cast_possible_truncation, reason = "a place is below 65")]
+        let rank = number(merge) << 6 | (at as u32 & 63);
+        set(&mut self.ranks, at, if merge == 0 { NONE } else { rank });
+        set(&mut self.made, at, made(merge));
     }
 
     /// The piece that is done, if there was one.
     pub fn finish(&mut self) -> Option<usize> {
-        self.length = 0;
+        self.chunks = 0;
         self.piece.take()
     }
 
@@ -61,42 +87,49 @@ impl Lane {
     pub fn ids(&self) -> impl Iterator<Item = u32> {
         let mut left = self.left;
         std::iter::from_fn(move || {
-            let id = self.ids.get(left.trailing_zeros() as usize);
+            let at = left.trailing_zeros() as usize;
             left &= left.wrapping_sub(1);
-            id.copied()
+            self.ids.get(at).filter(|_| at < LANE_BYTES).copied()
         })
     }
 
     /// Makes the merge of the lowest rank, the leftmost of equals; false where there is none.
     #[inline(always)]
     pub fn step(&mut self, index: &Index) -> bool {
-        for (at, asked) in self.asked.iter_mut().filter_map(Option::take) {
-            set(&mut self.merges, at, index.answer(asked));
+        for (at, asked) in self.asked {
+            self.put(at, index.answer(asked));
         }
-        let (mut at, mut merge) = (0, NONE);
-        for (place, other) in self.merges.iter().take(self.length).enumerate() {
-            if *other < merge {
-                (at, merge) = (place, *other);
-            }
-        }
-        if merge == NONE {
+        let lowest = self.lowest();
+        if lowest == NONE {
             return false;
         }
+        let at = (lowest & 63) as usize;
         let above = self.left & (u64::MAX << at << 1);
         let gone = above.trailing_zeros() as usize;
         self.left &= !(above & above.wrapping_neg());
-        set(&mut self.ids, at, made(merge));
-        set(&mut self.merges, at, NONE);
-        set(&mut self.merges, gone, NONE);
         let next = (above & above.wrapping_sub(1)).trailing_zeros() as usize;
         let below = self.left & !(u64::MAX << at);
-        let before = 63usize.wrapping_sub(below.leading_zeros() as usize);
-        let ask = |left: usize, right: usize| {
-            let asked = index.ask(*self.ids.get(left)?, *self.ids.get(right)?)?;
-            Some((left, asked))
-        };
-        self.asked = [ask(at, next), ask(before, at)];
-        set(&mut self.merges, before, NONE);
+        let before = 63u32.wrapping_sub(below.leading_zeros()).min(64) as usize;
+        let id = |at: usize| self.ids.get(at).copied().unwrap_or(0);
+        let made = self.made.get(at).copied().unwrap_or(0);
+        self.asked = [
+            (at, index.ask(made, id(next))),
+            (before, index.ask(id(before), made)),
+        ];
+        set(&mut self.ids, at, made);
+        set(&mut self.ranks, gone, NONE);
         true
+    }
+
+    #[inline(always)]
+    fn lowest(&self) -> u32 {
+        let (chunks, _) = self.ranks.as_chunks::<CHUNK>();
+        let mut lowest = [NONE; CHUNK];
+        for chunk in chunks.iter().take(self.chunks) {
+            for (lowest, rank) in lowest.iter_mut().zip(chunk) {
+                *lowest = (*lowest).min(*rank);
+            }
+        }
+        lowest.into_iter().fold(NONE, u32::min)
     }
 }

@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::index::{Filter, Index, Merge, NONE, made};
+use super::filter::Filter;
+use super::index::{Index, Merge, made, number};
 use super::lane::{LANE_BYTES, Lane};
 use super::recognise::Family;
 use super::words::Words;
@@ -109,7 +110,8 @@ impl Merges {
         if (0..=255).zip(&bytes).any(lacking) {
             return None;
         }
-        let index = Index::new(&family.merges)?;
+        let largest = bytes.iter().filter(|id| **id != u32::MAX).max();
+        let index = Index::new(&family.merges, largest.copied().unwrap_or(0))?;
         let pairs = |left: &u32| bytes.map(|right| index.find(*left, right));
         Some(Self {
             byte_pairs: bytes.iter().flat_map(pairs).collect(),
@@ -170,7 +172,7 @@ impl Merges {
             if let Some(id) = word {
                 merged.put(number, [id].into_iter());
             } else if piece.len() <= LANE_BYTES {
-                lane.begin(number, self.start(piece));
+                lane.begin(number, self.start(piece), self.index.nobody());
                 return true;
             } else {
                 let mut queue = std::mem::take(&mut merged.queue);
@@ -187,11 +189,11 @@ impl Merges {
         let id = |byte: u8| self.bytes.get(usize::from(byte)).copied().unwrap_or(0);
         let merge = move |left: u8, right: u8| {
             let at = usize::from(left) << 8 | usize::from(right);
-            self.byte_pairs.get(at).copied().unwrap_or(NONE)
+            self.byte_pairs.get(at).copied().unwrap_or(0)
         };
         let next = piece.iter().skip(1).map(Some).chain([None]);
         let one = move |(byte, next): (&u8, Option<&u8>)| {
-            (id(*byte), next.map_or(NONE, |next| merge(*byte, *next)))
+            (id(*byte), next.map_or(0, |next| merge(*byte, *next)))
         };
         piece.iter().zip(next).map(one)
     }
@@ -218,13 +220,13 @@ impl Merges {
         before.clear();
         before.extend((0..end).map(|at| at.wrapping_sub(1)));
         queue.clear();
-        let some = merges.iter().zip(0..).filter(|(merge, _)| **merge != NONE);
-        queue.extend(some.map(|(merge, at)| Reverse((rank(*merge), at))));
+        let some = merges.iter().zip(0..).filter(|(merge, _)| **merge != 0);
+        queue.extend(some.map(|(merge, at)| Reverse((number(*merge), at))));
         let get = |list: &[u32], at: u32| list.get(at as usize).copied().unwrap_or(end);
         while let Some(Reverse((found, at))) = queue.pop() {
-            let merge = merges.get(at as usize).copied().unwrap_or(NONE);
+            let merge = merges.get(at as usize).copied().unwrap_or(0);
             // The pair here has changed since.
-            if merge == NONE || rank(merge) != found {
+            if merge == 0 || number(merge) != found {
                 continue;
             }
             let gone = get(next, at);
@@ -233,15 +235,15 @@ impl Merges {
             set(ids, gone as usize, u32::MAX);
             set(next, at as usize, after);
             set(before, after as usize, at);
-            set(merges, gone as usize, NONE);
+            set(merges, gone as usize, 0);
             let mut renew = |left: u32, right: u32| {
                 let merge = match right < end {
                     true => self.index.find(get(ids, left), get(ids, right)),
-                    false => NONE,
+                    false => 0,
                 };
                 set(merges, left as usize, merge);
-                if merge != NONE {
-                    queue.push(Reverse((rank(merge), left)));
+                if merge != 0 {
+                    queue.push(Reverse((number(merge), left)));
                 }
             };
             renew(at, after);
@@ -252,10 +254,6 @@ impl Merges {
         }
         ids.retain(|id| *id != u32::MAX);
     }
-}
-
-fn rank(merge: Merge) -> u32 {
-    made(merge >> 32)
 }
 
 /// Sets what is at a place, if there is one.

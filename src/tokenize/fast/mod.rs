@@ -10,6 +10,7 @@ mod block;
 mod cache;
 mod class;
 mod compose;
+mod filter;
 mod huge;
 mod index;
 mod lane;
