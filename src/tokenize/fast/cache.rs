@@ -1,9 +1,9 @@
 //! The pieces that a thread has seen, with their ids.
 //!
 //! Short pieces lie with their ids in buckets of one cache line each, or in one of the
-//! next few buckets; the table grows, and where it may not, a new piece pushes out the
-//! older of two. Longer pieces are looked up by a hash and compared byte by byte; they
-//! are forgotten when there are too many. So memory is bounded whatever the text is.
+//! next few buckets; where these are full, a new piece pushes out the older of two.
+//! Longer pieces are looked up by a hash and compared byte by byte; all are forgotten
+//! when there are too many. So memory is bounded whatever the text is.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -14,17 +14,17 @@ pub const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
 pub const LONG_MAX: usize = 192;
 
-/// The first table has 2^15 buckets of 64 bytes: 2 MiB, a huge page.
-const FIRST_BITS: u32 = 15;
-/// The last one has 2^19: 32 MiB.
-const LAST_BITS: u32 = 19;
+/// 2^19 buckets of 64 bytes: 32 MiB.
+const BUCKET_BITS: u32 = 19;
 /// How many buckets from its own on a piece may lie in.
 const REACH: usize = 4;
 
-/// Places of longer pieces: 2 MiB.
-const LONG_BITS: u32 = 18;
-/// Words of 4 bytes that hold longer pieces and their ids: 16 MiB.
-const RECORDS: usize = 4 << 20;
+/// 2^19 places of longer pieces, words of 4 bytes: 2 MiB.
+const LONG_BITS: u32 = 19;
+/// Words of 4 bytes that hold longer pieces and their ids: 22 MiB.
+const RECORDS: usize = 11 << 19;
+/// Of a place, the bits that lead to the record; those above are of the hash.
+const RECORD_BITS: u32 = 23;
 
 /// Ids that fit beside a key.
 pub const INLINE_MAX: usize = 4;
@@ -84,13 +84,14 @@ fn at_the_end(text: &[u8], at: usize) -> [u8; 16] {
     bytes
 }
 
-/// A hash of which the upper bits count.
+/// Which bucket a key belongs to.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of the product")]
-fn hash(key: Key) -> u64 {
+pub fn bucket(key: Key) -> u32 {
     let product =
         u128::from(key.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(key.high ^ 0xd6e8_feb8_6659_fd93);
-    product as u64 ^ (product >> 64) as u64
+    let hash = product as u64 ^ (product >> 64) as u64;
+    (hash >> (64 - BUCKET_BITS)) as u32
 }
 
 /// A short piece and its ids. Their count stands above the length in the key; it is 0
@@ -131,38 +132,25 @@ unsafe impl Plain for Bucket {}
 /// Pieces and their ids.
 pub struct Cache {
     short: Huge<Bucket>,
-    /// Of a hash, its right shift to the number of a bucket.
-    shift: u32,
-    /// Short pieces in the table.
-    known: usize,
-    /// Longer pieces by their hash, open addressing: its upper half, and one more than the
-    /// place of the record.
-    long: Huge<u64>,
+    /// Longer pieces by their hash, open addressing: a part of it, and one more than where
+    /// the record begins.
+    long: Huge<u32>,
     known_long: usize,
-    /// Of each longer piece its length, how many ids it has, these, and its bytes.
+    /// Of each longer piece its length and how many ids it has, these, and its bytes.
     records: Huge<u32>,
     end: usize,
 }
 
 impl Cache {
-    /// Nothing known; at most 50 MiB, taken as it fills.
+    /// Nothing known; at most 56 MiB, taken as it fills.
     pub fn new() -> Self {
         Self {
-            short: Huge::new(1 << FIRST_BITS),
-            shift: u64::BITS - FIRST_BITS,
-            known: 0,
+            short: Huge::new(1 << BUCKET_BITS),
             long: Huge::new(1 << LONG_BITS),
             known_long: 0,
             records: Huge::new(RECORDS),
             end: 0,
         }
-    }
-
-    /// Which bucket a key belongs to, until something is learnt.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the shift leaves an index")]
-    pub fn bucket(&self, key: Key) -> u32 {
-        (hash(key) >> self.shift) as u32
     }
 
     /// Asks for a bucket before it is needed.
@@ -202,10 +190,6 @@ impl Cache {
         if key == Key::NONE {
             return;
         }
-        // Up to five of eight slots, few pieces lie beside their bucket.
-        if 5 * self.short.len() < 4 * self.known && u64::BITS - LAST_BITS < self.shift {
-            self.grow();
-        }
         let mut slot = Slot {
             key,
             ids: [0; INLINE_MAX],
@@ -214,12 +198,19 @@ impl Cache {
             slot.ids.iter_mut().zip(ids).for_each(|(to, id)| *to = *id);
             slot.key.high |= (ids.len() as u64) << COUNT_SHIFT;
         }
-        self.put(key, slot);
+        if let Some((at, second)) = self.place(key) {
+            let place = self.short.get_mut(at);
+            if let Some(place) = place.and_then(|bucket| bucket.0.get_mut(usize::from(second))) {
+                *place = slot;
+            }
+        } else if let Some(Bucket([first, second])) = self.short.get_mut(bucket(key) as usize) {
+            (*first, *second) = (slot, *first);
+        }
     }
 
     /// Where a short piece lies or may be put: a bucket, and whether it is its second slot.
     fn place(&self, key: Key) -> Option<(usize, bool)> {
-        let home = self.bucket(key) as usize;
+        let home = bucket(key) as usize;
         let last = self.short.len().checked_sub(1)?;
         for at in (home..home + REACH).map(|at| at & last) {
             let Bucket([first, second]) = self.short.get(at)?;
@@ -233,49 +224,13 @@ impl Cache {
         None
     }
 
-    fn put(&mut self, key: Key, slot: Slot) {
-        if let Some((at, second)) = self.place(key) {
-            let place = self.short.get_mut(at);
-            if let Some(place) = place.and_then(|bucket| bucket.0.get_mut(usize::from(second))) {
-                self.known += usize::from(place.is_vacant());
-                *place = slot;
-            }
-        } else {
-            let home = self.bucket(key) as usize;
-            if let Some(Bucket([first, second])) = self.short.get_mut(home) {
-                (*first, *second) = (slot, *first);
-            }
-        }
-    }
-
-    /// Moves the short pieces to a table of twice the size.
-    #[cold]
-    fn grow(&mut self) {
-        let larger = Huge::new(2 * self.short.len());
-        if larger.is_empty() {
-            return;
-        }
-        let old = std::mem::replace(&mut self.short, larger);
-        self.shift -= 1;
-        self.known = 0;
-        for slot in old.iter().flat_map(|bucket| bucket.0) {
-            if !slot.is_vacant() {
-                let key = Key {
-                    high: slot.key.high & !(u64::MAX << COUNT_SHIFT),
-                    ..slot.key
-                };
-                self.put(key, slot);
-            }
-        }
-    }
-
     fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {
             let place = *self.long.get(at)?;
-            let record = (place & u64::from(u32::MAX)).checked_sub(1)?;
-            if place & !u64::from(u32::MAX) == tag
-                && let Some(ids) = self.record(usize::try_from(record).ok()?, piece)
+            let record = (place & !(u32::MAX << RECORD_BITS)).checked_sub(1)?;
+            if place >> RECORD_BITS == tag
+                && let Some(ids) = self.record(record as usize, piece)
             {
                 return Some(ids);
             }
@@ -285,19 +240,20 @@ impl Cache {
 
     /// The ids of the record at `at`, if it is that of `piece`.
     fn record(&self, at: usize, piece: &[u8]) -> Option<&[u32]> {
-        let [length, count, rest @ ..] = self.records.get(at..)? else {
+        let [sizes, rest @ ..] = self.records.get(at..)? else {
             return None;
         };
-        let (ids, text) = rest.split_at_checked(*count as usize)?;
-        let same = *length as usize == piece.len() && words(piece).zip(text).all(|(a, b)| a == *b);
+        let (ids, text) = rest.split_at_checked((*sizes >> 16) as usize)?;
+        let length = (*sizes & 0xffff) as usize;
+        let same = length == piece.len() && words(piece).zip(text).all(|(a, b)| a == *b);
         same.then_some(ids)
     }
 
     /// Remembers a piece that has no place among the short ones.
     fn learn_long(&mut self, piece: &[u8], ids: &[u32]) {
-        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let after = self.end + 2 + ids.len() + piece.len().div_ceil(4);
-        if LONG_MAX < piece.len() || ids.is_empty() {
+        // No piece has more ids than bytes.
+        let after = self.end + 1 + ids.len() + piece.len().div_ceil(4);
+        if LONG_MAX < piece.len().max(ids.len()) || ids.is_empty() {
             return;
         }
         if self.records.len() < after || 3 * self.long.len() < 4 * self.known_long {
@@ -305,16 +261,17 @@ impl Cache {
             (self.known_long, self.end) = (0, 0);
             return;
         }
-        let header = [size(piece.len()), size(ids.len())];
-        let record = header.into_iter().chain(ids.iter().copied()).chain(words(piece));
+        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let sizes = size(ids.len()) << 16 | size(piece.len());
+        let record = [sizes].into_iter().chain(ids.iter().copied());
         if let Some(places) = self.records.get_mut(self.end..after) {
+            let record = record.chain(words(piece));
             places.iter_mut().zip(record).for_each(|(to, from)| *to = from);
         }
         let (at, tag) = long_home(piece);
-        let places = (at..self.long.len()).chain(0..at);
-        for at in places {
+        for at in (at..self.long.len()).chain(0..at) {
             if let Some(place) = self.long.get_mut(at).filter(|place| **place == 0) {
-                *place = tag | (u64::from(size(self.end)) + 1);
+                *place = tag << RECORD_BITS | (size(self.end) + 1);
                 break;
             }
         }
@@ -331,10 +288,10 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Where the search for a longer piece begins, and the upper half of its hash.
-fn long_home(piece: &[u8]) -> (usize, u64) {
+/// Where the search for a longer piece begins, and other bits of its hash.
+fn long_home(piece: &[u8]) -> (usize, u32) {
     let hash = xxh3_64(piece);
-    #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
-    let at = hash as usize & ((1 << LONG_BITS) - 1);
-    (at, hash & !u64::from(u32::MAX))
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
+    let (at, tag) = (hash as usize & ((1 << LONG_BITS) - 1), (hash >> 32) as u32);
+    (at, tag >> RECORD_BITS)
 }

@@ -1,8 +1,10 @@
 //! Whether something may be in a large table, told from near memory.
 
+use super::huge::Huge;
+
 /// A set that may hold more than was put in: two bits for each hash in 256 KiB, which
 /// stay in a near cache, while a look-up in a large table mostly misses all of them.
-pub struct Filter(Box<[u64]>);
+pub struct Filter(Huge<u64>);
 
 impl Filter {
     /// 2^15 words of 64 bits.
@@ -10,7 +12,13 @@ impl Filter {
 
     /// Holds nothing.
     pub fn new() -> Self {
-        Self(vec![0; 1 << Self::WORDS_BITS].into())
+        Self(Huge::new(1 << Self::WORDS_BITS))
+    }
+
+    /// Asks for what [`Filter::may_hold`] needs.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        self.0.prefetch(Self::place(hash).0);
     }
 
     /// The word of a hash, by its upper bits, and two bits, by its middle ones.

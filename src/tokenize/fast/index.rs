@@ -48,10 +48,18 @@ const LINE: usize = 8;
 const REACH_BITS: u32 = 3;
 
 /// A pair that was asked for: its line, and its tag there.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Asked {
     line: usize,
     tag: u64,
+}
+
+impl Asked {
+    /// No pair, which makes nothing.
+    pub const NOTHING: Self = Self {
+        line: usize::MAX,
+        tag: 0,
+    };
 }
 
 impl Index {

@@ -43,7 +43,7 @@ impl Default for Lane {
             made: [0; LANE_BYTES + 1],
             left: 0,
             chunks: 0,
-            asked: [(NOWHERE, Asked::default()); 2],
+            asked: [(NOWHERE, Asked::NOTHING); 2],
         }
     }
 }
@@ -57,7 +57,8 @@ impl Lane {
         let mut length = 0;
         for (id, merge) in bytes {
             set(&mut self.ids, length, id);
-            self.put(length, merge);
+            set(&mut self.ranks, length, rank(length, merge));
+            set(&mut self.made, length, made(merge));
             length += 1;
         }
         self.chunks = length.div_ceil(CHUNK);
@@ -65,16 +66,7 @@ impl Lane {
         rest.into_iter().flatten().for_each(|rank| *rank = NONE);
         self.left = u64::MAX >> (LANE_BYTES - length.clamp(1, LANE_BYTES));
         set(&mut self.ids, NOWHERE, nobody);
-        self.asked = [(NOWHERE, Asked::default()); 2];
-    }
-
-    /// Notes what stands at a place makes with the next.
-    #[inline(always)]
-    fn put(&mut self, at: usize, merge: Merge) {
-        #[expect(clippy::cast_possible_truncation, reason = "a place is below 65")]
-        let rank = number(merge) << 6 | (at as u32 & 63);
-        set(&mut self.ranks, at, if merge == 0 { NONE } else { rank });
-        set(&mut self.made, at, made(merge));
+        self.asked = [(NOWHERE, Asked::NOTHING); 2];
     }
 
     /// The piece that is done, if there was one.
@@ -96,10 +88,16 @@ impl Lane {
     /// Makes the merge of the lowest rank, the leftmost of equals; false where there is none.
     #[inline(always)]
     pub fn step(&mut self, index: &Index) -> bool {
+        // These two ranks are no part of the list before they are known: reading at once
+        // what was just written there would wait for it.
+        let mut lowest = self.lowest();
         for (at, asked) in self.asked {
-            self.put(at, index.answer(asked));
+            let merge = index.answer(asked);
+            let rank = rank(at, merge);
+            set(&mut self.ranks, at, rank);
+            set(&mut self.made, at, made(merge));
+            lowest = lowest.min(rank);
         }
-        let lowest = self.lowest();
         if lowest == NONE {
             return false;
         }
@@ -117,7 +115,9 @@ impl Lane {
             (before, index.ask(id(before), made)),
         ];
         set(&mut self.ids, at, made);
-        set(&mut self.ranks, gone, NONE);
+        for at in [at, gone, before] {
+            set(&mut self.ranks, at, NONE);
+        }
         true
     }
 
@@ -132,4 +132,12 @@ impl Lane {
         }
         lowest.into_iter().fold(NONE, u32::min)
     }
+}
+
+/// The rank of a merge with the place below it, or [`NONE`].
+#[inline(always)]
+fn rank(at: usize, merge: Merge) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "six bits")]
+    let place = at as u32 & 63;
+    if merge == 0 { NONE } else { number(merge) << 6 | place }
 }

@@ -9,8 +9,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::filter::Filter;
 use super::index::{Index, Merge, made, number};
 use super::lane::{LANE_BYTES, Lane};
@@ -18,7 +16,7 @@ use super::recognise::Family;
 use super::words::Words;
 
 /// Pieces that are merged in turn.
-const LANES: usize = 8;
+const LANES: usize = 4;
 
 /// The merges and the ids of single bytes.
 pub struct Merges {
@@ -39,10 +37,18 @@ struct Whole {
 /// The ids of some pieces, and the memory for merging them, used again and again.
 #[derive(Default)]
 pub struct Merged {
+    lanes: Box<[Lane; LANES]>,
+    found: Found,
+}
+
+/// The ids of pieces, and what finding them needs.
+#[derive(Default)]
+struct Found {
     ids: Vec<u32>,
     /// Where those of each piece lie.
     spans: Vec<Range<usize>>,
-    lanes: Box<[Lane; LANES]>,
+    /// The hashes of the pieces, where some may be words that stand as they are.
+    hashes: Vec<u64>,
     queue: Queue,
 }
 
@@ -59,17 +65,17 @@ struct Queue {
 impl Merged {
     /// The ids of a piece, by its number.
     pub fn of(&self, piece: usize) -> &[u32] {
-        let span = self.spans.get(piece).cloned().unwrap_or_default();
-        self.ids.get(span).unwrap_or_default()
+        let span = self.found.spans.get(piece).cloned().unwrap_or_default();
+        self.found.ids.get(span).unwrap_or_default()
     }
+}
 
-    /// The ids of the piece of this number, which may come before those of earlier ones.
+impl Found {
+    /// The ids of the piece of this number; pieces come in any order.
+    #[inline(always)]
     fn put(&mut self, piece: usize, ids: impl Iterator<Item = u32>) {
         let from = self.ids.len();
         self.ids.extend(ids);
-        if self.spans.len() <= piece {
-            self.spans.resize(piece + 1, 0..0);
-        }
         set(&mut self.spans, piece, from..self.ids.len());
     }
 }
@@ -81,17 +87,18 @@ fn in_utf8(byte: u8) -> bool {
 
 impl Whole {
     fn new(words: Vec<(Vec<u8>, u32)>) -> Option<Self> {
-        let mut filter = Filter::new();
-        words
-            .iter()
-            .for_each(|(word, _)| filter.insert(xxh3_64(word)));
         let words = Words::new(words)?;
+        let mut filter = Filter::new();
+        for (word, _) in words.iter() {
+            filter.insert(words.hash(word));
+        }
         Some(Self { words, filter })
     }
 
-    fn get(&self, piece: &[u8]) -> Option<u32> {
-        match self.filter.may_hold(xxh3_64(piece)) {
-            true => self.words.find(piece).and_then(|at| self.words.id(at)),
+    /// The id of a piece of this hash.
+    fn get(&self, piece: &[u8], hash: u64) -> Option<u32> {
+        match self.filter.may_hold(hash) {
+            true => self.words.id(self.words.find_hashed(piece, hash)?),
             false => None,
         }
     }
@@ -126,7 +133,7 @@ impl Merges {
 
     /// Every id that text can yield.
     pub fn yields(&self) -> impl Iterator<Item = u32> {
-        let whole = self.whole.iter().flat_map(|whole| whole.words.ids());
+        let whole = self.whole.iter().flat_map(|whole| whole.words.iter().map(|(_, id)| *id));
         self.bytes
             .iter()
             .copied()
@@ -138,53 +145,69 @@ impl Merges {
     ///
     /// Several are merged in turn, one merge of each: what one needs of the table comes
     /// from far while the others go on.
-    pub fn encode<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>, merged: &mut Merged) {
-        merged.ids.clear();
-        merged.spans.clear();
-        let mut lanes = std::mem::take(&mut merged.lanes);
+    pub fn encode<'a>(
+        &self,
+        pieces: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+        Merged { lanes, found }: &mut Merged,
+    ) {
+        found.ids.clear();
+        found.spans.clear();
+        found.spans.resize(pieces.len(), 0..0);
+        found.hashes.clear();
+        if let Some(whole) = &self.whole {
+            found.hashes.extend(pieces.clone().map(|piece| {
+                let hash = whole.words.hash(piece);
+                whole.filter.prefetch(hash);
+                hash
+            }));
+        }
         let mut waiting = pieces.enumerate();
-        let mut busy = 1;
+        // Lanes of which the last that is busy is less than this.
+        let mut busy = LANES;
         while busy != 0 {
-            busy = 0;
-            for lane in lanes.iter_mut() {
+            for (number, lane) in (1..).zip(lanes.iter_mut().take(std::mem::take(&mut busy))) {
                 if lane.step(&self.index) {
-                    busy += 1;
+                    busy = number;
                     continue;
                 }
                 if let Some(piece) = lane.finish() {
-                    merged.put(piece, lane.ids());
+                    found.put(piece, lane.ids());
                 }
-                busy += u32::from(self.begin(lane, &mut waiting, merged));
+                if self.begin(lane, &mut waiting, found) {
+                    busy = number;
+                }
             }
         }
-        merged.lanes = lanes;
     }
 
     /// Gives a lane the next piece for which lanes are; false where there is none.
+    #[inline(always)]
     fn begin<'a>(
         &self,
         lane: &mut Lane,
         waiting: &mut impl Iterator<Item = (usize, &'a [u8])>,
-        merged: &mut Merged,
+        found: &mut Found,
     ) -> bool {
         for (number, piece) in waiting {
-            let word = self.whole.as_ref().and_then(|whole| whole.get(piece));
+            let whole = self.whole.as_ref().zip(found.hashes.get(number));
+            let word = whole.and_then(|(whole, hash)| whole.get(piece, *hash));
             if let Some(id) = word {
-                merged.put(number, [id].into_iter());
+                found.put(number, [id].into_iter());
             } else if piece.len() <= LANE_BYTES {
                 lane.begin(number, self.start(piece), self.index.nobody());
                 return true;
             } else {
-                let mut queue = std::mem::take(&mut merged.queue);
+                let mut queue = std::mem::take(&mut found.queue);
                 self.queue(piece, &mut queue);
-                merged.put(number, queue.ids.iter().copied());
-                merged.queue = queue;
+                found.put(number, queue.ids.iter().copied());
+                found.queue = queue;
             }
         }
         false
     }
 
     /// The id of each byte, and what it makes with the next.
+    #[inline(always)]
     fn start(&self, piece: &[u8]) -> impl Iterator<Item = (u32, Merge)> {
         let id = |byte: u8| self.bytes.get(usize::from(byte)).copied().unwrap_or(0);
         let merge = move |left: u8, right: u8| {

@@ -86,14 +86,19 @@ pub struct Fast {
 
 /// What a thread keeps.
 struct State {
-    cache: Cache,
-    merged: Merged,
     starts: Starts,
+    known: Known,
+    /// Bytes seen; `usize::MAX` when the cache has its seeds.
+    seen: usize,
+}
+
+/// The pieces that a thread knows, and those that it looks for.
+struct Known {
+    cache: Cache,
     /// The keys and buckets of pieces that are looked up next.
     ahead: [(Key, u32); AHEAD],
     found: Found,
-    /// Bytes seen; `usize::MAX` when the cache has its seeds.
-    seen: usize,
+    merged: Merged,
 }
 
 impl Fast {
@@ -181,22 +186,24 @@ impl Fast {
     }
 
     /// Cuts and merges text without added tokens.
-    fn pieces(&self, text: &[u8], state: &mut State, ids: &mut Vec<TokenId>) -> Result<(), Unsure> {
+    fn pieces(
+        &self,
+        text: &[u8],
+        State { starts, known, .. }: &mut State,
+        ids: &mut Vec<TokenId>,
+    ) -> Result<(), Unsure> {
         let mut splitter = Splitter::new(self.pattern, self.level, text, self.table);
-        let mut starts = std::mem::take(&mut state.starts);
         let mut open = 0;
-        let mut result = Ok(());
-        state.found.clear();
-        while result.is_ok() && splitter.fill(&mut starts) {
+        known.found.clear();
+        while splitter.fill(starts) {
             for ends in starts.found().chunks(AHEAD) {
-                result = result.and_then(|()| self.look_up(text, open, ends, state));
+                self.look_up(text, open, ends, known)?;
                 open = ends.last().copied().unwrap_or(open);
             }
-            self.merge_new(text, state, ids);
+            self.merge_new(text, known, ids);
         }
-        state.starts = starts;
-        result.and_then(|()| self.look_up(text, open, &[text.len()], state))?;
-        self.merge_new(text, state, ids);
+        self.look_up(text, open, &[text.len()], known)?;
+        self.merge_new(text, known, ids);
         Ok(())
     }
 
@@ -206,15 +213,18 @@ impl Fast {
         text: &[u8],
         open: usize,
         ends: &[usize],
-        state: &mut State,
+        known: &mut Known,
     ) -> Result<(), Unsure> {
-        let State {
-            cache, ahead, found, ..
-        } = state;
+        let Known {
+            cache,
+            ahead,
+            found,
+            ..
+        } = known;
         let mut from = open;
         for ((key, bucket), end) in ahead.iter_mut().zip(ends) {
             *key = cache::key(text, from, end - from);
-            *bucket = cache.bucket(*key);
+            *bucket = cache::bucket(*key);
             cache.prefetch(*bucket);
             from = *end;
         }
@@ -241,13 +251,13 @@ impl Fast {
     }
 
     /// Merges the pieces that are new, and appends the ids of all that were looked up.
-    fn merge_new(&self, text: &[u8], state: &mut State, ids: &mut Vec<TokenId>) {
-        let State {
+    fn merge_new(&self, text: &[u8], known: &mut Known, ids: &mut Vec<TokenId>) {
+        let Known {
             cache,
             merged,
             found,
             ..
-        } = state;
+        } = known;
         let mut from = 0;
         if !found.lacking.is_empty() {
             let piece = |span: &Range<usize>| text.get(span.clone()).unwrap_or_default();
@@ -292,8 +302,8 @@ impl Fast {
         });
         for (word, ids) in seeds {
             let key = cache::key(word, 0, word.len());
-            if state.cache.get(key, word).is_none() {
-                state.cache.learn(key, word, ids);
+            if state.known.cache.get(key, word).is_none() {
+                state.known.cache.learn(key, word, ids);
             }
         }
     }
@@ -302,11 +312,13 @@ impl Fast {
 impl State {
     fn new() -> Self {
         Self {
-            cache: Cache::new(),
-            merged: Merged::default(),
             starts: Starts::new(),
-            ahead: [(Key::NONE, 0); AHEAD],
-            found: Found::default(),
+            known: Known {
+                cache: Cache::new(),
+                ahead: [(Key::NONE, 0); AHEAD],
+                found: Found::default(),
+                merged: Merged::default(),
+            },
             seen: 0,
         }
     }

@@ -22,7 +22,7 @@ impl<W: AsRef<[u8]>> Words<W> {
             seed: RandomState::new().hash_one(0),
         };
         for (index, (word, _)) in (1..).zip(&table.words) {
-            let (mut at, tag) = table.home(word.as_ref());
+            let (mut at, tag) = table.home(table.hash(word.as_ref()));
             while table.slots.get(at).is_some_and(|slot| *slot != 0) {
                 at = (at + 1) & (table.slots.len() - 1);
             }
@@ -31,9 +31,13 @@ impl<W: AsRef<[u8]>> Words<W> {
         Some(table)
     }
 
+    /// The hash of a word, for [`Words::find_hashed`].
+    pub fn hash(&self, word: &[u8]) -> u64 {
+        xxh3_64_with_seed(word, self.seed)
+    }
+
     /// Where the search for a word begins, and the upper half of its hash.
-    fn home(&self, word: &[u8]) -> (usize, u64) {
-        let hash = xxh3_64_with_seed(word, self.seed);
+    fn home(&self, hash: u64) -> (usize, u64) {
         #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
         let at = hash as usize & (self.slots.len() - 1);
         (at, hash & !u64::from(u32::MAX))
@@ -41,7 +45,12 @@ impl<W: AsRef<[u8]>> Words<W> {
 
     /// The place of a word.
     pub fn find(&self, word: &[u8]) -> Option<usize> {
-        let (mut at, tag) = self.home(word);
+        self.find_hashed(word, self.hash(word))
+    }
+
+    /// The place of a word of this hash.
+    pub fn find_hashed(&self, word: &[u8], hash: u64) -> Option<usize> {
+        let (mut at, tag) = self.home(hash);
         // Half of the slots are vacant, so that this ends.
         loop {
             let slot = *self.slots.get(at)?;
@@ -65,8 +74,8 @@ impl<W: AsRef<[u8]>> Words<W> {
         self.words.get(at).map(|(_, id)| *id)
     }
 
-    /// All ids.
-    pub fn ids(&self) -> impl Iterator<Item = u32> {
-        self.words.iter().map(|(_, id)| *id)
+    /// All words with their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &(W, u32)> {
+        self.words.iter()
     }
 }
