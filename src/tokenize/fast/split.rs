@@ -17,6 +17,9 @@ const BATCH_BLOCKS: usize = 32;
 /// Piece starts that one call may find.
 pub const STARTS_MAX: usize = BATCH_BLOCKS * BLOCK;
 
+/// Starts that are written at once.
+const UNROLLED: usize = 8;
+
 /// The starts of pieces, as offsets into the text.
 #[derive(Default)]
 pub struct Starts {
@@ -28,7 +31,7 @@ impl Starts {
     /// Room for one call of [`Splitter::fill`].
     pub fn new() -> Self {
         Self {
-            at: vec![0; STARTS_MAX].into(),
+            at: vec![0; STARTS_MAX + UNROLLED].into(),
             n: 0,
         }
     }
@@ -48,15 +51,19 @@ impl Starts {
 
     #[inline(always)]
     fn push_bits(&mut self, base: usize, mut bits: u64) {
-        let n = bits.count_ones() as usize;
-        let Some(places) = self.at.get_mut(self.n..self.n + n) else {
-            return;
-        };
-        for place in places {
-            *place = base + bits.trailing_zeros() as usize;
-            bits &= bits.wrapping_sub(1);
+        let n = self.n + bits.count_ones() as usize;
+        let places = self.at.get_mut(self.n..).unwrap_or_default();
+        // Some more than there are, so that the processor need not guess how many.
+        for places in places.as_chunks_mut::<UNROLLED>().0 {
+            for place in places {
+                *place = base + bits.trailing_zeros() as usize;
+                bits &= bits.wrapping_sub(1);
+            }
+            if bits == 0 {
+                break;
+            }
         }
-        self.n += n;
+        self.n = n;
     }
 }
 
