@@ -143,8 +143,10 @@ impl Index {
             return 0;
         };
         let entry = self.entry(entries, tag);
-        // A line is filled from its start.
-        if entry == 0 && entries.last().is_some_and(|last| *last != 0) {
+        // A line is filled from its start. Whether a pair has a merge is hard to guess, so
+        // that no branch is on that alone.
+        let full = entries.last().is_some_and(|last| *last != 0);
+        if full & (entry == 0) {
             return self.answer_beyond(line, tag);
         }
         self.merge(entry)

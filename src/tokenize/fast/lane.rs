@@ -49,21 +49,31 @@ impl Default for Lane {
 }
 
 impl Lane {
-    /// Begins a piece of 1 to [`LANE_BYTES`] bytes: the id of each, and what it makes with
+    /// Begins a piece of at most [`LANE_BYTES`] bytes: their ids, and what each makes with
     /// the next. `nobody` is an id that makes nothing.
     #[inline(always)]
-    pub fn begin(&mut self, piece: usize, bytes: impl Iterator<Item = (u32, Merge)>, nobody: u32) {
+    pub fn begin(
+        &mut self,
+        piece: usize,
+        ids: impl Iterator<Item = u32>,
+        merges: impl Iterator<Item = Merge>,
+        nobody: u32,
+    ) {
         self.piece = Some(piece);
-        let mut length = 0;
-        for (id, merge) in bytes {
-            set(&mut self.ids, length, id);
-            set(&mut self.ranks, length, rank(length, merge));
-            set(&mut self.made, length, made(merge));
+        let mut length = 0usize;
+        for (place, id) in self.ids.iter_mut().zip(ids) {
+            *place = id;
             length += 1;
         }
+        let places = self.ranks.iter_mut().zip(&mut self.made);
+        for ((at, (rank_of, made_of)), merge) in places.enumerate().zip(merges) {
+            *rank_of = rank(at, merge);
+            *made_of = made(merge);
+        }
         self.chunks = length.div_ceil(CHUNK);
-        let rest = self.ranks.get_mut(length..self.chunks * CHUNK);
-        rest.into_iter().flatten().for_each(|rank| *rank = NONE);
+        // The last makes nothing, as what is behind it.
+        let rest = self.ranks.iter_mut().take(self.chunks * CHUNK);
+        rest.skip(length.saturating_sub(1)).for_each(|rank| *rank = NONE);
         self.left = u64::MAX >> (LANE_BYTES - length.clamp(1, LANE_BYTES));
         set(&mut self.ids, NOWHERE, nobody);
         self.asked = [(NOWHERE, Asked::NOTHING); 2];
@@ -75,14 +85,16 @@ impl Lane {
         self.piece.take()
     }
 
-    /// The ids that are left.
-    pub fn ids(&self) -> impl Iterator<Item = u32> {
+    /// Appends the ids that are left.
+    #[inline(always)]
+    pub fn append_to(&self, ids: &mut Vec<u32>) {
+        ids.reserve(LANE_BYTES);
         let mut left = self.left;
-        std::iter::from_fn(move || {
+        while left != 0 {
             let at = left.trailing_zeros() as usize;
-            left &= left.wrapping_sub(1);
-            self.ids.get(at).filter(|_| at < LANE_BYTES).copied()
-        })
+            ids.extend(self.ids.get(at));
+            left &= left - 1;
+        }
     }
 
     /// Makes the merge of the lowest rank, the leftmost of equals; false where there is none.

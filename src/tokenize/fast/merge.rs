@@ -71,11 +71,11 @@ impl Merged {
 }
 
 impl Found {
-    /// The ids of the piece of this number; pieces come in any order.
+    /// Takes the ids of the piece of this number; pieces come in any order.
     #[inline(always)]
-    fn put(&mut self, piece: usize, ids: impl Iterator<Item = u32>) {
+    fn put(&mut self, piece: usize, append: impl FnOnce(&mut Vec<u32>)) {
         let from = self.ids.len();
-        self.ids.extend(ids);
+        append(&mut self.ids);
         set(&mut self.spans, piece, from..self.ids.len());
     }
 }
@@ -171,7 +171,7 @@ impl Merges {
                     continue;
                 }
                 if let Some(piece) = lane.finish() {
-                    found.put(piece, lane.ids());
+                    found.put(piece, |ids| lane.append_to(ids));
                 }
                 if self.begin(lane, &mut waiting, found) {
                     busy = number;
@@ -192,33 +192,36 @@ impl Merges {
             let whole = self.whole.as_ref().zip(found.hashes.get(number));
             let word = whole.and_then(|(whole, hash)| whole.get(piece, *hash));
             if let Some(id) = word {
-                found.put(number, [id].into_iter());
+                found.put(number, |ids| ids.push(id));
             } else if piece.len() <= LANE_BYTES {
-                lane.begin(number, self.start(piece), self.index.nobody());
+                let (ids, merges) = (self.ids(piece), self.merges(piece));
+                lane.begin(number, ids, merges, self.index.nobody());
                 return true;
             } else {
                 let mut queue = std::mem::take(&mut found.queue);
                 self.queue(piece, &mut queue);
-                found.put(number, queue.ids.iter().copied());
+                found.put(number, |ids| ids.extend_from_slice(&queue.ids));
                 found.queue = queue;
             }
         }
         false
     }
 
-    /// The id of each byte, and what it makes with the next.
+    /// The id of each byte.
     #[inline(always)]
-    fn start(&self, piece: &[u8]) -> impl Iterator<Item = (u32, Merge)> {
-        let id = |byte: u8| self.bytes.get(usize::from(byte)).copied().unwrap_or(0);
-        let merge = move |left: u8, right: u8| {
-            let at = usize::from(left) << 8 | usize::from(right);
+    fn ids(&self, piece: &[u8]) -> impl Iterator<Item = u32> {
+        let id = |byte: &u8| self.bytes.get(usize::from(*byte)).copied().unwrap_or(0);
+        piece.iter().map(id)
+    }
+
+    /// What each byte but the last makes with the next.
+    #[inline(always)]
+    fn merges(&self, piece: &[u8]) -> impl Iterator<Item = Merge> {
+        let merge = |(left, right): (&u8, &u8)| {
+            let at = usize::from(*left) << 8 | usize::from(*right);
             self.byte_pairs.get(at).copied().unwrap_or(0)
         };
-        let next = piece.iter().skip(1).map(Some).chain([None]);
-        let one = move |(byte, next): (&u8, Option<&u8>)| {
-            (id(*byte), next.map_or(0, |next| merge(*byte, *next)))
-        };
-        piece.iter().zip(next).map(one)
+        piece.iter().zip(piece.iter().skip(1)).map(merge)
     }
 
     /// Merges in O(n log n), as scanning for the lowest rank would be quadratic: a queue of
@@ -233,11 +236,9 @@ impl Merges {
         } = memory;
         let end = u32::try_from(piece.len()).unwrap_or(u32::MAX);
         ids.clear();
+        ids.extend(self.ids(piece));
         merges.clear();
-        for (id, merge) in self.start(piece) {
-            ids.push(id);
-            merges.push(merge);
-        }
+        merges.extend(self.merges(piece).chain([0]));
         next.clear();
         next.extend(1..=end);
         before.clear();
