@@ -76,7 +76,7 @@ pub struct Splitter<'a> {
     blocks: Blocks<'a>,
     /// Where the next block, or for o200k the next piece, begins.
     at: usize,
-    now: Masks,
+    /// Those of the block at `at`.
     next: Masks,
     carry: Carry,
 }
@@ -91,7 +91,6 @@ impl<'a> Splitter<'a> {
             table,
             blocks: Blocks::new(text, table),
             at: 0,
-            now: Masks::default(),
             next: Masks::default(),
             carry: Carry::default(),
         }
@@ -143,17 +142,19 @@ impl<'a> Splitter<'a> {
     #[inline(always)]
     fn fill_with<L: Level>(&mut self, starts: &mut Starts) {
         if self.at == 0 {
-            self.now = self.blocks.next::<L>();
             self.next = self.blocks.next::<L>();
         }
+        // Masks that are moved in memory as a whole are read before they are written.
+        let mut next = self.next;
         for _ in 0..BATCH_BLOCKS {
             if self.text.len() <= self.at {
-                return;
+                break;
             }
+            let now = std::mem::replace(&mut next, self.blocks.next::<L>());
             let mut bits = match self.pattern {
-                Pattern::Gpt2 => self.gpt2(),
-                Pattern::Cl100k => self.cl100k(Digits::UpToThree),
-                Pattern::Qwen | Pattern::O200k => self.cl100k(Digits::One),
+                Pattern::Gpt2 => self.gpt2(now, next),
+                Pattern::Cl100k => self.cl100k(now, next, Digits::UpToThree),
+                Pattern::Qwen | Pattern::O200k => self.cl100k(now, next, Digits::One),
             };
             let left = self.text.len() - self.at;
             if left < BLOCK {
@@ -161,15 +162,14 @@ impl<'a> Splitter<'a> {
             }
             starts.push_bits(self.at, bits);
             self.at += BLOCK;
-            self.now = self.next;
-            self.next = self.blocks.next::<L>();
         }
+        self.next = next;
     }
 
     /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
     #[inline(always)]
-    fn gpt2(&mut self) -> u64 {
-        let (now, carry) = (&self.now, &self.carry);
+    fn gpt2(&mut self, now: Masks, next: Masks) -> u64 {
+        let carry = &self.carry;
         let before = Masks {
             letter: carry.letter.before(now.letter),
             number: carry.number.before(now.number),
@@ -180,7 +180,7 @@ impl<'a> Splitter<'a> {
         };
         let other = now.other & !before.other & !before.space;
         let words = (now.letter & !before.letter | now.number & !before.number) & !before.space;
-        let whites = now.white & !before.white | self.last_white();
+        let whites = now.white & !before.white | last_white(now, next);
         let starts = other | words | whites;
         let carry = &mut self.carry;
         carry.letter.keep(now.letter);
@@ -193,8 +193,7 @@ impl<'a> Splitter<'a> {
 
     /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
     #[inline(always)]
-    fn cl100k(&mut self, digits: Digits) -> u64 {
-        let now = self.now;
+    fn cl100k(&mut self, now: Masks, next: Masks, digits: Digits) -> u64 {
         let carry = &mut self.carry;
         let letter_before = carry.letter.next(now.letter);
         let other_before = carry.other.next(now.other);
@@ -217,37 +216,30 @@ impl<'a> Splitter<'a> {
             }
             number => carry.numbers(number, now.inner, digits),
         };
-        let whites = white & !white_before | self.last_white() & !now.newline;
-        let blanks = self.after_last_newline(blank, blank & newline_before);
+        let whites = white & !white_before | last_white(now, next) & !now.newline;
+        let blanks = self.after_last_newline(now.newline, next, blank, blank & newline_before);
         let starts = other | words | numbers | whites | blanks;
         self.contractions(starts, now.apostrophe & other, Case::Folded)
-    }
-
-    /// The first byte of each white character before one that is none: it stands
-    /// before the next word, apart from the white space before it.
-    #[inline(always)]
-    fn last_white(&self) -> u64 {
-        let (white, next) = (self.now.white, self.next.white);
-        let [one, two, three] = self.now.white_starts;
-        let mut last = one & !(white >> 1 | next << 63);
-        if two | three != 0 {
-            last |= two & !(white >> 2 | next << 62) | three & !(white >> 3 | next << 61);
-        }
-        last
     }
 
     /// Those of `candidates`, blanks right after a newline, behind which no other
     /// newline stands in the same white space.
     #[inline(always)]
-    fn after_last_newline(&self, blank: u64, mut candidates: u64) -> u64 {
+    fn after_last_newline(
+        &self,
+        newline: u64,
+        next: Masks,
+        blank: u64,
+        mut candidates: u64,
+    ) -> u64 {
         if candidates == 0 {
             return 0;
         }
         let (sum, over) = blank.overflowing_add(candidates);
-        if over && self.blanks_lead_to_newline() {
+        if over && self.blanks_lead_to_newline(next.white, next.newline) {
             candidates &= !highest(candidates);
         }
-        let mut ends = sum & !blank & self.now.newline;
+        let mut ends = sum & !blank & newline;
         while ends != 0 {
             let end = ends & ends.wrapping_neg();
             candidates &= !highest(candidates & (end - 1));
@@ -257,11 +249,11 @@ impl<'a> Splitter<'a> {
     }
 
     /// Whether the blanks that the next block begins with end at a newline.
-    fn blanks_lead_to_newline(&self) -> bool {
-        let blank = self.next.white & !self.next.newline;
+    fn blanks_lead_to_newline(&self, white: u64, newline: u64) -> bool {
+        let blank = white & !newline;
         let run = blank.trailing_ones();
         if (run as usize) < BLOCK {
-            return self.next.newline >> run & 1 == 1;
+            return newline >> run & 1 == 1;
         }
         let mut at = self.at + 2 * BLOCK;
         // A character may begin in the block before.
@@ -294,6 +286,19 @@ impl<'a> Splitter<'a> {
         }
         starts
     }
+}
+
+/// The first byte of each white character before one that is none: it stands
+/// before the next word, apart from the white space before it.
+#[inline(always)]
+fn last_white(now: Masks, next: Masks) -> u64 {
+    let (white, next) = (now.white, next.white);
+    let [one, two, three] = now.white_starts;
+    let mut last = one & !(white >> 1 | next << 63);
+    if two | three != 0 {
+        last |= two & !(white >> 2 | next << 62) | three & !(white >> 3 | next << 61);
+    }
+    last
 }
 
 /// How many digits a piece takes.
