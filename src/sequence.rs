@@ -64,19 +64,43 @@ impl Sequence {
 
     /// Whether the id at a position was inserted.
     pub fn is_pause(&self, position: usize, pauses: PauseIds) -> bool {
-        match self.stored.as_deref() {
-            Some(stored) if !stored.inserted.is_empty() => {
-                stored.inserted.get(position).copied().unwrap_or(false)
-            }
-            _ => (self.ids.get(position)).is_some_and(|id| pauses.contains(*id)),
+        match self.inserted() {
+            Some(inserted) => inserted.get(position).copied().unwrap_or(false),
+            None => (self.ids.get(position)).is_some_and(|id| pauses.contains(*id)),
         }
     }
 
     /// How many ids were inserted.
     pub fn n_pauses(&self, pauses: PauseIds) -> usize {
-        (0..self.len())
-            .filter(|position| self.is_pause(*position, pauses))
-            .count()
+        self.n_pauses_from(0, pauses)
+    }
+
+    /// How many of the ids at `position` and behind it were inserted.
+    pub fn n_pauses_from(&self, position: usize, pauses: PauseIds) -> usize {
+        let ids = self.ids.get(position..).unwrap_or_default();
+        match self.inserted() {
+            Some(inserted) => {
+                let inserted = inserted.get(position..).unwrap_or_default();
+                inserted.iter().take(ids.len()).filter(|is| **is).count()
+            }
+            None => ids.iter().filter(|id| pauses.contains(**id)).count(),
+        }
+    }
+
+    /// Where the ids stand that were inserted, rising.
+    pub fn pause_positions(&self, pauses: PauseIds) -> Vec<usize> {
+        let n_pauses = self.n_pauses(pauses);
+        match self.inserted() {
+            _ if n_pauses == 0 => Vec::new(),
+            Some(inserted) => positions(inserted.iter().copied().take(self.len()), n_pauses),
+            None => positions(self.ids.iter().map(|id| pauses.contains(*id)), n_pauses),
+        }
+    }
+
+    /// Which ids were inserted, where the row says so.
+    fn inserted(&self) -> Option<&[bool]> {
+        let inserted = &self.stored.as_deref()?.inserted;
+        (!inserted.is_empty()).then_some(inserted)
     }
 
     /// The prefix and what follows it; a pretraining row has no prefix.
@@ -84,6 +108,20 @@ impl Sequence {
         let boundary = self.prefix.unwrap_or(0) as usize;
         self.ids.split_at(boundary.min(self.ids.len()))
     }
+}
+
+/// The places of the `n` flags that are set.
+fn positions(flags: impl Iterator<Item = bool>, n: usize) -> Vec<usize> {
+    // Without a branch, as pauses stand anywhere; the last slot is for what is no pause.
+    let (mut positions, mut found) = (vec![0; n + 1], 0);
+    for (position, flag) in flags.enumerate() {
+        if let Some(slot) = positions.get_mut(found) {
+            *slot = position;
+        }
+        found += usize::from(flag);
+    }
+    positions.truncate(n);
+    positions
 }
 
 /// Rows drawn as text, for tests: `the ⏸ cat | sat ⏸`.

@@ -17,6 +17,7 @@ use super::columns::Columns;
 use super::decompress::Input;
 use super::error::Error;
 use super::lines::{Line, LineBlock, LineBlocks, Owner};
+use super::member;
 use super::template::{FieldError, Found, Record, Scalar, Shape, walk};
 
 /// The documents of a block of JSON lines, with their row: the line's number from 0.
@@ -44,7 +45,7 @@ impl Documents {
             let row = line.number - 1;
             // Most lines are what they should be; the others are read again with care.
             if let Shape::Plain(field) = shape
-                && let Some(text) = string_member(&line, field)
+                && let Some(text) = member::string(line.text, field)
             {
                 return Ok(Some((row, Text::Plain(text), Notes::default())));
             }
@@ -73,69 +74,6 @@ impl Iterator for Documents {
 pub fn roots(shape: &Shape) -> HashSet<String> {
     let roots = shape.fields().into_iter().flat_map(prefixes);
     roots.map(String::from).collect()
-}
-
-/// The string that is called `field` in the line's object. None where anything
-/// is unusual: no object, no such member, another type, an error.
-fn string_member(line: &Line<'_>, field: &str) -> Option<String> {
-    let mut deserializer = serde_json::Deserializer::from_str(line.text);
-    let text = StringMember(field).deserialize(&mut deserializer).ok()?;
-    deserializer.end().ok()?;
-    text
-}
-
-/// Finds one string among the members of an object; the last, if it is there twice.
-struct StringMember<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for StringMember<'_> {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for StringMember<'_> {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(wanted) = entries.next_key_seed(IsName(self.0))? {
-            if wanted {
-                found = Some(entries.next_value::<String>()?);
-            } else {
-                entries.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Whether a member has this name.
-struct IsName<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for IsName<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for IsName<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
-    }
 }
 
 /// Reads all records of a file into columns.

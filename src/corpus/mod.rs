@@ -14,6 +14,7 @@ mod error;
 mod guard;
 mod jsonl;
 mod lines;
+mod member;
 mod pages;
 mod parquet;
 mod select;

@@ -89,6 +89,22 @@ pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
     placed
 }
 
+/// [`apply`] for a row that nobody needs without its pauses any more.
+pub fn apply_to(insertion: &Insertion, sequence: Sequence, key: Key) -> Placed {
+    match insertion.policy {
+        Policy::None if insertion.is_shared() && insertion.fields == Fields::default() => Placed {
+            sequence: Sequence {
+                ids: sequence.ids,
+                prefix: sequence.prefix,
+                ..Sequence::default()
+            },
+            overflowed: 0,
+            part: 0,
+        },
+        _ => apply(insertion, &sequence, key),
+    }
+}
+
 /// The row with shared pauses.
 fn place(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
     let part = insertion.part(key);
@@ -153,15 +169,14 @@ pub fn restore(row: &Sequence, pauses: impl Into<PauseIds>) -> Sequence {
 
 /// The lengths of the runs of pauses, in order; a run is as long as it can be.
 pub fn runs(row: &Sequence, pauses: impl Into<PauseIds>) -> impl Iterator<Item = usize> {
-    let pauses = pauses.into();
-    let flags = (0..row.len()).map(move |position| row.is_pause(position, pauses));
-    let mut length = 0;
-    flags.chain([false]).filter_map(move |pause| {
-        length += usize::from(pause);
-        match pause {
-            true => None,
-            false => Some(std::mem::take(&mut length)).filter(|length| 0 < *length),
+    let mut positions = row.pause_positions(pauses.into()).into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = positions.next()?;
+        let mut end = first + 1;
+        while positions.next_if_eq(&end).is_some() {
+            end += 1;
         }
+        Some(end - first)
     })
 }
 

@@ -72,7 +72,14 @@ pub fn weights(row: &Sequence, pauses: impl Into<PauseIds>) -> Vec<f32> {
 
 /// How many predictions count.
 pub fn scored(row: &Sequence, pauses: impl Into<PauseIds>) -> u64 {
-    targets(row, pauses).flatten().count() as u64
+    let stored = row.stored.as_deref();
+    if stored.is_some_and(|stored| !stored.targets.is_empty()) {
+        return targets(row, pauses).flatten().count() as u64;
+    }
+    // The first id of a row is nobody's next.
+    let first = row.parts().0.len().max(1);
+    let next = row.len().saturating_sub(first);
+    (next - row.n_pauses_from(first, pauses.into())) as u64
 }
 
 /// What a position predicts under the paper's rule.

@@ -5,8 +5,10 @@ use crate::corpus::Corpus;
 use crate::digest::checksum;
 use crate::document::{Document, DocumentId, Notes, Text};
 use crate::manifest::Split;
+use crate::pack::UNMARKED;
 use crate::pause::{Policy, Rule};
 use crate::recipe;
+use crate::sequence::Sequence;
 use crate::shard::DocumentRecord;
 use crate::token::TokenId;
 use crate::tokenize::{self, Tokenizer};
@@ -17,42 +19,8 @@ pub struct Encoded {
     pub record: DocumentRecord,
     /// Which part of the dataset it belongs to.
     pub split: Split,
-    /// Its ids.
-    pub ids: Ids,
-    /// A number for each id that a pause policy reads, the target's for an example,
-    /// and one for the end; empty where none does.
-    pub marks: Vec<f32>,
-    /// What the pauses of an example are trained to say; mostly nothing.
-    pub hint: Vec<TokenId>,
-}
-
-/// The ids of a document, without pauses and without the end-of-document id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ids {
-    /// Running text.
-    Plain(Vec<TokenId>),
-    /// A prefix and its target, encoded apart so that the border is exact.
-    Example {
-        /// What is read.
-        prefix: Vec<TokenId>,
-        /// What is scored.
-        target: Vec<TokenId>,
-    },
-}
-
-impl Ids {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Plain(ids) => ids.len(),
-            Self::Example { prefix, target } => prefix.len() + target.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    /// Its ids as they stand in rows, without pauses, the end-of-document id last.
+    pub sequence: Sequence,
 }
 
 /// Encodes a document and decides its split.
@@ -63,28 +31,26 @@ pub fn encode(
     corpus: &Corpus,
 ) -> Result<Encoded, Error> {
     let ids_of = |text: &str| {
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        tokenizer.encode(text, &mut ids).map(|()| ids)
+        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        let encoded = tokenizer.encode(text, &mut ids);
+        let refuse = |source| refused(document.id, corpus, source);
+        encoded.map(|()| ids).map_err(refuse)
     };
-    let ids = match &document.text {
-        Text::Plain(text) => ids_of(text).map(Ids::Plain),
-        Text::Example { prefix, target } => ids_of(prefix)
-            .and_then(|prefix| ids_of(target).map(|target| Ids::Example { prefix, target })),
+    let mut sequence = match &document.text {
+        Text::Plain(text) => Sequence::plain(ids_of(text)?),
+        // Encoded apart, so that the border is exact.
+        Text::Example { prefix, target } => Sequence::example(&ids_of(prefix)?, &ids_of(target)?),
     };
-    let ids = ids.map_err(|source| refused(document.id, corpus, source))?;
-    let hint = match (&document.notes.hint, stage.pause.target) {
-        (Some(text), Rule::Hint) => ids_of(text),
-        _ => Ok(Vec::new()),
-    };
-    let hint = hint.map_err(|source| refused(document.id, corpus, source))?;
-    let target = match &ids {
-        Ids::Plain(ids) => ids,
-        Ids::Example { target, .. } => target,
-    };
+    if let (Some(text), Rule::Hint) = (&document.notes.hint, stage.pause.target) {
+        sequence.hint = ids_of(text)?;
+    }
+    let (prefix, target) = sequence.parts();
     let marks = marks(document, target, (tokenizer, &stage.pause.policy)).map_err(|problem| {
         let (file, row) = place(document.id, corpus);
         Error::Notes { file, row, problem }
     })?;
+    sequence.marks = behind(prefix.len(), marks);
+    sequence.ids.push(tokenizer.reserved().end);
     let checksum = text_checksum(&document.text);
     let text_bytes = document.text.bytes() as u64;
     Ok(Encoded {
@@ -94,10 +60,16 @@ pub fn encode(
             checksum,
         },
         split: split(checksum, stage.validation),
-        ids,
-        marks,
-        hint,
+        sequence,
     })
+}
+
+/// The marks of an example from those of its target; none where there are none.
+pub fn behind(prefix: usize, marks: Vec<f32>) -> Vec<f32> {
+    match marks.is_empty() {
+        true => marks,
+        false => std::iter::repeat_n(UNMARKED, prefix).chain(marks).collect(),
+    }
 }
 
 /// The checksum that stands for a document's text; examples join prefix and

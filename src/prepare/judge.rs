@@ -1,13 +1,13 @@
 //! What becomes of a document: curation, ids, and whether they fit; on any thread.
 
-use super::encode::{self, Encoded, Ids};
-use super::{Error, rows};
+use super::Error;
+use super::encode::{self, Encoded};
 use crate::corpus::Corpus;
 use crate::curate::{self, Curator, Hit, Reason};
 use crate::document::{Document, DocumentId, Text};
 use crate::pause::Insertion;
 use crate::recipe;
-use crate::token::TokenId;
+use crate::sequence::Sequence;
 use crate::tokenize::Tokenizer;
 
 /// What documents are judged with.
@@ -111,8 +111,7 @@ impl Judge<'_> {
 
     fn encode(&self, document: Document) -> Result<Fate, Error> {
         let encoded = encode::encode(&document, self.tokenizer, self.stage, self.corpus)?;
-        let end = self.tokenizer.reserved().end;
-        let unfit = |insertion: &&Insertion| unfit(&encoded, insertion, end);
+        let unfit = |insertion: &&Insertion| unfit(&encoded.sequence, insertion);
         if self
             .insertions
             .iter()
@@ -130,13 +129,12 @@ impl Judge<'_> {
 
 /// Why a document cannot stand in the dataset. An example must fit with the most
 /// pauses it could draw, so that its fate does not depend on the draw.
-fn unfit(encoded: &Encoded, insertion: &Insertion, end: TokenId) -> Option<&'static str> {
-    match &encoded.ids {
-        Ids::Plain(ids) => ids.is_empty().then_some("empty"),
-        Ids::Example { target, .. } if target.is_empty() => Some("empty"),
-        Ids::Example { prefix, target } => {
-            let row = rows::example(prefix, target, &encoded.marks, end);
-            (insertion.row_length() < insertion.longest(&row)).then_some("too-long")
-        }
+fn unfit(document: &Sequence, insertion: &Insertion) -> Option<&'static str> {
+    let (_, target) = document.parts();
+    if target.len() <= 1 {
+        // The end is all there is.
+        return Some("empty");
     }
+    let is_long = || insertion.row_length() < insertion.longest(document);
+    (document.prefix.is_some() && is_long()).then_some("too-long")
 }

@@ -2,7 +2,7 @@
 //! written to shards.
 
 use super::Error;
-use super::encode::{Encoded, Ids};
+use super::encode::Encoded;
 use super::unit::Target;
 use crate::manifest::{Part, Split, SplitRecord, Totals};
 use crate::pack::{Method, Overlong, Packer, Repeats, Row};
@@ -10,16 +10,7 @@ use crate::pause::{self, Insertion, Policy};
 use crate::rng::{Key, Stream};
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
-use crate::token::{IdWidth, TokenId};
-
-/// Whether a row that is not full yet may be written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Flush {
-    /// Rows that no document can change any more.
-    FullRows,
-    /// All rows: no document follows.
-    Everything,
-}
+use crate::token::IdWidth;
 
 /// Where the rows of one split of one unit go, and what is done to them.
 pub struct Destination<'a> {
@@ -69,28 +60,21 @@ impl<'a> Destination<'a> {
 
 /// Packs, places and writes; dropped before [`Rows::finish`], its open shard leaves nothing.
 pub struct Rows<'a> {
-    to: Destination<'a>,
     packer: Packer<'a, DocumentRecord>,
-    repeats: Repeats<Ended>,
-    /// Rows without their pauses.
-    rows: Vec<Row<DocumentRecord>>,
-    rows_written: u64,
+    repeats: Repeats<(DocumentRecord, Sequence)>,
+    shards: Shards<'a>,
+}
+
+/// Gives rows their pauses and writes them.
+struct Shards<'a> {
+    to: Destination<'a>,
+    key: Key,
     writer: Option<ShardWriter>,
     record: SplitRecord,
 }
 
-/// A document with its end.
-#[derive(Clone)]
-struct Ended {
-    record: DocumentRecord,
-    sequence: Sequence,
-}
-
 /// Documents a shard, so that its index takes little memory however short they are.
 const SHARD_DOCUMENTS_MAX: usize = 1 << 21;
-
-/// Rows that wait to be written together, at most.
-const ROWS_WAITING: usize = 1024;
 
 impl<'a> Rows<'a> {
     /// No rows yet.
@@ -98,113 +82,112 @@ impl<'a> Rows<'a> {
         let (method, overlong) = to.packing;
         Self {
             packer: Packer::new(method, overlong, to.insertion),
-            to,
             repeats: Repeats::new(),
-            rows: Vec::new(),
-            rows_written: 0,
-            writer: None,
-            record: SplitRecord::default(),
+            shards: Shards {
+                key: row_key(to.seed, to.split, to.shard.unit.into()),
+                to,
+                writer: None,
+                record: SplitRecord::default(),
+            },
         }
     }
 
     /// Puts a document's ids into rows, and into later ones again until there are
-    /// `copies`, which is at least 1; writes rows where many wait.
-    pub fn add(&mut self, encoded: &Encoded, copies: u64) -> Result<(), Error> {
-        let document = ended(encoded, self.to.shard.reserved.end);
-        self.pack(&document)?;
-        let length = document.sequence.len();
-        self.repeats
-            .push(document, length, copies.saturating_sub(1));
-        while let Some(copy) = self.repeats.next_due() {
-            self.pack(&copy)?;
+    /// `copies`, which is at least 1; writes the rows that are full.
+    pub fn add(&mut self, document: &Encoded, copies: u64) -> Result<(), Error> {
+        let Encoded {
+            record, sequence, ..
+        } = document;
+        self.pack(*record, sequence)?;
+        if 1 < copies {
+            let copy = (*record, sequence.clone());
+            self.repeats.push(copy, sequence.len(), copies - 1);
+        }
+        while let Some((record, sequence)) = self.repeats.next_due() {
+            self.pack(record, &sequence)?;
         }
         Ok(())
     }
 
-    fn pack(&mut self, document: &Ended) -> Result<(), Error> {
-        let Ended { record, sequence } = document;
-        self.record.totals.documents += 1;
-        self.record.totals.text_bytes += record.text_bytes;
-        let rows = &mut self.rows;
-        match sequence.prefix {
-            None => self
-                .packer
-                .push(sequence, *record, &mut |row| rows.push(row)),
-            Some(_) => rows.push(Row {
+    fn pack(&mut self, record: DocumentRecord, sequence: &Sequence) -> Result<(), Error> {
+        let Self { packer, shards, .. } = self;
+        shards.record.totals.documents += 1;
+        shards.record.totals.text_bytes += record.text_bytes;
+        if sequence.prefix.is_some() {
+            return shards.write(Row {
                 sequence: sequence.clone(),
-                documents: vec![*record],
-            }),
+                documents: vec![record],
+            });
         }
-        match self.rows.len() < ROWS_WAITING {
-            true => Ok(()),
-            false => self.write(Flush::FullRows),
-        }
-    }
-
-    /// Gives pauses to the rows that are ready, and writes them.
-    pub fn write(&mut self, flush: Flush) -> Result<(), Error> {
-        if flush == Flush::Everything {
-            while let Some(copy) = self.repeats.pop() {
-                self.pack(&copy)?;
-            }
-            self.count_cuts();
-            let rows = &mut self.rows;
-            self.packer.finish(&mut |row| rows.push(row));
-        }
-        let first = self.rows_written;
-        let key = row_key(self.to.seed, self.to.split, self.to.shard.unit.into());
-        let insertion = self.to.insertion;
-        for (number, row) in (first..).zip(std::mem::take(&mut self.rows)) {
-            let placed = pause::apply(insertion, &row.sequence, key.item(number));
-            self.write_row(&placed, row.documents)?;
-        }
-        Ok(())
-    }
-
-    fn count_cuts(&mut self) {
-        let cuts = self.packer.cuts();
-        self.record.totals.cut = cuts.documents;
-        self.record.totals.trimmed = cuts.trimmed;
+        let mut written = Ok(());
+        packer.push(sequence, record, &mut |row| {
+            shards.write_after(&mut written, row)
+        });
+        written
     }
 
     /// Writes what is left and closes the last shard.
     pub fn finish(mut self) -> Result<SplitRecord, Error> {
-        self.write(Flush::Everything)?;
-        self.close_shard()?;
-        Ok(self.record)
+        while let Some((record, sequence)) = self.repeats.pop() {
+            self.pack(record, &sequence)?;
+        }
+        let Self {
+            mut packer,
+            mut shards,
+            ..
+        } = self;
+        let cuts = packer.cuts();
+        shards.record.totals.cut = cuts.documents;
+        shards.record.totals.trimmed = cuts.trimmed;
+        let mut written = Ok(());
+        packer.finish(&mut |row| shards.write_after(&mut written, row));
+        written?;
+        shards.close()?;
+        Ok(shards.record)
+    }
+}
+
+impl Shards<'_> {
+    /// Writes a row, unless one before it failed.
+    fn write_after(&mut self, written: &mut Result<(), Error>, row: Row<DocumentRecord>) {
+        if written.is_ok() {
+            *written = self.write(row);
+        }
     }
 
-    fn write_row(
-        &mut self,
-        row: &pause::Placed,
-        documents: Vec<DocumentRecord>,
-    ) -> Result<(), Error> {
+    fn write(&mut self, row: Row<DocumentRecord>) -> Result<(), Error> {
+        let Row {
+            sequence,
+            documents,
+        } = row;
+        let totals = &mut self.record.totals;
+        let insertion = self.to.insertion;
+        let row = pause::apply_to(insertion, sequence, self.key.item(totals.rows));
         let full = |writer: &ShardWriter| {
             self.to.shard_tokens < writer.ids() + row.sequence.len() as u64
                 || SHARD_DOCUMENTS_MAX < writer.documents() + documents.len()
         };
+        observe(totals, &row, insertion);
+        if self.to.packing.0.leaves_room() {
+            let room = insertion.row_length();
+            totals.padded += room.saturating_sub(row.sequence.len()) as u64;
+        }
         if self.writer.as_ref().is_some_and(full) {
-            self.close_shard()?;
+            self.close()?;
         }
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => self.open_shard()?,
+            None => self.open()?,
         };
         for record in documents {
             writer.document(record);
         }
         writer.push(&row.sequence)?;
         self.writer = Some(writer);
-        observe(&mut self.record.totals, row, self.to.insertion);
-        if self.to.packing.0.leaves_room() {
-            let room = self.to.insertion.row_length();
-            self.record.totals.padded += room.saturating_sub(row.sequence.len()) as u64;
-        }
-        self.rows_written += 1;
         Ok(())
     }
 
-    fn open_shard(&self) -> Result<ShardWriter, Error> {
+    fn open(&self) -> Result<ShardWriter, Error> {
         let part = self.record.shards.len();
         let spec = ShardSpec {
             part: u32::try_from(part).unwrap_or(u32::MAX),
@@ -214,35 +197,11 @@ impl<'a> Rows<'a> {
         Ok(ShardWriter::create(self.to.folder, &name, &spec)?)
     }
 
-    fn close_shard(&mut self) -> Result<(), Error> {
+    fn close(&mut self) -> Result<(), Error> {
         if let Some(writer) = self.writer.take() {
             self.record.shards.push(writer.finish()?);
         }
         Ok(())
-    }
-}
-
-/// The ids of a document as they stand in its rows, its end behind them.
-fn ended(encoded: &Encoded, end: TokenId) -> Ended {
-    let sequence = match &encoded.ids {
-        Ids::Plain(text) => {
-            let mut ids = Vec::with_capacity(text.len() + 1);
-            ids.extend_from_slice(text);
-            ids.push(end);
-            Sequence {
-                ids,
-                marks: encoded.marks.clone(),
-                ..Sequence::default()
-            }
-        }
-        Ids::Example { prefix, target } => Sequence {
-            hint: encoded.hint.clone(),
-            ..example(prefix, target, &encoded.marks, end)
-        },
-    };
-    Ended {
-        record: encoded.record,
-        sequence,
     }
 }
 
@@ -253,18 +212,6 @@ pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
         .epoch(0)
         .item(split as u64)
         .item(unit)
-}
-
-/// The row of an example, without its pauses; `marks` are those of the target.
-pub fn example(prefix: &[TokenId], target: &[TokenId], marks: &[f32], end: TokenId) -> Sequence {
-    let mut row = Sequence::example(prefix, target);
-    row.ids.push(end);
-    if !marks.is_empty() {
-        row.marks = vec![f32::NAN; prefix.len()];
-        row.marks.extend_from_slice(marks);
-        row.marks.resize(row.ids.len(), f32::NAN);
-    }
-    row
 }
 
 /// Counts what a row holds.
@@ -281,8 +228,8 @@ pub fn observe(totals: &mut Totals, row: &pause::Placed, insertion: &Insertion) 
         totals.observe_run(length);
     }
     if !insertion.is_shared() {
-        let ids = sequence.ids.iter().enumerate();
-        for (_, id) in ids.filter(|(position, _)| sequence.is_pause(*position, pauses)) {
+        let positions = sequence.pause_positions(pauses);
+        for id in positions.iter().filter_map(|at| sequence.ids.get(*at)) {
             *totals.pause_ids.entry(id.0).or_default() += 1;
         }
     }

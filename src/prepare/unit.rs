@@ -10,7 +10,7 @@ use super::flow::{Budget, Failure, Flow, Sink, Step, lock};
 use super::judge::{Judge, Judged, Verdict};
 use super::ledger::{Contamination, UnitRecord};
 use super::rejects::Rejects;
-use super::rows::{Destination, Flush, Rows};
+use super::rows::{Destination, Rows};
 use super::{Error, Job};
 use crate::corpus::weight::Mixture;
 use crate::corpus::{Block, Blocks, Corpus};
@@ -264,12 +264,8 @@ impl<'a> Part<'a> {
     }
 
     fn add(&mut self, block: &[Judged], corpus: &Corpus) -> Result<(), Error> {
-        for document in block {
-            self.add_document(document, corpus)?;
-        }
-        self.splits
-            .values_mut()
-            .try_for_each(|split| split.write(Flush::FullRows))
+        let mut documents = block.iter();
+        documents.try_for_each(|document| self.add_document(document, corpus))
     }
 
     fn add_document(&mut self, judged: &Judged, corpus: &Corpus) -> Result<(), Error> {
@@ -316,7 +312,7 @@ impl<'a> Part<'a> {
         if self.mixture.is_weighted() {
             let share = self.ledger.sources.entry(source).or_default();
             share.documents += copies;
-            share.ids += copies * (encoded.ids.len() as u64 + 1);
+            share.ids += copies * encoded.sequence.len() as u64;
         }
         copies
     }

@@ -19,7 +19,6 @@ use crate::document::DocumentId;
 use crate::manifest::{Manifest, Split};
 use crate::pack::{Method, Overlong};
 use crate::pause;
-use crate::prepare::encode::Ids;
 use crate::shard::{DocumentRecord, Shard};
 use crate::token::{Reserved, TokenId};
 
@@ -40,6 +39,30 @@ pub struct Held {
     pub whole: bool,
     /// In how many pieces each copy is.
     pub pieces: usize,
+}
+
+/// The ids of a document, without pauses and without the end-of-document id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// Running text.
+    Plain(Vec<TokenId>),
+    /// A prefix and its target, encoded apart so that the border is exact.
+    Example {
+        /// What is read.
+        prefix: Vec<TokenId>,
+        /// What is scored.
+        target: Vec<TokenId>,
+    },
+}
+
+impl Ids {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Plain(ids) => ids.len(),
+            Self::Example { prefix, target } => prefix.len() + target.len(),
+        }
+    }
 }
 
 /// How the documents of a dataset became rows.

@@ -9,7 +9,7 @@ use crate::document::{Document, DocumentId, Text};
 use crate::manifest::{Split, Stage};
 use crate::pause::{self, Insertion, Rule};
 use crate::prepare::encode;
-use crate::prepare::rows::{example, row_key};
+use crate::prepare::rows::row_key;
 use crate::progress::Stop;
 use crate::sequence::Sequence;
 use crate::shard::DocumentRecord;
@@ -115,8 +115,7 @@ impl Notes<'_> {
                 let document = self.next_document()?;
                 let target = self.target(&document)?;
                 let marks = self.marks_of(&document, &target)?;
-                let end = self.tokenizer.reserved().end;
-                let marks = example(text.parts().0, &target, &marks, end).marks;
+                let marks = encode::behind(text.parts().0.len(), marks);
                 let hint = match (&document.notes.hint, self.dataset.manifest.pause.target) {
                     (Some(hint), Rule::Hint) => self.ids(hint)?,
                     _ => Vec::new(),

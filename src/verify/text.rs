@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::held::{self, Held, Packing};
+use super::held::{self, Held, Ids, Packing};
 use super::recount::Recount;
 use super::{Error, Report, Sources, chain, origin};
 use crate::corpus::{self, Corpus};
@@ -19,7 +19,7 @@ use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
 use crate::manifest::Manifest;
 use crate::pause::{Overflow, Policy};
-use crate::prepare::encode::{self, Ids};
+use crate::prepare::encode;
 use crate::prepare::purpose;
 use crate::progress::{Progress, Stop, Unit};
 use crate::token::TokenId;
