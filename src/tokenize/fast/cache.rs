@@ -266,7 +266,10 @@ impl Cache {
         let record = [sizes].into_iter().chain(ids.iter().copied());
         if let Some(places) = self.records.get_mut(self.end..after) {
             let record = record.chain(words(piece));
-            places.iter_mut().zip(record).for_each(|(to, from)| *to = from);
+            places
+                .iter_mut()
+                .zip(record)
+                .for_each(|(to, from)| *to = from);
         }
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {

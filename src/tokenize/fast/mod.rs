@@ -16,6 +16,8 @@ mod index;
 mod lane;
 mod level;
 mod merge;
+#[cfg(test)]
+mod merge_tests;
 mod pool;
 mod recognise;
 mod scalar;
@@ -247,7 +249,12 @@ impl Fast {
             self.merges.encode(pieces, merged);
             for (number, (at, span)) in found.lacking.iter().enumerate() {
                 let new = merged.of(number);
-                ids.extend(found.between(from, *at).chain(new.iter().copied()).map(TokenId));
+                ids.extend(
+                    found
+                        .between(from, *at)
+                        .chain(new.iter().copied())
+                        .map(TokenId),
+                );
                 from = *at;
                 let key = cache::key(text, span.start, span.len());
                 cache.learn(key, piece(span), new);
