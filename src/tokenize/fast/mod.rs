@@ -26,6 +26,7 @@ mod split;
 mod split_tests;
 #[cfg(test)]
 mod tests;
+mod window;
 mod words;
 
 use std::collections::BTreeMap;
@@ -116,11 +117,7 @@ impl Fast {
 
     /// The family and the instructions, as reports name them.
     pub fn name(&self) -> String {
-        let level = match self.pattern {
-            Pattern::O200k => SimdLevel::Portable,
-            _ => self.level,
-        };
-        format!("{}, {}", self.pattern.name(), level.name())
+        format!("{}, {}", self.pattern.name(), self.level.name())
     }
 
     /// Whether some text may yield one of `ids`, which are in order.
