@@ -98,7 +98,8 @@ proptest! {
         }
         let mut ids: Vec<u32> = index.ids().collect();
         let mut expected: Vec<u32> = map.values().map(|(_, id)| *id).collect();
-        (ids.sort_unstable(), expected.sort_unstable());
+        ids.sort_unstable();
+        expected.sort_unstable();
         prop_assert_eq!(ids, expected);
     }
 }

@@ -3,7 +3,6 @@
 //! Unlike `split`, a window knows nothing of what is before it and ends where a
 //! character decides that it does not know: beyond ASCII, or what its last piece is.
 
-use super::block::BLOCK;
 use super::level::Level;
 use super::scalar::{Case, contraction};
 use super::split::{highest, not_before, run_from};
@@ -43,11 +42,11 @@ pub fn starts<L: Level>(text: &[u8], at: usize) -> u64 {
     let blanks = not_before(behind, after_newline);
     let starts = punctuation | words | numbers(number) | whites | blanks;
     // How the white space at the end goes on is not known, only where it begins.
-    let solid = highest(known & !white) << 1;
-    if known & !white == 0 {
-        return 1;
-    }
-    let certain = solid | solid.wrapping_sub(1);
+    let end = match highest(known & !white) {
+        0 => 1,
+        last => last << 1,
+    };
+    let certain = end | end.wrapping_sub(1);
     let starts = starts & known & certain | 1;
     contractions(text, at, starts, ascii.apostrophe & known & letter << 1)
 }
@@ -79,7 +78,7 @@ fn contractions(text: &[u8], at: usize, mut starts: u64, mut apostrophes: u64) -
             Case::Folded,
         );
         if length != 0 && apostrophe != end {
-            end = apostrophe.checked_shl(length as u32).unwrap_or(0);
+            end = apostrophe << length;
             starts = starts & !end.wrapping_sub(apostrophe) | end;
         }
     }
