@@ -34,6 +34,8 @@ pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
 
 /// Time that this thread has run, as Linux tells it in nanoseconds.
 fn on_cpu() -> Option<Duration> {
+    // The system counts at its ticks, some milliseconds apart, and when a thread yields.
+    std::thread::yield_now();
     let text = fs::read_text(Path::new("/proc/thread-self/schedstat")).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))

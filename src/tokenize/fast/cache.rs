@@ -10,9 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::huge::{Huge, Plain};
 
 /// The longest piece whose bytes are its key.
-pub const SHORT_MAX: usize = 15;
+const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
-pub const LONG_MAX: usize = 192;
+const LONG_MAX: usize = 192;
 
 /// 2^19 buckets of 64 bytes: 32 MiB.
 const BUCKET_BITS: u32 = 19;
@@ -266,7 +266,10 @@ impl Cache {
         let record = [sizes].into_iter().chain(ids.iter().copied());
         if let Some(places) = self.records.get_mut(self.end..after) {
             let record = record.chain(words(piece));
-            places.iter_mut().zip(record).for_each(|(to, from)| *to = from);
+            places
+                .iter_mut()
+                .zip(record)
+                .for_each(|(to, from)| *to = from);
         }
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {

@@ -113,7 +113,10 @@ impl Index {
 
     /// The line of a pair, and its tag in that line.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "fewer bits than a line's number has")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "fewer bits than a line's number has"
+    )]
     fn place(&self, left: u32, right: u32) -> Asked {
         let bits = 2 * self.id_bits;
         let pair = u64::from(left) << self.id_bits | u64::from(right);

@@ -73,7 +73,8 @@ impl Lane {
         self.chunks = length.div_ceil(CHUNK);
         // The last makes nothing, as what is behind it.
         let rest = self.ranks.iter_mut().take(self.chunks * CHUNK);
-        rest.skip(length.saturating_sub(1)).for_each(|rank| *rank = NONE);
+        rest.skip(length.saturating_sub(1))
+            .for_each(|rank| *rank = NONE);
         self.left = u64::MAX >> (LANE_BYTES - length.clamp(1, LANE_BYTES));
         set(&mut self.ids, NOWHERE, nobody);
         self.asked = [(NOWHERE, Asked::NOTHING); 2];
@@ -151,5 +152,9 @@ impl Lane {
 fn rank(at: usize, merge: Merge) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "six bits")]
     let place = at as u32 & 63;
-    if merge == 0 { NONE } else { number(merge) << 6 | place }
+    if merge == 0 {
+        NONE
+    } else {
+        number(merge) << 6 | place
+    }
 }

@@ -60,6 +60,9 @@ impl SimdLevel {
 pub trait Level {
     /// The bytes of a block by their value.
     fn ascii(block: &[u8; BLOCK]) -> Ascii;
+
+    /// The bytes of a block from `from` to `from + width`.
+    fn within(block: &[u8; BLOCK], from: u8, width: u8) -> u64;
 }
 
 /// Byte by byte.
@@ -113,6 +116,15 @@ impl Level for Portable {
             apostrophe,
         }
     }
+
+    #[inline(always)]
+    fn within(block: &[u8; BLOCK], from: u8, width: u8) -> u64 {
+        let bit = |byte: &u8| u64::from(byte.wrapping_sub(from) <= width);
+        block
+            .iter()
+            .rev()
+            .fold(0, |mask, byte| mask << 1 | bit(byte))
+    }
 }
 
 /// Turns an 8 by 8 matrix of bits: bit j of byte i becomes bit i of byte j.
@@ -145,6 +157,12 @@ mod x86 {
             // SAFETY: the processor has AVX2, as `Level` demands.
             unsafe { ascii_avx2(block) }
         }
+
+        #[inline(always)]
+        fn within(block: &[u8; BLOCK], from: u8, width: u8) -> u64 {
+            // SAFETY: the processor has AVX2, as `Level` demands.
+            unsafe { within_avx2(load_avx2(block), from, width) }
+        }
     }
 
     // Intrinsics are inlined only into functions that say that they have them: closures
@@ -152,13 +170,7 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn ascii_avx2(block: &[u8; BLOCK]) -> Ascii {
-        // SAFETY: both loads lie in the block.
-        let x = unsafe {
-            [
-                _mm256_loadu_si256(block.as_ptr().cast()),
-                _mm256_loadu_si256(block.as_ptr().add(32).cast()),
-            ]
-        };
+        let x = load_avx2(block);
         let space = equal_avx2(x, b' ');
         let lower = x.map(|x| _mm256_or_si256(x, _mm256_set1_epi8(0x20)));
         Ascii {
@@ -170,6 +182,18 @@ mod x86 {
             newline: equal_avx2(x, b'\n') | equal_avx2(x, b'\r'),
             space,
             apostrophe: equal_avx2(x, b'\''),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load_avx2(block: &[u8; BLOCK]) -> [__m256i; 2] {
+        // SAFETY: both loads lie in the block.
+        unsafe {
+            [
+                _mm256_loadu_si256(block.as_ptr().cast()),
+                _mm256_loadu_si256(block.as_ptr().add(32).cast()),
+            ]
         }
     }
 
@@ -211,13 +235,18 @@ mod x86 {
             // SAFETY: the processor has AVX-512 F and BW, as `Level` demands.
             unsafe { ascii_avx512(block) }
         }
+
+        #[inline(always)]
+        fn within(block: &[u8; BLOCK], from: u8, width: u8) -> u64 {
+            // SAFETY: the processor has AVX-512 F and BW, as `Level` demands.
+            unsafe { within_avx512(load_avx512(block), from, width) }
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     fn ascii_avx512(block: &[u8; BLOCK]) -> Ascii {
-        // SAFETY: the load is the block.
-        let x = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        let x = load_avx512(block);
         let space = equal_avx512(x, b' ');
         Ascii {
             high: _mm512_movepi8_mask(x),
@@ -229,6 +258,13 @@ mod x86 {
             space,
             apostrophe: equal_avx512(x, b'\''),
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn load_avx512(block: &[u8; BLOCK]) -> __m512i {
+        // SAFETY: the load is the block.
+        unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
     }
 
     #[inline]
@@ -268,12 +304,20 @@ mod tests {
             assert_eq!(expected.newline, bits(&|b| b == b'\n' || b == b'\r'));
             assert_eq!(expected.space, bits(&|b| b == b' '));
             assert_eq!(expected.apostrophe, bits(&|b| b == b'\''));
+            let upper = bits(&|b| b.is_ascii_uppercase());
+            assert_eq!(Portable::within(&block, b'A', 25), upper);
             #[cfg(target_arch = "x86_64")]
             for level in SimdLevel::available() {
                 match level {
                     SimdLevel::Portable => {}
-                    SimdLevel::Avx2 => assert_eq!(Avx2::ascii(&block), expected),
-                    SimdLevel::Avx512 => assert_eq!(Avx512::ascii(&block), expected),
+                    SimdLevel::Avx2 => {
+                        assert_eq!(Avx2::ascii(&block), expected);
+                        assert_eq!(Avx2::within(&block, b'A', 25), upper);
+                    }
+                    SimdLevel::Avx512 => {
+                        assert_eq!(Avx512::ascii(&block), expected);
+                        assert_eq!(Avx512::within(&block, b'A', 25), upper);
+                    }
                 }
             }
         }

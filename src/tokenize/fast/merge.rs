@@ -133,7 +133,10 @@ impl Merges {
 
     /// Every id that text can yield.
     pub fn yields(&self) -> impl Iterator<Item = u32> {
-        let whole = self.whole.iter().flat_map(|whole| whole.words.iter().map(|(_, id)| *id));
+        let whole = self
+            .whole
+            .iter()
+            .flat_map(|whole| whole.words.iter().map(|(_, id)| *id));
         self.bytes
             .iter()
             .copied()

@@ -16,6 +16,8 @@ mod index;
 mod lane;
 mod level;
 mod merge;
+#[cfg(test)]
+mod merge_tests;
 mod pool;
 mod recognise;
 mod scalar;
@@ -24,11 +26,11 @@ mod split;
 mod split_tests;
 #[cfg(test)]
 mod tests;
+mod window;
 mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
@@ -56,17 +58,9 @@ const TEXT_MAX: usize = 1 << 31;
 /// Pieces that are hashed before the first of them is looked up.
 const AHEAD: usize = 64;
 
-/// Text after which a thread's cache is given the words that nearly all text has.
-const SEED_AFTER: usize = 1 << 18;
-/// How many merges make such words.
-const SEEDS: usize = 1 << 14;
-
 /// The fast path cannot answer for a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unsure;
-
-/// A piece and its ids.
-type Seed = (Box<[u8]>, Box<[u32]>);
 
 /// A tokenizer of a known family.
 pub struct Fast {
@@ -77,10 +71,6 @@ pub struct Fast {
     merges: Merges,
     /// Added tokens that are looked for before and after normalizing.
     added: [Option<Finder>; 2],
-    /// Pieces that nearly all text has, with their ids: made once, for all threads.
-    seeds: OnceLock<Vec<Seed>>,
-    /// The words of which seeds are made.
-    common: Vec<Box<[u8]>>,
     pool: Pool<State>,
 }
 
@@ -88,8 +78,6 @@ pub struct Fast {
 struct State {
     starts: Starts,
     known: Known,
-    /// Bytes seen; `usize::MAX` when the cache has its seeds.
-    seen: usize,
 }
 
 /// The pieces that a thread knows, and those that it looks for.
@@ -117,25 +105,19 @@ impl Fast {
         };
         let added = [finder(false)?, finder(true)?];
         Some(Self {
-            common: family.common(SEEDS, cache::SHORT_MAX),
             pattern: family.pattern,
             level: SimdLevel::best(),
             table: Table::get()?,
             normalizer: family.normalizer,
             merges: Merges::new(family)?,
             added,
-            seeds: OnceLock::new(),
             pool: Pool::new(),
         })
     }
 
     /// The family and the instructions, as reports name them.
     pub fn name(&self) -> String {
-        let level = match self.pattern {
-            Pattern::O200k => SimdLevel::Portable,
-            _ => self.level,
-        };
-        format!("{}, {}", self.pattern.name(), level.name())
+        format!("{}, {}", self.pattern.name(), self.level.name())
     }
 
     /// Whether some text may yield one of `ids`, which are in order.
@@ -156,7 +138,6 @@ impl Fast {
     }
 
     fn text(&self, text: &str, state: &mut State, ids: &mut Vec<TokenId>) -> Result<(), Unsure> {
-        self.seed(state, text.len());
         let [verbatim, normalized] = self.added.each_ref().map(Option::as_ref);
         if verbatim.is_none() && normalized.is_none() {
             return self.composed(text, |text| self.pieces(text.as_bytes(), state, ids));
@@ -265,7 +246,12 @@ impl Fast {
             self.merges.encode(pieces, merged);
             for (number, (at, span)) in found.lacking.iter().enumerate() {
                 let new = merged.of(number);
-                ids.extend(found.between(from, *at).chain(new.iter().copied()).map(TokenId));
+                ids.extend(
+                    found
+                        .between(from, *at)
+                        .chain(new.iter().copied())
+                        .map(TokenId),
+                );
                 from = *at;
                 let key = cache::key(text, span.start, span.len());
                 cache.learn(key, piece(span), new);
@@ -282,31 +268,6 @@ impl Fast {
             None => false,
         }
     }
-
-    /// Gives a cache the ids of common words once it has seen enough text to need them.
-    fn seed(&self, state: &mut State, bytes: usize) {
-        if state.seen == usize::MAX {
-            return;
-        }
-        state.seen = state.seen.saturating_add(bytes);
-        if state.seen < SEED_AFTER {
-            return;
-        }
-        state.seen = usize::MAX;
-        let seeds = self.seeds.get_or_init(|| {
-            let mut merged = Merged::default();
-            let words = self.common.iter().map(|word| word.as_ref());
-            self.merges.encode(words, &mut merged);
-            let seed = |(number, word): (usize, &Box<[u8]>)| (word.clone(), merged.of(number).into());
-            self.common.iter().enumerate().map(seed).collect()
-        });
-        for (word, ids) in seeds {
-            let key = cache::key(word, 0, word.len());
-            if state.known.cache.get(key, word).is_none() {
-                state.known.cache.learn(key, word, ids);
-            }
-        }
-    }
 }
 
 impl State {
@@ -319,7 +280,6 @@ impl State {
                 found: Found::default(),
                 merged: Merged::default(),
             },
-            seen: 0,
         }
     }
 }

@@ -272,20 +272,3 @@ pub fn added(
     };
     tokens.iter().map(one).collect()
 }
-
-impl Family {
-    /// The words of the first `n` merges that have at most `length` bytes.
-    pub fn common(&self, n: usize, length: usize) -> Vec<Box<[u8]>> {
-        let mut words: Vec<_> = self.words.iter().map(|(bytes, id)| (*id, bytes)).collect();
-        words.sort_unstable();
-        let word = |wanted: u32| {
-            let at = words.binary_search_by_key(&wanted, |(id, _)| *id).ok()?;
-            words.get(at).map(|(_, bytes)| *bytes)
-        };
-        let words = (self.merges.iter().take(n)).filter_map(|[.., id]| word(*id));
-        words
-            .filter(|word| word.len() <= length)
-            .map(|word| word.as_slice().into())
-            .collect()
-    }
-}

@@ -1,7 +1,8 @@
 //! The pre-tokenizers character by character: what each regular expression says,
 //! alternative by alternative.
 //!
-//! This is the oracle of the masks in `split`, and what o200k runs on.
+//! This is the oracle of the masks in `split` and `window`, and what o200k runs on
+//! beyond ASCII.
 
 use super::class::{LETTER, LOWER, NUMBER, Table, UPPER, WHITE, decode};
 use super::recognise::Pattern;

@@ -10,6 +10,7 @@ use super::level::{Avx2, Avx512};
 use super::level::{Level, Portable, SimdLevel};
 use super::recognise::Pattern;
 use super::scalar::{self, Case, contraction};
+use super::window;
 
 /// Blocks that one call of [`Splitter::fill`] looks at.
 const BATCH_BLOCKS: usize = 32;
@@ -102,10 +103,6 @@ impl<'a> Splitter<'a> {
         if self.text.len() <= self.at {
             return false;
         }
-        if self.pattern == Pattern::O200k {
-            self.fill_by_character(starts);
-            return true;
-        }
         match self.level {
             SimdLevel::Portable => self.fill_with::<Portable>(starts),
             // SAFETY: `level` is one that `SimdLevel::available` found on this processor.
@@ -132,15 +129,28 @@ impl<'a> Splitter<'a> {
         self.fill_with::<Avx512>(starts);
     }
 
-    fn fill_by_character(&mut self, starts: &mut Starts) {
-        while self.at < self.text.len() && starts.n < STARTS_MAX {
-            starts.push(self.at);
-            self.at = scalar::piece_end(self.pattern, self.text, self.at, self.table);
+    /// Where pieces of o200k begin: by windows of ASCII, or by characters.
+    #[inline(always)]
+    fn fill_o200k<L: Level>(&mut self, starts: &mut Starts) {
+        while self.at < self.text.len() && starts.n + BLOCK <= STARTS_MAX {
+            let bits = window::starts::<L>(self.text, self.at);
+            // The last one begins the next window.
+            let last = highest(bits);
+            if last <= 1 {
+                starts.push(self.at);
+                self.at = scalar::piece_end(self.pattern, self.text, self.at, self.table);
+            } else {
+                starts.push_bits(self.at, bits ^ last);
+                self.at += last.trailing_zeros() as usize;
+            }
         }
     }
 
     #[inline(always)]
     fn fill_with<L: Level>(&mut self, starts: &mut Starts) {
+        if self.pattern == Pattern::O200k {
+            return self.fill_o200k::<L>(starts);
+        }
         if self.at == 0 {
             self.next = self.blocks.next::<L>();
         }
@@ -239,13 +249,7 @@ impl<'a> Splitter<'a> {
         if over && self.blanks_lead_to_newline(next.white, next.newline) {
             candidates &= !highest(candidates);
         }
-        let mut ends = sum & !blank & newline;
-        while ends != 0 {
-            let end = ends & ends.wrapping_neg();
-            candidates &= !highest(candidates & (end - 1));
-            ends &= ends - 1;
-        }
-        candidates
+        not_before(sum & !blank & newline, candidates)
     }
 
     /// Whether the blanks that the next block begins with end at a newline.
@@ -301,6 +305,17 @@ fn last_white(now: Masks, next: Masks) -> u64 {
     last
 }
 
+/// Those of `candidates` that are not the last before one of `ends`.
+#[inline(always)]
+pub fn not_before(mut ends: u64, mut candidates: u64) -> u64 {
+    while ends != 0 {
+        let end = ends & ends.wrapping_neg();
+        candidates &= !highest(candidates & (end - 1));
+        ends &= ends - 1;
+    }
+    candidates
+}
+
 /// How many digits a piece takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Digits {
@@ -352,7 +367,7 @@ impl Bit {
 
 /// The runs of `mask` that begin at `starts`; `carry` is one where the last went on.
 #[inline(always)]
-fn run_from(mask: u64, starts: u64, carry: &mut u64) -> u64 {
+pub fn run_from(mask: u64, starts: u64, carry: &mut u64) -> u64 {
     let starts = starts | (*carry & mask);
     if starts == 0 {
         *carry = 0;
@@ -417,7 +432,7 @@ impl Carry {
 
 /// The highest bit alone.
 #[inline(always)]
-fn highest(mask: u64) -> u64 {
+pub fn highest(mask: u64) -> u64 {
     match mask {
         0 => 0,
         mask => 1 << (63 - mask.leading_zeros()),

@@ -91,8 +91,11 @@ fn texts() -> impl Strategy<Value = String> {
         prop::collection::vec(some, 0..most).prop_map(String::from_iter)
     };
     let words = r"( ?[a-zA-Z]{1,9}|['’ ](s|S|ſ|t|re|VE|ll|Ll|m|d|K)|[ \t]{0,70}|(\r?\n){1,3}|[0-9]{1,9}|[!-/]{1,4}|日本語|é){0,60}";
+    // ASCII alone, for longer than a block.
+    let ascii = r"([a-z]{1,3}|[A-Z]{1,3}|['/!](s|S|ll|re|T)?|\r?\n|\n/|/| |\t|[0-9]{1,4}){50,90}";
     prop_oneof![
         any_of(200),
+        ascii,
         any_of(20),
         words,
         any::<String>(),
