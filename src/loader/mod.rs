@@ -5,6 +5,7 @@
 //! micro-batch, any prefetch depth and any number of ranks.
 
 mod collate;
+pub mod mixture;
 mod order;
 mod prefetch;
 
