@@ -42,6 +42,7 @@ pub mod sequence;
 
 pub mod digest;
 pub mod document;
+pub mod fingerprint;
 pub mod fs;
 pub mod progress;
 pub mod rng;

@@ -400,3 +400,37 @@ fn no_override_makes_it_panic() {
         drop(Recipe::parse("", Path::new("r.toml"), &[piece.to_string()]));
     }
 }
+
+#[test]
+fn mixtures() {
+    let told = |keys: &str| {
+        let good = GOOD.to_string() + keys + "\n";
+        match Recipe::parse(&good, Path::new("r.toml"), &[]) {
+            Ok(recipe) => {
+                let train = recipe.pretrain.unwrap().train.unwrap();
+                let phases = train.phases().into_iter();
+                let phases = phases.map(|phase| format!("{}: {:?}\n", phase.from, phase.weights));
+                phases.collect()
+            }
+            Err(Error::Invalid(told)) => format!("{told} {}\n", told.hints.join(" ")),
+            Err(error) => error.to_string(),
+        }
+    };
+    let two = "mixture = [{ weight = 3 }, { dataset = '../b', weight = 1 }]";
+    let then = |curriculum: &str| told(&format!("{two}\ncurriculum = [{curriculum}]"));
+    let all = [
+        told(two),
+        then("{ from_step = 4, weights = [0, 1] }"),
+        told("curriculum = [{ from_step = 4, weights = [1] }]"),
+        told("mixture = [{ dataset = 'b', weight = 1 }]"),
+        told("mixture = [{ weight = 1 }, { weight = 1 }]"),
+        told("mixture = [{ weight = -1 }]"),
+        told("mixture = [{ wight = 1 }]"),
+        then("{ from_step = 0, weights = [1, 1] }"),
+        then("{ from_step = 10, weights = [1, 1] }"),
+        then("{ from_step = 4, weights = [1] }"),
+        then("{ from_step = 4, weights = [0, 0] }"),
+        then("{ from_step = 4, weights = [1, 1] }, { from_step = 4, weights = [1, 2] }"),
+    ];
+    expect![""].assert_eq(&all.concat());
+}
