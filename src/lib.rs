@@ -38,6 +38,7 @@ pub mod tokenize;
 
 pub mod batch;
 pub mod permutation;
+pub mod row;
 pub mod sequence;
 
 pub mod digest;

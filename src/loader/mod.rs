@@ -12,7 +12,7 @@ mod prefetch;
 use std::fmt;
 use std::sync::Arc;
 
-pub use collate::collate;
+pub use collate::Collator;
 pub use order::Order;
 pub use prefetch::Prefetch;
 
@@ -21,20 +21,33 @@ use crate::batch::{Batch, Counts};
 use crate::dataset::Dataset;
 use crate::manifest::Split;
 use crate::rng::{Key, Stream};
-use crate::sequence::Sequence;
-use crate::token::Reserved;
+use crate::row::RowView;
+use crate::token::{IdWidth, Reserved};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a loader reads: rows by split and index.
+/// Names a row of a run: the same row may differ from epoch to epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// The split.
+    pub split: Split,
+    /// Which pass over the split.
+    pub epoch: u64,
+    /// The row's index in the split.
+    pub index: u64,
+}
+
+/// What a loader reads: rows by split, epoch and index.
 pub trait Rows: Send + Sync {
     /// The reserved ids of the rows.
     fn reserved(&self) -> Reserved;
+    /// The width that every id fits.
+    fn id_width(&self) -> IdWidth;
     /// How many rows a split has.
     fn rows(&self, split: Split) -> u64;
-    /// Row `index` of a split.
-    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError>;
+    /// Shows a row to `see`, once, unless it cannot be read.
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
 }
 
 impl Rows for Dataset {
@@ -46,8 +59,12 @@ impl Rows for Dataset {
         self.rows(split)
     }
 
-    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError> {
-        Ok(self.row(split, index)?)
+    fn id_width(&self) -> IdWidth {
+        self.manifest.id_width
+    }
+
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
+        Ok(self.see(at.split, at.index, see)?)
     }
 }
 
@@ -163,23 +180,18 @@ impl Loader {
     /// Global batch `k`.
     pub fn batch(&self, k: u64) -> Result<GlobalBatch, Error> {
         let split = self.config.split;
-        let read = |(_, index): &(u64, u64)| {
-            self.dataset
-                .row(split, *index)
-                .map_err(|source| Error::Row {
-                    split,
-                    index: *index,
-                    source,
-                })
-        };
         let mut batch = GlobalBatch {
             index: k,
             micro_batches: Vec::new(),
             counts: Counts::default(),
         };
         for rows in self.rows_of(k).chunks(self.config.rows_per_micro_batch) {
-            let rows: Vec<Sequence> = rows.iter().map(read).collect::<Result<_, _>>()?;
-            let micro_batch = collate(&rows, self.dataset.reserved());
+            let at = |&(epoch, index): &(u64, u64)| At {
+                split,
+                epoch,
+                index,
+            };
+            let micro_batch = collate(&*self.dataset, rows.iter().map(at))?;
             batch.counts += micro_batch.counts;
             batch.micro_batches.push(micro_batch);
         }
@@ -191,6 +203,20 @@ impl Loader {
     pub fn prefetch(self: Arc<Self>, from: u64, to: u64, depth: usize) -> Prefetch {
         Prefetch::start(self, from..to, depth)
     }
+}
+
+/// The batch of some rows, padded to the longest.
+pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
+    let mut collator = Collator::new(dataset.reserved(), dataset.id_width());
+    for at in rows {
+        let read = dataset.read(at, &mut |row| collator.push(row));
+        read.map_err(|source| Error::Row {
+            split: at.split,
+            index: at.index,
+            source,
+        })?;
+    }
+    Ok(collator.finish())
 }
 
 impl fmt::Debug for Loader {

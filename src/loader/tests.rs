@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::row::{self, Ids};
 use crate::sequence::drawing::RESERVED;
 use crate::token::TokenId;
 
@@ -40,7 +41,12 @@ impl Rows for Toy {
         }
     }
 
-    fn row(&self, _: Split, index: u64) -> Result<Sequence, BoxError> {
+    fn id_width(&self) -> IdWidth {
+        IdWidth::U16
+    }
+
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
+        let index = at.index;
         self.n_reads.fetch_add(1, Ordering::SeqCst);
         assert_ne!(self.panics, Some(index), "this row panics");
         if self.unreadable == Some(index) {
@@ -50,12 +56,13 @@ impl Rows for Toy {
         let mut ids = vec![id; 2 + index as usize % 5];
         ids.push(RESERVED.pause);
         ids.push(RESERVED.end);
-        let prefix = index.is_multiple_of(2).then_some(1);
-        Ok(Sequence {
-            ids,
-            prefix,
-            ..Sequence::default()
-        })
+        let bytes = row::bytes(&ids, IdWidth::U16);
+        see(RowView {
+            ids: Ids::from_bytes(&bytes, IdWidth::U16),
+            prefix: index.is_multiple_of(2).then_some(1),
+            stored: None,
+        });
+        Ok(())
     }
 }
 
@@ -73,19 +80,22 @@ fn loader(toy: Toy, config: Config) -> Arc<Loader> {
     Arc::new(Loader::new(Arc::new(toy), config).unwrap())
 }
 
-/// The rows of a batch without their padding, as (ids, targets, weights).
-fn rows(batch: &GlobalBatch) -> Vec<(Vec<TokenId>, Vec<TokenId>, Vec<f32>)> {
+/// The rows of a batch without their padding, as (ids, scored targets, weights).
+fn rows(batch: &GlobalBatch) -> Vec<(Vec<TokenId>, Vec<Option<TokenId>>, Vec<f32>)> {
     let mut rows = Vec::new();
     for micro in &batch.micro_batches {
         for row in 0..micro.rows {
             let at = row * micro.length..(row + 1) * micro.length;
-            let ids = &micro.ids[at.clone()];
-            let n = ids.iter().filter(|id| **id != RESERVED.pad).count();
-            let weights = &micro.weights[at.clone()];
+            let n = micro.lengths[row] as usize;
+            let (ids, targets, weights) = (micro.ids.widened(), micro.targets(), micro.weights());
+            let (ids, weights) = (&ids[at.clone()], &weights[at.clone()]);
+            assert!(ids[n..].iter().all(|id| *id == RESERVED.pad.0));
             assert!(weights[n..].iter().all(|weight| *weight == 0.0));
+            let scored = targets[at].iter().zip(weights);
+            let scored = scored.map(|(id, weight)| (0.0 < *weight).then_some(TokenId(*id)));
             rows.push((
-                ids[..n].to_vec(),
-                micro.targets[at][..n].to_vec(),
+                ids[..n].iter().copied().map(TokenId).collect(),
+                scored.take(n).collect(),
                 weights[..n].to_vec(),
             ));
         }
@@ -164,15 +174,18 @@ proptest! {
         let batch = loader.batch(k).unwrap();
         let mut expected = Counts::default();
         for (_, row) in loader.rows_of(k) {
-            let row = toy.row(Split::Train, row).unwrap();
-            expected.pauses += 1;
-            expected.real += row.len() as u64 - 1;
-            expected.scored += crate::pause::target::scored(&row, RESERVED.pause);
+            let at = At { split: Split::Train, epoch: 0, index: row };
+            toy.read(at, &mut |row| {
+                expected.pauses += 1;
+                expected.real += row.len() as u64 - 1;
+                let row = row.to_sequence();
+                expected.scored += crate::pause::target::scored(&row, RESERVED.pause);
+            }).unwrap();
         }
         let size: usize = batch.micro_batches.iter().map(|b| b.rows * b.length).sum();
         expected.padding = size as u64 - expected.real - expected.pauses;
         prop_assert_eq!(batch.counts, expected);
-        let ones: f32 = batch.micro_batches.iter().flat_map(|b| &b.weights).sum();
+        let ones: f32 = batch.micro_batches.iter().flat_map(|b| b.weights()).sum();
         prop_assert_eq!(batch.counts.scored, ones as u64);
     }
 }
