@@ -42,27 +42,24 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler of the datasets that a mixture was made for, with their numbers of
-    /// rows; the index of an empty one is the error.
+    /// rows; `None` where one has none.
     pub fn new(
         n_rows: &[u64],
         mixture: Mixture,
         rows_per_batch: u64,
         seed: u64,
         order: Order,
-    ) -> Result<Self, usize> {
+    ) -> Option<Self> {
         let key = Key::new(seed).stream(Stream::Order);
         let walks = n_rows.iter().zip(0..).map(|(&n_rows, place)| {
             // The first has the key that it has without the others.
             let key = if place == 0 { key } else { key.item(place) };
             Walk::new(n_rows, key, order)
         });
-        let walks: Vec<Option<Walk>> = walks.collect();
-        if let Some(empty) = walks.iter().position(Option::is_none) {
-            return Err(empty);
-        }
+        let walks: Vec<Walk> = walks.collect::<Option<_>>()?;
         let shuffled = 1 < walks.len() && order == Order::Shuffled;
-        Ok(Self {
-            walks: walks.into_iter().flatten().collect(),
+        Some(Self {
+            walks,
             mixture,
             rows_per_batch,
             places: shuffled.then(|| Key::new(seed).stream(Stream::Mixture)),
@@ -208,10 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_dataset_is_named() {
+    fn an_empty_dataset_has_no_order() {
         let mixture = Mixture::new(1, &[], 4).unwrap();
-        let empty = Sampler::new(&[0], mixture, 4, 1, Order::Shuffled);
-        assert_eq!(empty.err(), Some(0));
+        assert!(Sampler::new(&[0], mixture, 4, 1, Order::Shuffled).is_none());
     }
 
     /// Ranks that take every n-th place see the same mixture, about.

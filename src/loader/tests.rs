@@ -1,8 +1,11 @@
 //! Law 6: global batch k is a function of the dataset, the seed and k.
 
+mod elastic;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +18,8 @@ use crate::token::TokenId;
 #[derive(Default)]
 struct Toy {
     n_rows: u64,
+    /// What its identity says.
+    name: &'static str,
     unreadable: Option<u64>,
     panics: Option<u64>,
     n_reads: AtomicU64,
@@ -64,6 +69,13 @@ impl Rows for Toy {
         });
         Ok(())
     }
+
+    fn identity(&self) -> Fingerprint {
+        let mut identity = Fingerprint::default();
+        identity.add("dataset", &json!(self.name));
+        identity.add("recipe.pause.fraction", &json!(self.n_rows));
+        identity
+    }
 }
 
 fn config(rows_per_batch: usize, rows_per_micro_batch: usize) -> Config {
@@ -73,6 +85,8 @@ fn config(rows_per_batch: usize, rows_per_micro_batch: usize) -> Config {
         rows_per_micro_batch,
         split: Split::Train,
         order: Order::Shuffled,
+        share: Share::WHOLE,
+        epochs: None,
     }
 }
 
@@ -129,18 +143,20 @@ proptest! {
 
         // Each rank, a process of its own, takes its share; dealt back, they are the batch.
         for k in start..to {
+            let world = n_ranks.min(rows_per_batch);
             let mut dealt = vec![None; rows_per_batch];
-            for rank in 0..n_ranks {
-                let rank_loader = loader(Toy::new(n_rows), config(rows_per_batch, micro));
-                let share = rank_loader.rows_of(k).into_iter().enumerate();
-                for (place, row) in share.skip(rank).step_by(n_ranks) {
+            for rank in 0..world {
+                let share = Share { rank, world };
+                let config = Config { share, ..config(rows_per_batch, micro) };
+                let batch = loader(Toy::new(n_rows), config).batch(k).unwrap();
+                for (place, row) in (rank..).step_by(world).zip(rows(&batch)) {
                     prop_assert_eq!(dealt[place].replace(row), None);
                 }
             }
             let dealt: Vec<_> = dealt.into_iter().map(Option::unwrap).collect();
-            prop_assert_eq!(&dealt, &whole.rows_of(k));
-            for ((_, row), (ids, ..)) in dealt.iter().zip(&reference[k as usize]) {
-                prop_assert_eq!(ids[0], TokenId(10 + *row as u32));
+            prop_assert_eq!(&dealt, &reference[k as usize]);
+            for (pick, (ids, ..)) in whole.rows_of(k).iter().zip(&dealt) {
+                prop_assert_eq!(ids[0], TokenId(10 + pick.index as u32));
             }
         }
     }
@@ -154,8 +170,8 @@ proptest! {
         let mut epochs: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let n_batches = (3 * n_rows).div_ceil(rows_per_batch as u64);
         for k in 0..n_batches {
-            for (epoch, row) in loader.rows_of(k) {
-                epochs.entry(epoch).or_default().push(row);
+            for pick in loader.rows_of(k) {
+                epochs.entry(pick.epoch).or_default().push(pick.index);
             }
         }
         for epoch in 0..3 {
@@ -173,7 +189,7 @@ proptest! {
         let loader = loader(Toy::new(n_rows), config(rows_per_batch, micro));
         let batch = loader.batch(k).unwrap();
         let mut expected = Counts::default();
-        for (_, row) in loader.rows_of(k) {
+        for Pick { index: row, .. } in loader.rows_of(k) {
             let at = At { split: Split::Train, epoch: 0, index: row };
             toy.read(at, &mut |row| {
                 expected.pauses += 1;
@@ -200,7 +216,7 @@ fn seeds_and_epochs_give_other_orders() {
                 ..config(64, 8)
             },
         );
-        let rows: Vec<u64> = loader.rows_of(k).into_iter().map(|(_, row)| row).collect();
+        let rows: Vec<u64> = loader.rows_of(k).iter().map(|pick| pick.index).collect();
         rows
     };
     assert_ne!(rows_of(1, 0), rows_of(2, 0));

@@ -432,5 +432,19 @@ fn mixtures() {
         then("{ from_step = 4, weights = [0, 0] }"),
         then("{ from_step = 4, weights = [1, 1] }, { from_step = 4, weights = [1, 2] }"),
     ];
-    expect![""].assert_eq(&all.concat());
+    expect![[r#"
+        0: [3.0, 1.0]
+        0: [3.0, 1.0]
+        4: [0.0, 1.0]
+        `pretrain.train.curriculum` needs a `mixture`, whose weights it changes (r.toml:13:14) `mixture = [{ weight = 1 }, { dataset = "..", weight = 1 }]`
+        `pretrain.train.mixture` leaves out the stage's own dataset (r.toml:13:11) add an entry without `dataset`, such as `{ weight = 1 }`
+        `pretrain.train.mixture.1` is the stage's own dataset a second time (r.toml:13:28) name another one: `dataset = "../other/data/pretrain"`
+        `pretrain.train.mixture.0.weight` must be 0 or more, at least one weight above 0, and none too small beside the others, found -1 (r.toml:13:23) 
+        unknown key `wight` in `pretrain.train.mixture.0` (r.toml:13:14) did you mean `weight`?
+        `pretrain.train.curriculum.0.from_step` must be at least 1, found 0 (r.toml:14:29) the weights of `mixture` are the first
+        `pretrain.train.curriculum.0.from_step` must be less than `steps`, 10, found 10 (r.toml:14:29) 
+        `pretrain.train.curriculum.0.weights` has 1 weights, but `mixture` has 2 datasets (r.toml:14:42) 
+        `pretrain.train.curriculum.0.weights.0` must be 0 or more, at least one weight above 0, and none too small beside the others, found 0 (r.toml:14:43) 
+        `pretrain.train.curriculum.1.from_step` must be 5 or later, found 4 (r.toml:14:66) 
+    "#]].assert_eq(&all.concat());
 }
