@@ -75,7 +75,11 @@ fn digest(value: &str) -> Option<Digest> {
 
 /// The first differences, and how many more there are, for a message.
 pub fn told(differences: &[Difference]) -> String {
-    let told: Vec<_> = differences.iter().take(TOLD_MAX).map(ToString::to_string).collect();
+    let told: Vec<_> = differences
+        .iter()
+        .take(TOLD_MAX)
+        .map(ToString::to_string)
+        .collect();
     match differences.len().saturating_sub(TOLD_MAX) {
         0 => told.join(", "),
         more => format!("{} and {more} more", told.join(", ")),
@@ -135,7 +139,10 @@ mod tests {
         let of = |fraction: f64, dataset: &[u8]| {
             let mut fingerprint = Fingerprint::default();
             let recipe = json!({"pause": {"fraction": fraction}});
-            fingerprint.add("", &json!({"dataset": Digest::of(dataset), "recipe": recipe}));
+            fingerprint.add(
+                "",
+                &json!({"dataset": Digest::of(dataset), "recipe": recipe}),
+            );
             fingerprint
         };
         let differences = of(0.1, b"a").differences(&of(0.2, b"b"));

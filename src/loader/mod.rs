@@ -204,9 +204,7 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::AnotherRun { .. } => {
-                Some("undo the change, or start a new run with a new state")
-            }
+            Self::AnotherRun { .. } => Some("undo the change, or start a new run with a new state"),
             _ => None,
         }
     }
@@ -251,6 +249,16 @@ impl Loader {
     pub fn rows_per_epoch(&self) -> u64 {
         let split = self.config.split;
         self.members.iter().map(|member| member.rows(split)).sum()
+    }
+
+    /// How many rows a global batch has.
+    pub fn rows_per_batch(&self) -> usize {
+        self.config.rows_per_batch
+    }
+
+    /// Whether rows come from several datasets.
+    pub fn is_mixed(&self) -> bool {
+        1 < self.members.len()
     }
 
     /// How often each dataset was passed through before global batch `k`.

@@ -63,15 +63,22 @@ fn npy(batch: &Batch, out: &mut Vec<u8>) {
         BatchIds::U32(ids) => extend(out, ids.iter().map(|id| id.to_le_bytes())),
     }
     header("<i4", batch, out);
-    extend(out, targets(batch).iter().map(|target| target.to_le_bytes()));
+    extend(
+        out,
+        targets(batch).iter().map(|target| target.to_le_bytes()),
+    );
     header("<f4", batch, out);
-    extend(out, batch.weights().iter().map(|weight| weight.to_le_bytes()));
+    extend(
+        out,
+        batch.weights().iter().map(|weight| weight.to_le_bytes()),
+    );
 }
 
 /// The header of version 1.0 of NumPy's format, which fills a multiple of 64 bytes.
 fn header(kind: &str, batch: &Batch, out: &mut Vec<u8>) {
     let (rows, length) = (batch.rows, batch.length);
-    let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {length}), }}");
+    let text =
+        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {length}), }}");
     const BEFORE: usize = 10;
     let size = (BEFORE + text.len() + 1).next_multiple_of(64) - BEFORE;
     out.extend_from_slice(b"\x93NUMPY\x01\x00");
@@ -87,7 +94,10 @@ fn u16s(batch: &Batch, length: usize, pad: u16, out: &mut Vec<u8>) {
     for row in ids.chunks(batch.length.max(1)) {
         let row = row.get(..length).unwrap_or(row);
         extend(out, row.iter().map(|id| id.to_le_bytes()));
-        extend(out, std::iter::repeat_n(pad.to_le_bytes(), length - row.len()));
+        extend(
+            out,
+            std::iter::repeat_n(pad.to_le_bytes(), length - row.len()),
+        );
     }
 }
 
@@ -99,7 +109,10 @@ fn lines<'a>(
 ) -> Result<(), serde_json::Error> {
     let length = batch.length.max(1);
     let (ids, targets, weights) = (batch.ids.widened(), targets(batch), batch.weights());
-    let values = ids.chunks(length).zip(targets.chunks(length)).zip(weights.chunks(length));
+    let values = ids
+        .chunks(length)
+        .zip(targets.chunks(length))
+        .zip(weights.chunks(length));
     let rows = rows.zip(batch.lengths.iter().zip(&batch.prefixes));
     for ((pick, (n, prefix)), ((ids, targets), weights)) in rows.zip(values) {
         let n = *n as usize;
@@ -125,7 +138,12 @@ fn targets(batch: &Batch) -> Vec<i32> {
         true => i32::try_from(target).unwrap_or(UNSCORED),
         false => UNSCORED,
     };
-    batch.targets().into_iter().enumerate().map(scored).collect()
+    batch
+        .targets()
+        .into_iter()
+        .enumerate()
+        .map(scored)
+        .collect()
 }
 
 fn extend<const N: usize>(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = [u8; N]>) {

@@ -15,7 +15,10 @@ fn run(members: &[(u64, f64)], config: Config, world: usize, batches: [u64; 2]) 
     let [from, to] = batches;
     let mut rows = Vec::new();
     for k in from..to {
-        let mut shares: Vec<_> = ranks.iter().map(|rank| rank.rows_of(k).into_iter()).collect();
+        let mut shares: Vec<_> = ranks
+            .iter()
+            .map(|rank| rank.rows_of(k).into_iter())
+            .collect();
         let dealt = (0..config.rows_per_batch).map(|place| shares[place % world].next());
         rows.extend(dealt.flatten());
         assert!(shares.into_iter().all(|mut rest| rest.next().is_none()));
@@ -24,7 +27,9 @@ fn run(members: &[(u64, f64)], config: Config, world: usize, batches: [u64; 2]) 
 }
 
 fn several(members: &[(u64, f64)], config: Config) -> Result<Loader, Error> {
-    let toys = members.iter().map(|(n_rows, _)| Arc::new(Toy::new(*n_rows)) as Arc<dyn Rows>);
+    let toys = members
+        .iter()
+        .map(|(n_rows, _)| Arc::new(Toy::new(*n_rows)) as Arc<dyn Rows>);
     let weights: Vec<f64> = members.iter().map(|(_, weight)| *weight).collect();
     let mixture = match weights.len() {
         1 => Vec::new(),
@@ -52,11 +57,19 @@ fn every_row_comes_once_wherever_a_run_stops_and_whoever_goes_on() {
             // What a process knows of the other run is its state as text.
             let state = several(&one, config).unwrap().state(stop);
             let state = serde_json::to_string(&state).unwrap();
-            let share = Share { rank: 0, world: after };
+            let share = Share {
+                rank: 0,
+                world: after,
+            };
             let resumed = several(&one, Config { share, ..config }).unwrap();
-            let next = resumed.resume(&serde_json::from_str(&state).unwrap()).unwrap();
+            let next = resumed
+                .resume(&serde_json::from_str(&state).unwrap())
+                .unwrap();
             rows.extend(run(&one, config, after, [next, 5]));
-            assert_eq!(rows, whole, "{before} processes to step {stop}, then {after}");
+            assert_eq!(
+                rows, whole,
+                "{before} processes to step {stop}, then {after}"
+            );
         }
     }
 }
@@ -79,7 +92,9 @@ fn a_mixture_goes_on_as_it_was() {
     assert_eq!(loader.epochs_before(12), [5.0, 27.0 / 5.0, 0.35]);
     // Batches hold what the picks say.
     for k in 0..12 {
-        let ids = rows(&loader.batch(k).unwrap()).into_iter().map(|(ids, ..)| ids[0]);
+        let ids = rows(&loader.batch(k).unwrap())
+            .into_iter()
+            .map(|(ids, ..)| ids[0]);
         let picks = loader.rows_of(k).into_iter();
         assert!(ids.eq(picks.map(|pick| TokenId(10 + pick.index as u32))));
     }
@@ -96,13 +111,29 @@ fn another_run_is_refused_and_the_difference_named() {
         ..Toy::new(n_rows)
     };
     let state = loader(toy("a", 8), config(2, 2)).state(7);
-    assert_eq!(told(&loader(toy("a", 8), config(2, 1)), &state), "continues at 7");
+    assert_eq!(
+        told(&loader(toy("a", 8), config(2, 1)), &state),
+        "continues at 7"
+    );
     let others = [
         (toy("b", 8), config(2, 2)),
         (toy("b", 9), config(2, 2)),
-        (toy("a", 8), Config { seed: 5, ..config(2, 2) }),
+        (
+            toy("a", 8),
+            Config {
+                seed: 5,
+                ..config(2, 2)
+            },
+        ),
         (toy("a", 8), config(4, 4)),
-        (toy("a", 8), Config { epochs: Some(2), order: Order::Sequential, ..config(2, 2) }),
+        (
+            toy("a", 8),
+            Config {
+                epochs: Some(2),
+                order: Order::Sequential,
+                ..config(2, 2)
+            },
+        ),
     ];
     let others = others.map(|(toy, config)| told(&loader(toy, config), &state));
     expect![[r#"
@@ -128,7 +159,10 @@ fn a_process_without_a_part_is_refused() {
     };
     for (rank, world) in [(2, 2), (0, 3), (0, 0)] {
         let text = told(&[(8, 1.0)], share(rank, world));
-        assert!(text.starts_with(&format!("rank {rank} of {world} has no part")), "{text}");
+        assert!(
+            text.starts_with(&format!("rank {rank} of {world} has no part")),
+            "{text}"
+        );
     }
     let epochs = Config {
         epochs: Some(1),

@@ -19,7 +19,12 @@ pub(super) fn check(at: &At, train: &Train) -> Outcome {
         };
     }
     at.at_most("mixture", n_members as u64, MEMBERS_MAX)?;
-    let own = |place: &usize| train.mixture.get(*place).is_some_and(|m| m.dataset.is_none());
+    let own = |place: &usize| {
+        train
+            .mixture
+            .get(*place)
+            .is_some_and(|m| m.dataset.is_none())
+    };
     let mut own = (0..n_members).filter(own);
     match (own.next(), own.next()) {
         (Some(_), None) => {}
@@ -40,7 +45,10 @@ pub(super) fn check(at: &At, train: &Train) -> Outcome {
             return Err(finding.hint("the weights of `mixture` are the first"));
         }
         if train.steps <= *from_step {
-            let problem = format!("must be less than `steps`, {}, found {from_step}", train.steps);
+            let problem = format!(
+                "must be less than `steps`, {}, found {from_step}",
+                train.steps
+            );
             return Err(phase.fail("from_step", problem));
         }
     }
