@@ -21,7 +21,7 @@ use serde_json::json;
 pub use collate::Collator;
 pub use order::{Order, Pick};
 pub use prefetch::Prefetch;
-pub use state::State;
+pub use state::{State, StateError};
 pub use together::{Clash, together};
 
 use self::mixture::{Mixture, Phase};

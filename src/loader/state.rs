@@ -1,11 +1,14 @@
 //! Where a loader is, and what must be the same where it goes on.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::mixture::Phase;
 use super::order::Order;
 use crate::fingerprint::{Difference, Fingerprint};
+use crate::fs;
 use crate::manifest::Split;
 
 /// The version of the state that this program writes.
@@ -35,6 +38,38 @@ pub struct State {
     datasets: Vec<Fingerprint>,
 }
 
+/// A file that holds no state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be read or written.
+    #[error(transparent)]
+    File(#[from] fs::Error),
+    /// It is something else.
+    #[error("`{}` is no state of a loader", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl StateError {
+    fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Json { path, source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::File(_) => None,
+            Self::Json { .. } => Some("name another file, or remove this one to start at batch 0"),
+        }
+    }
+}
+
 impl State {
     pub(super) fn new(
         config: &super::Config,
@@ -53,6 +88,24 @@ impl State {
             epochs: config.epochs,
             datasets,
         }
+    }
+
+    /// The state that [`State::write`] left in a file; `None` if there is no such file.
+    pub fn read(path: &Path) -> Result<Option<Self>, StateError> {
+        let text = match fs::read_text(path) {
+            Err(error) if error.is_missing() => return Ok(None),
+            other => other?,
+        };
+        match serde_json::from_str(&text) {
+            Ok(state) => Ok(Some(state)),
+            Err(source) => Err(StateError::json(path)(source)),
+        }
+    }
+
+    /// Replaces a file by the state, at once.
+    pub fn write(&self, path: &Path) -> Result<(), StateError> {
+        let text = serde_json::to_string_pretty(self).map_err(StateError::json(path))?;
+        Ok(fs::write(path, format!("{text}\n").as_bytes())?)
     }
 
     /// What `now` would do otherwise; nothing if it makes the same global batches.

@@ -46,6 +46,10 @@ pub fn write(
     out: &mut Vec<u8>,
 ) -> Result<(), serde_json::Error> {
     let mut rows = rows.iter();
+    if batch.micro_batches.is_empty() && format == Format::Npy {
+        // A rank without rows has as many batches as the others.
+        npy(&Batch::default(), out);
+    }
     for micro in &batch.micro_batches {
         match format {
             Format::Npy => npy(micro, out),
