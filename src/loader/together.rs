@@ -27,7 +27,12 @@ pub struct Clash {
 impl Clash {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
-        "prepare both with one tokenizer: `tokenizer = { file = \"..\" }` takes the `tokenizer.json` of the other dataset"
+        match self.what {
+            "stage" => "mix datasets of one stage",
+            _ => {
+                "prepare both with one tokenizer: `tokenizer = { file = \"..\" }` takes the `tokenizer.json` of the other dataset"
+            }
+        }
     }
 }
 
