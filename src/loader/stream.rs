@@ -154,3 +154,132 @@ fn extend<const N: usize>(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item
     out.reserve(N * values.len());
     out.extend(values.flatten());
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::batch::StoredTargets;
+
+    /// Two rows of three and one ids, of which three positions are scored, one by half.
+    fn batch(ids: BatchIds) -> GlobalBatch {
+        let mut micro = Batch {
+            rows: 2,
+            length: 8,
+            ids,
+            scored: vec![0b11, 0b1],
+            lengths: vec![3, 1],
+            prefixes: vec![0, 1],
+            ..Batch::default()
+        };
+        let mut stored = StoredTargets {
+            targets: vec![9; 16],
+            weights: vec![0.0; 16],
+        };
+        for (place, target, weight) in [(0, 70_000, 1.0), (1, 5, 0.5), (8, 7, 1.0)] {
+            stored.targets[place] = target;
+            stored.weights[place] = weight;
+        }
+        micro.stored = Some(stored);
+        GlobalBatch {
+            index: 6,
+            micro_batches: vec![micro],
+            counts: Default::default(),
+        }
+    }
+
+    fn ids(pad: u16) -> Vec<u16> {
+        let rows = [
+            [1, 2, 3, pad, pad, pad, pad, pad],
+            [4, pad, pad, pad, pad, pad, pad, pad],
+        ];
+        rows.concat()
+    }
+
+    fn written(batch: &GlobalBatch, format: Format) -> Vec<u8> {
+        let pick = |member, index| Pick {
+            member,
+            epoch: 2,
+            index,
+        };
+        let mut out = Vec::new();
+        write(batch, &[pick(0, 11), pick(1, 0)], format, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn lines_have_no_padding() {
+        let text = written(&batch(BatchIds::U16(ids(9))), Format::Jsonl);
+        expect![[r#"
+            {"batch":6,"dataset":0,"epoch":2,"row":11,"prefix":0,"ids":[1,2,3],"targets":[70000,5,-100],"weights":[1.0,0.5,0.0]}
+            {"batch":6,"dataset":1,"epoch":2,"row":0,"prefix":1,"ids":[4],"targets":[7],"weights":[1.0]}
+        "#]]
+        .assert_eq(&String::from_utf8(text).unwrap());
+    }
+
+    #[test]
+    fn bare_ids_have_one_length() {
+        let batch = batch(BatchIds::U16(ids(9)));
+        let of_length = |length| {
+            let bytes = written(&batch, Format::U16 { length, pad: 9 });
+            let (numbers, _) = bytes.as_chunks();
+            let numbers = numbers.iter().map(|id| u16::from_le_bytes(*id));
+            numbers.collect::<Vec<_>>()
+        };
+        assert_eq!(of_length(4), [1, 2, 3, 9, 4, 9, 9, 9]);
+        assert_eq!(of_length(10)[8..12], [9, 9, 4, 9]);
+        assert_eq!(of_length(10).len(), 20);
+    }
+
+    /// Arrays say what lines say; NumPy itself reads them in `tests/python`.
+    #[test]
+    fn arrays_equal_their_twin_of_lines() {
+        let wide: Vec<u32> = ids(9).into_iter().map(u32::from).collect();
+        for ids in [BatchIds::U16(ids(9)), BatchIds::U32(wide)] {
+            let batch = batch(ids);
+            let bytes = written(&batch, Format::Npy);
+            let head = "\u{1}\0v\0{'descr': '<i4', 'fortran_order': False, 'shape': (2, 8), }";
+            assert_eq!(bytes[..6], *b"\x93NUMPY");
+            assert!(bytes[6..].starts_with(head.as_bytes()));
+            // Each header takes 128 bytes, each array 16 numbers of 4.
+            assert_eq!(bytes.len(), 3 * (128 + 64));
+            assert_eq!(bytes[127], b'\n');
+            let array = |place: usize| {
+                let (numbers, _) = bytes[place * 192 + 128..][..64].as_chunks::<4>();
+                numbers.to_vec()
+            };
+            let lines = String::from_utf8(written(&batch, Format::Jsonl)).unwrap();
+            for (line, start) in lines.lines().zip([0, 8]) {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let n = line["ids"].as_array().unwrap().len();
+                for (place, key) in ["ids", "targets", "weights"].into_iter().enumerate() {
+                    for at in 0..n {
+                        let bytes = array(place)[start + at];
+                        match key {
+                            "weights" => assert_eq!(line[key][at], f32::from_le_bytes(bytes)),
+                            _ => assert_eq!(line[key][at], i32::from_le_bytes(bytes)),
+                        }
+                    }
+                    let rest = array(place)[start + n];
+                    let filler = [9, UNSCORED, 0][place];
+                    assert_eq!(i32::from_le_bytes(rest), filler, "{key}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_without_rows_writes_empty_arrays() {
+        let empty = GlobalBatch {
+            index: 0,
+            micro_batches: Vec::new(),
+            counts: Default::default(),
+        };
+        let bytes = written(&empty, Format::Npy);
+        assert_eq!(bytes.len(), 3 * 128);
+        assert!(String::from_utf8_lossy(&bytes).contains("'shape': (0, 0)"));
+        assert!(written(&empty, Format::Jsonl).is_empty());
+    }
+}
