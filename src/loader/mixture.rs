@@ -195,7 +195,8 @@ fn rounded(n: u64, share: u64) -> u64 {
 /// The share of the left half wherever the members are cut.
 fn shares(weights: &[f64], phase: usize) -> Result<Vec<u64>, Error> {
     let mut shares = vec![0; weights.len()];
-    let mut ranges = vec![0..weights.len()];
+    let mut ranges = Vec::new();
+    ranges.push(0..weights.len());
     let half = |range: Range<usize>| weights.get(range).unwrap_or_default();
     while let Some(range) = ranges.pop() {
         let Some(middle) = middle(&range) else {
