@@ -257,6 +257,8 @@ mod training {
         fn kind(&self) -> Kind {
             match self {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
+                Self::Loader(error) => error.kind(),
+                Self::Clash(clash) => clash.kind(),
                 _ => Kind::Failed,
             }
         }

@@ -202,6 +202,7 @@ impl Error {
             }),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
+            Self::Loader(error) => error.hint().map(String::from),
             _ => None,
         }
     }
