@@ -85,6 +85,14 @@ impl BatchIds {
         self.len() == 0
     }
 
+    /// One of them, widened.
+    pub fn get(&self, index: usize) -> Option<u32> {
+        match self {
+            Self::U16(ids) => ids.get(index).copied().map(u32::from),
+            Self::U32(ids) => ids.get(index).copied(),
+        }
+    }
+
     /// All of them, widened.
     pub fn widened(&self) -> Vec<u32> {
         match self {

@@ -37,10 +37,13 @@ impl Collator {
 
     /// Appends a row, whose ids fit the width of the batch.
     pub fn push(&mut self, row: RowView<'_>) {
-        append(&mut self.ids, row.ids);
         let targets = row.stored.filter(|stored| !stored.targets.is_empty());
-        if let Some(stored) = targets {
-            let all = self.stored.get_or_insert_default();
+        if targets.is_some() {
+            self.stored.get_or_insert_default();
+            self.store_what_follows();
+        }
+        append(&mut self.ids, row.ids);
+        if let (Some(stored), Some(all)) = (targets, &mut self.stored) {
             all.targets.extend(stored.targets.iter().map(|id| id.0));
             all.weights.extend_from_slice(&stored.weights);
         }
@@ -71,8 +74,31 @@ impl Collator {
         self.prefixes.push(prefix);
     }
 
+    /// Where any row has stored targets, stores those that follow from the ids of the last
+    /// rows that have none: datasets of several target rules may be mixed.
+    fn store_what_follows(&mut self) {
+        let n_ids = self.ids.len();
+        let Some(all) = (self.stored.as_mut()).filter(|all| all.targets.len() < n_ids) else {
+            return;
+        };
+        let (mut start, mut bits) = (0, 0);
+        for n in self.lengths.iter().map(|n| *n as usize) {
+            // A row has its targets or comes after all that have.
+            for place in 0..if start < all.targets.len() { 0 } else { n } {
+                let byte = self.scored.get(bits + place / 8);
+                let scored = byte.is_some_and(|byte| byte >> (place % 8) & 1 == 1);
+                let target = (self.ids.get(start + place + 1)).filter(|_| scored);
+                all.targets.push(target.unwrap_or(self.reserved.pad.0));
+                all.weights.push(f32::from(u8::from(scored)));
+            }
+            start += n;
+            bits += n.div_ceil(8);
+        }
+    }
+
     /// The batch.
-    pub fn finish(self) -> Batch {
+    pub fn finish(mut self) -> Batch {
+        self.store_what_follows();
         let longest = self.lengths.iter().max().copied().unwrap_or(0) as usize;
         let length = longest.next_multiple_of(LENGTH_STEP);
         let rows = self.lengths.len();
@@ -250,10 +276,14 @@ mod tests {
     proptest! {
         #[test]
         fn it_equals_its_naive_twin(
-            mut rows in rows(), wide in any::<bool>(), stored in any::<bool>(), seed in any::<u64>(),
+            mut rows in rows(), wide in any::<bool>(), stored in 0u64..3, seed in any::<u64>(),
         ) {
             let mut rng = crate::rng::Key::new(seed).rng();
-            for row in rows.iter_mut().filter(|_| stored) {
+            // All, about half, or none of them.
+            for row in rows.iter_mut() {
+                if 2 <= stored + rng.below(2) {
+                    continue;
+                }
                 let weights: Vec<f32> = row.ids.iter().map(|_| rng.below(3) as f32).collect();
                 let targets = row.ids.iter().zip(&weights);
                 let pad = |(id, weight): (&TokenId, &f32)| match 0.0 < *weight {
