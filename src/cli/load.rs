@@ -105,7 +105,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
     let datasets = folders.map(|folder| Ok(Dataset::open(folder)?));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
-    together(&datasets)?;
+    together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;
     let loader = Arc::new(loader(args, datasets)?);
     let batches = batches(args, &loader)?;

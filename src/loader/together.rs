@@ -38,7 +38,7 @@ impl Clash {
 
 /// Checks that rows of all datasets mean the same to one model: one tokenizer, the
 /// same reserved ids, and the same stage.
-pub fn together<'a>(datasets: impl IntoIterator<Item = &'a Dataset>) -> Result<(), Clash> {
+pub fn together<'a>(datasets: impl IntoIterator<Item = &'a Dataset>) -> Result<(), Box<Clash>> {
     let mut datasets = datasets.into_iter();
     let Some(first) = datasets.next() else {
         return Ok(());
@@ -48,13 +48,13 @@ pub fn together<'a>(datasets: impl IntoIterator<Item = &'a Dataset>) -> Result<(
         let parts = parts(dataset).into_iter().zip(&expected);
         for ((what, found), (_, expected)) in parts {
             if found != *expected {
-                return Err(Clash {
+                return Err(Box::new(Clash {
                     folder: dataset.folder.clone(),
                     first: first.folder.clone(),
                     what,
                     expected: expected.clone(),
                     found,
-                });
+                }));
             }
         }
     }

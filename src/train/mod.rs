@@ -171,7 +171,7 @@ pub enum Error {
     Optimizer(#[from] optimizer::Error),
     /// Datasets that cannot be mixed.
     #[error(transparent)]
-    Clash(#[from] Clash),
+    Clash(#[from] Box<Clash>),
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
