@@ -137,22 +137,28 @@ fn lines<'a>(
 }
 
 fn targets(batch: &Batch) -> Vec<i32> {
-    let scored = |(position, target): (usize, u32)| match batch.is_scored(position) {
-        // An id is less than 2^31: a row of a model's embedding.
-        true => i32::try_from(target).unwrap_or(UNSCORED),
-        false => UNSCORED,
-    };
-    batch
-        .targets()
-        .into_iter()
-        .enumerate()
-        .map(scored)
-        .collect()
+    // An id is less than 2^31: a row of a model's embedding.
+    let ids = batch.targets().into_iter();
+    let mut targets: Vec<i32> = ids.map(u32::cast_signed).collect();
+    // A row is a multiple of eight positions, so each byte of bits has eight of them.
+    let (eights, _) = targets.as_chunks_mut::<8>();
+    for (eight, bits) in eights.iter_mut().zip(&batch.scored) {
+        for (bit, target) in eight.iter_mut().enumerate() {
+            if bits >> bit & 1 == 0 {
+                *target = UNSCORED;
+            }
+        }
+    }
+    targets
 }
 
 fn extend<const N: usize>(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = [u8; N]>) {
-    out.reserve(N * values.len());
-    out.extend(values.flatten());
+    let start = out.len();
+    out.resize(start + N * values.len(), 0);
+    let (places, _) = out.get_mut(start..).unwrap_or_default().as_chunks_mut();
+    for (place, value) in places.iter_mut().zip(values) {
+        *place = value;
+    }
 }
 
 #[cfg(test)]
