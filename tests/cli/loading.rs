@@ -1,5 +1,8 @@
 //! Batches for the training loops of other programs.
 
+use std::io::Read;
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::sandbox::Sandbox;
@@ -72,6 +75,45 @@ fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
     }
     assert_eq!(rows, whole);
     assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+}
+
+/// The global batch that a state says comes next.
+fn next(sandbox: &Sandbox, state: &str) -> u64 {
+    let state: Value = serde_json::from_str(&sandbox.read(state)).unwrap();
+    number(&state, "next")
+}
+
+/// An endless stream ends with a whole batch at a signal, and quietly when nobody reads on;
+/// either way the state says how many batches were written.
+#[test]
+fn a_stream_may_end_at_any_time() {
+    let sandbox = prepared();
+    let arguments = format!("load {DATASET} --rows 4 --format u16 --state");
+    let batch = 4 * 64 * 2;
+
+    let mut child = sandbox.piped(&format!("{arguments} stopped.json"));
+    let mut pipe = child.stdout.take().unwrap();
+    let mut bytes = vec![0; 100 * batch];
+    pipe.read_exact(&mut bytes).unwrap();
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    pipe.read_to_end(&mut bytes).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(bytes.len().is_multiple_of(batch));
+    assert_eq!(next(&sandbox, "stopped.json"), (bytes.len() / batch) as u64);
+
+    let mut child = sandbox.piped(&format!("{arguments} closed.json"));
+    let mut pipe = child.stdout.take().unwrap();
+    pipe.read_exact(&mut bytes[..10 * batch]).unwrap();
+    drop(pipe);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(10 <= next(&sandbox, "closed.json"));
 }
 
 #[test]
