@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
+use crate::row::RowView;
 use crate::sequence::Sequence;
 use crate::shard::{self, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
@@ -145,8 +146,18 @@ impl Dataset {
         self.split(split).ends.last().copied().unwrap_or(0)
     }
 
-    /// One row of a split, counted over its shards.
+    /// A copy of one row of a split, counted over its shards.
     pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
+        self.see(split, index, |row| row.to_sequence())
+    }
+
+    /// Shows one row of a split to `see`, without a copy.
+    pub fn see<T>(
+        &self,
+        split: Split,
+        index: u64,
+        see: impl FnOnce(RowView<'_>) -> T,
+    ) -> Result<T, Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -159,7 +170,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok(shard.row(index - start)?)
+        Ok(shard.see(index - start, see)?)
     }
 
     /// The shards of a split, in the order of their rows.

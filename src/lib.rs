@@ -38,10 +38,12 @@ pub mod tokenize;
 
 pub mod batch;
 pub mod permutation;
+pub mod row;
 pub mod sequence;
 
 pub mod digest;
 pub mod document;
+pub mod fingerprint;
 pub mod fs;
 pub mod progress;
 pub mod rng;

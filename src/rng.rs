@@ -18,6 +18,8 @@ pub enum Stream {
     Sampling = 4,
     /// Generated corpora.
     Synthetic = 5,
+    /// Places of several datasets' rows in a global batch.
+    Mixture = 6,
 }
 
 /// Names one independent source of random numbers.

@@ -26,7 +26,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const STRANGERS: [(&str, &str); 2] = [("model", "loader"), ("loader", "model")];
 
 /// The core takes slices and returns values: no paths, threads, clocks or tensors.
-const CORE: [&str; 5] = ["pause", "pack", "sequence", "batch", "permutation"];
+const CORE: [&str; 6] = ["pause", "pack", "row", "sequence", "batch", "permutation"];
 const NOT_IN_CORE: [&str; 7] = [
     "std::fs",
     "std::path",

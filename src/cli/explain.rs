@@ -3,7 +3,9 @@
 use std::error::Error;
 
 use pausedata::run::datasets;
-use pausedata::{convert, corpus, dataset, inspect, manifest, prepare, shard, tokenize, verify};
+use pausedata::{
+    convert, corpus, dataset, inspect, loader, manifest, prepare, shard, tokenize, verify,
+};
 
 use super::failure::{Failure, Kind};
 
@@ -51,6 +53,43 @@ impl Explain for dataset::Error {
         match self {
             Self::NoRow { .. } => Kind::BadInput,
             _ => Kind::Damaged,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for loader::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Row { .. } => Kind::Damaged,
+            Self::Spawn(_) | Self::Thread { .. } => Kind::Failed,
+            _ => Kind::BadInput,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.hint().map(String::from)
+    }
+}
+
+impl Explain for loader::Clash {
+    fn kind(&self) -> Kind {
+        Kind::BadInput
+    }
+
+    fn advice(&self) -> Option<String> {
+        Some(self.hint().into())
+    }
+}
+
+impl Explain for loader::StateError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File(_) => Kind::Failed,
+            Self::Json { .. } => Kind::BadInput,
         }
     }
 
@@ -218,6 +257,8 @@ mod training {
         fn kind(&self) -> Kind {
             match self {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
+                Self::Loader(error) => error.kind(),
+                Self::Clash(clash) => clash.kind(),
                 _ => Kind::Failed,
             }
         }

@@ -16,6 +16,7 @@ mod explain;
 mod finalize;
 mod generate;
 mod inspect;
+mod load;
 mod plan;
 mod prepare;
 mod recipe;
@@ -99,6 +100,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Stats(stats::Args),
+    Load(load::Args),
     Convert(convert::Args),
     Train(train::Args),
     Generate(generate::Args),
@@ -135,6 +137,7 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Verify(args) => verify::execute(args, ui),
         Command::Inspect(args) => inspect::execute(args, ui),
         Command::Stats(args) => stats::execute(args, ui),
+        Command::Load(args) => load::execute(args, ui),
         Command::Convert(args) => convert::execute(args, ui),
         Command::Train(args) => train::execute(args, ui),
         Command::Generate(args) => generate::execute(args, ui),

@@ -45,6 +45,10 @@ fn stage(summary: &StageSummary) -> String {
         summary.seconds,
         100.0 * summary.data_wait,
     );
+    for part in &summary.epochs_of {
+        let (epochs, dataset) = (part.epochs, part.dataset.display());
+        text += &format!("            {epochs:.2} epochs of {dataset}\n");
+    }
     if let (Some(first), Some(last)) = (summary.validation.first(), summary.validation.last()) {
         text += &format!(
             "            validation loss {:.3} after {} steps, {:.3} after {}\n",

@@ -95,6 +95,13 @@ impl Ui {
         Ok(result?)
     }
 
+    /// Writes bytes that are no text to stdout.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        Ok(stdout.flush()?)
+    }
+
     /// Writes a result to stdout as one line of JSON.
     pub fn print_json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value)?;

@@ -86,6 +86,29 @@ impl FromStr for Share {
     }
 }
 
+/// Weights of several datasets, from a batch on: `1000:3,1`, or `3,1` from the first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// The batch.
+    pub from: u64,
+    /// One for each dataset.
+    pub weights: Vec<f64>,
+}
+
+impl FromStr for Weights {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected weights as in 3,1 or 1000:3,1, found `{text}`");
+        let (from, weights) = text.split_once(':').unwrap_or(("0", text));
+        let weights = weights.split(',').map(str::parse);
+        Ok(Self {
+            from: from.parse().map_err(|_| wrong())?,
+            weights: weights.collect::<Result<_, _>>().map_err(|_| wrong())?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +121,22 @@ mod tests {
         assert_eq!(share("0.5%"), Some(0.005));
         for wrong in ["1", "101%", "-1%", "%", "NaN%", "all"] {
             assert_eq!(share(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn weights_may_start_later() {
+        let weights = |text: &str| text.parse::<Weights>().ok();
+        let of = |from, weights: &[f64]| {
+            Some(Weights {
+                from,
+                weights: weights.into(),
+            })
+        };
+        assert_eq!(weights("3,1"), of(0, &[3.0, 1.0]));
+        assert_eq!(weights("1000:0.5"), of(1000, &[0.5]));
+        for wrong in ["", "a", "1;2", "1:", ":1", "-1:2", "1,,2"] {
+            assert_eq!(weights(wrong), None, "{wrong}");
         }
     }
 

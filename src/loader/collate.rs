@@ -1,44 +1,165 @@
 //! Rows to a batch.
 
-use crate::batch::{Batch, Counts, LENGTH_STEP};
-use crate::pause::target;
-use crate::sequence::Sequence;
-use crate::token::Reserved;
+use crate::batch::{Batch, BatchIds, Counts, LENGTH_STEP, StoredTargets};
+use crate::row::{Ids, RowView};
+use crate::token::{IdWidth, PauseIds, Reserved};
 
-/// The batch of `rows`, padded to the longest.
-pub fn collate(rows: &[Sequence], reserved: Reserved) -> Batch {
-    let longest = rows.iter().map(Sequence::len).max().unwrap_or(0);
-    let length = longest.next_multiple_of(LENGTH_STEP);
-    let size = rows.len() * length;
-    let mut batch = Batch {
-        rows: rows.len(),
-        length,
-        ids: Vec::with_capacity(size),
-        targets: Vec::with_capacity(size),
-        weights: Vec::with_capacity(size),
-        counts: Counts::default(),
-    };
-    for row in rows {
-        push(&mut batch, row, reserved);
-        let end = batch.ids.len() + length - row.len();
-        batch.ids.resize(end, reserved.pad);
-        batch.targets.resize(end, reserved.pad);
-        batch.weights.resize(end, 0.0);
-        batch.counts.padding += (length - row.len()) as u64;
-    }
-    batch
+/// Takes rows one after the other and makes a batch of them, padded to the longest.
+#[derive(Debug)]
+pub struct Collator {
+    reserved: Reserved,
+    /// Rows behind one another, as long as they are.
+    ids: BatchIds,
+    /// Bits of rows behind one another, each of whole bytes.
+    scored: Vec<u8>,
+    stored: Option<StoredTargets>,
+    lengths: Vec<u32>,
+    prefixes: Vec<u32>,
+    counts: Counts,
 }
 
-fn push(batch: &mut Batch, row: &Sequence, reserved: Reserved) {
-    batch.ids.extend_from_slice(&row.ids);
-    for target in target::targets(row, reserved) {
-        batch.targets.push(target.unwrap_or(reserved.pad));
-        batch.counts.scored += u64::from(target.is_some());
+impl Collator {
+    /// A batch without rows yet.
+    pub fn new(reserved: Reserved, width: IdWidth) -> Self {
+        Self {
+            reserved,
+            ids: match width {
+                IdWidth::U16 => BatchIds::U16(Vec::new()),
+                IdWidth::U32 => BatchIds::U32(Vec::new()),
+            },
+            scored: Vec::new(),
+            stored: None,
+            lengths: Vec::new(),
+            prefixes: Vec::new(),
+            counts: Counts::default(),
+        }
     }
-    batch.weights.extend(target::weights(row, reserved));
-    let n_pauses = row.n_pauses(reserved.into());
-    batch.counts.pauses += n_pauses as u64;
-    batch.counts.real += (row.len() - n_pauses) as u64;
+
+    /// Appends a row, whose ids fit the width of the batch.
+    pub fn push(&mut self, row: RowView<'_>) {
+        let targets = row.stored.filter(|stored| !stored.targets.is_empty());
+        if targets.is_some() {
+            self.stored.get_or_insert_default();
+            self.store_what_follows();
+        }
+        append(&mut self.ids, row.ids);
+        if let (Some(stored), Some(all)) = (targets, &mut self.stored) {
+            all.targets.extend(stored.targets.iter().map(|id| id.0));
+            all.weights.extend_from_slice(&stored.weights);
+        }
+        let pauses = PauseIds::from(self.reserved);
+        let prefix = row.prefix.unwrap_or(0);
+        let mut n_pauses = 0;
+        let mut bits = vec![0u8; row.len().div_ceil(8)];
+        for position in 0..row.len() {
+            n_pauses += u64::from(row.is_pause(position, pauses));
+            let scored = match targets {
+                Some(stored) => (stored.weights.get(position)).is_some_and(|weight| 0.0 < *weight),
+                None => {
+                    let next = position + 1;
+                    next < row.len() && prefix as usize <= next && !row.is_pause(next, pauses)
+                }
+            };
+            if let Some(byte) = bits.get_mut(position / 8) {
+                *byte |= u8::from(scored) << (position % 8);
+            }
+            self.counts.scored += u64::from(scored);
+        }
+        self.scored.extend_from_slice(&bits);
+        self.counts.pauses += n_pauses;
+        self.counts.real += row.len() as u64 - n_pauses;
+        // A row is shorter than 2^31 ids.
+        self.lengths
+            .push(u32::try_from(row.len()).unwrap_or(u32::MAX));
+        self.prefixes.push(prefix);
+    }
+
+    /// Where any row has stored targets, stores those that follow from the ids of the last
+    /// rows that have none: datasets of several target rules may be mixed.
+    fn store_what_follows(&mut self) {
+        let n_ids = self.ids.len();
+        let Some(all) = (self.stored.as_mut()).filter(|all| all.targets.len() < n_ids) else {
+            return;
+        };
+        let (mut start, mut bits) = (0, 0);
+        for n in self.lengths.iter().map(|n| *n as usize) {
+            // A row has its targets or comes after all that have.
+            for place in 0..if start < all.targets.len() { 0 } else { n } {
+                let byte = self.scored.get(bits + place / 8);
+                let scored = byte.is_some_and(|byte| byte >> (place % 8) & 1 == 1);
+                let target = (self.ids.get(start + place + 1)).filter(|_| scored);
+                all.targets.push(target.unwrap_or(self.reserved.pad.0));
+                all.weights.push(f32::from(u8::from(scored)));
+            }
+            start += n;
+            bits += n.div_ceil(8);
+        }
+    }
+
+    /// The batch.
+    pub fn finish(mut self) -> Batch {
+        self.store_what_follows();
+        let longest = self.lengths.iter().max().copied().unwrap_or(0) as usize;
+        let length = longest.next_multiple_of(LENGTH_STEP);
+        let rows = self.lengths.len();
+        let pad = self.reserved.pad.0;
+        let lengths = &self.lengths;
+        let ids = match self.ids {
+            #[expect(clippy::cast_possible_truncation, reason = "ids fit the width")]
+            BatchIds::U16(ids) => BatchIds::U16(padded(ids, lengths, length, pad as u16)),
+            BatchIds::U32(ids) => BatchIds::U32(padded(ids, lengths, length, pad)),
+        };
+        let bytes: Vec<u32> = lengths.iter().map(|length| length.div_ceil(8)).collect();
+        let mut counts = self.counts;
+        counts.padding = (rows * length) as u64 - counts.real - counts.pauses;
+        Batch {
+            rows,
+            length,
+            ids,
+            scored: padded(self.scored, &bytes, length / 8, 0),
+            stored: self.stored.map(|stored| StoredTargets {
+                targets: padded(stored.targets, lengths, length, pad),
+                weights: padded(stored.weights, lengths, length, 0.0),
+            }),
+            lengths: self.lengths,
+            prefixes: self.prefixes,
+            counts,
+        }
+    }
+}
+
+fn append(all: &mut BatchIds, ids: Ids<'_>) {
+    match (all, ids) {
+        (BatchIds::U16(all), Ids::U16(ids)) => {
+            all.extend(ids.iter().map(|id| u16::from_le_bytes(*id)));
+        }
+        (BatchIds::U32(all), Ids::U32(ids)) => {
+            all.extend(ids.iter().map(|id| u32::from_le_bytes(*id)));
+        }
+        (BatchIds::U32(all), Ids::U16(ids)) => {
+            all.extend(ids.iter().map(|id| u32::from(u16::from_le_bytes(*id))));
+        }
+        (BatchIds::U16(all), Ids::U32(ids)) => {
+            let narrow = |id: &[u8; 4]| u16::try_from(u32::from_le_bytes(*id)).unwrap_or(u16::MAX);
+            all.extend(ids.iter().map(narrow));
+        }
+    }
+}
+
+/// Rows of `lengths` values, behind one another, each filled up to `length`.
+fn padded<T: Copy>(values: Vec<T>, lengths: &[u32], length: usize, filler: T) -> Vec<T> {
+    if values.len() == lengths.len() * length {
+        return values;
+    }
+    let mut all = Vec::with_capacity(lengths.len() * length);
+    let mut rest = values.as_slice();
+    for n in lengths {
+        let (row, after) = rest.split_at((*n as usize).min(rest.len()));
+        all.extend_from_slice(row);
+        all.resize(all.len() + length - row.len(), filler);
+        rest = after;
+    }
+    all
 }
 
 #[cfg(test)]
@@ -47,57 +168,78 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sequence::drawing::{RESERVED, row, word};
+    use crate::row;
+    use crate::sequence::drawing::{RESERVED, row as drawn, word};
+    use crate::sequence::{Sequence, Stored};
     use crate::token::TokenId;
 
-    /// The naive twin: each position of the batch on its own.
-    fn naive(rows: &[Sequence]) -> Batch {
+    fn collate(rows: &[Sequence], width: IdWidth) -> Batch {
+        let mut collator = Collator::new(RESERVED, width);
+        for row in rows {
+            collator.push(RowView {
+                ids: Ids::from_bytes(&row::bytes(&row.ids, width), width),
+                prefix: row.prefix,
+                stored: row.stored.as_deref(),
+            });
+        }
+        collator.finish()
+    }
+
+    /// The naive twin: each position of the batch on its own, as (id, target, weight).
+    fn naive(rows: &[Sequence]) -> (Vec<(TokenId, Option<TokenId>, f32)>, Counts) {
         let mut length = 0;
         while rows.iter().any(|row| length < row.len()) {
             length += 8;
         }
-        let mut batch = Batch {
-            rows: rows.len(),
-            length,
-            ..Batch::default()
-        };
+        let mut counts = Counts::default();
+        let mut positions = Vec::new();
         for row in rows {
             for k in 0..length {
                 let id = row.ids.get(k).copied();
                 let next = row.ids.get(k + 1).copied();
                 let in_prefix = row.prefix.is_some_and(|prefix| k + 1 < prefix as usize);
-                let target = next.filter(|id| *id != RESERVED.pause && !in_prefix);
-                batch.ids.push(id.unwrap_or(RESERVED.pad));
-                batch.targets.push(target.unwrap_or(RESERVED.pad));
-                batch.weights.push(target.map_or(0.0, |_| 1.0));
-                match id {
-                    None => batch.counts.padding += 1,
-                    Some(id) if id == RESERVED.pause => batch.counts.pauses += 1,
-                    Some(_) => batch.counts.real += 1,
+                let mut target = next.filter(|id| *id != RESERVED.pause && !in_prefix);
+                let mut weight = target.map_or(0.0, |_| 1.0);
+                if let Some(stored) = row.stored.as_deref() {
+                    weight = stored.weights.get(k).copied().unwrap_or(0.0);
+                    target = stored.targets.get(k).copied().filter(|_| 0.0 < weight);
                 }
-                batch.counts.scored += u64::from(target.is_some());
+                match id {
+                    None => counts.padding += 1,
+                    Some(id) if id == RESERVED.pause => counts.pauses += 1,
+                    Some(_) => counts.real += 1,
+                }
+                counts.scored += u64::from(target.is_some());
+                positions.push((id.unwrap_or(RESERVED.pad), target, weight));
             }
         }
-        batch
+        (positions, counts)
+    }
+
+    /// What a batch says of each position.
+    fn positions(batch: &Batch) -> Vec<(TokenId, Option<TokenId>, f32)> {
+        let (ids, targets) = (batch.ids.widened(), batch.targets());
+        let weights = batch.weights();
+        let position = |k: usize| {
+            let target = batch.is_scored(k).then_some(TokenId(targets[k]));
+            (TokenId(ids[k]), target, weights[k])
+        };
+        (0..batch.rows * batch.length).map(position).collect()
     }
 
     fn check(rows: &[&str], expect: Expect) {
-        let rows: Vec<Sequence> = rows.iter().map(|text| row(text)).collect();
-        let batch = collate(&rows, RESERVED);
-        let draw = |ids: &[TokenId]| -> String {
-            let words: Vec<String> = ids.iter().map(|id| word(*id)).collect();
-            words.join(" ")
-        };
-        let mut drawn = format!("{:?}\n", batch.counts);
-        for (ids, (targets, weights)) in batch.ids.chunks(batch.length).zip(
-            batch
-                .targets
-                .chunks(batch.length)
-                .zip(batch.weights.chunks(batch.length)),
-        ) {
-            drawn += &format!("{}\n{}\n{weights:?}\n", draw(ids), draw(targets));
+        let rows: Vec<Sequence> = rows.iter().map(|text| drawn(text)).collect();
+        let batch = collate(&rows, IdWidth::U16);
+        let mut text = format!("{:?}\n", batch.counts);
+        for row in positions(&batch).chunks(batch.length) {
+            let draw = |(id, target, weight): &(TokenId, Option<TokenId>, f32)| {
+                let target = target.map_or("·".into(), word);
+                assert_eq!(*weight, if target == "·" { 0.0 } else { 1.0 });
+                format!("{}→{target}", word(*id))
+            };
+            text += &format!("{}\n", row.iter().map(draw).collect::<Vec<_>>().join(" "));
         }
-        expect.assert_eq(&drawn);
+        expect.assert_eq(&text);
     }
 
     #[test]
@@ -106,43 +248,67 @@ mod tests {
             &["the ⏸ cat | sat ⏸", "is it > ⏸ ⏸ yes |", "a"],
             expect![[r#"
                 Counts { real: 9, pauses: 4, padding: 11, scored: 5 }
-                the ⏸ cat | sat ⏸ _ _
-                _ cat | sat _ _ _ _
-                [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-                is it ⏸ ⏸ yes | _ _
-                _ _ _ yes | _ _ _
-                [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
-                a _ _ _ _ _ _ _
-                _ _ _ _ _ _ _ _
-                [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+                the→· ⏸→cat cat→| |→sat sat→· ⏸→· _→· _→·
+                is→· it→· ⏸→· ⏸→yes yes→| |→· _→· _→·
+                a→· _→· _→· _→· _→· _→· _→· _→·
             "#]],
         );
     }
 
     #[test]
     fn nothing_makes_an_empty_batch() {
-        assert_eq!(collate(&[], RESERVED), Batch::default());
-        let empty = collate(&[Sequence::default()], RESERVED);
+        assert_eq!(collate(&[], IdWidth::U16), Batch::default());
+        let empty = collate(&[Sequence::default()], IdWidth::U16);
         assert_eq!((empty.rows, empty.length), (1, 0));
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<Sequence>> {
+        let ids = prop::collection::vec((1u32..6).prop_map(TokenId), 0..30);
+        let row = (ids, prop::option::of(0u32..30));
+        let row = row.prop_map(|(ids, prefix)| Sequence {
+            ids,
+            prefix,
+            ..Sequence::default()
+        });
+        prop::collection::vec(row, 0..6)
     }
 
     proptest! {
         #[test]
         fn it_equals_its_naive_twin(
-            rows in prop::collection::vec(
-                (prop::collection::vec((1u32..6).prop_map(TokenId), 0..30), prop::option::of(0u32..30))
-                    .prop_map(|(ids, prefix)| Sequence { ids, prefix, ..Sequence::default() }),
-                0..6,
-            ),
+            mut rows in rows(), wide in any::<bool>(), stored in 0u64..3, seed in any::<u64>(),
         ) {
-            let batch = collate(&rows, RESERVED);
-            let counts = batch.counts;
-            prop_assert_eq!(&batch, &naive(&rows));
+            let mut rng = crate::rng::Key::new(seed).rng();
+            // All, about half, or none of them.
+            for row in rows.iter_mut() {
+                if 2 <= stored + rng.below(2) {
+                    continue;
+                }
+                let weights: Vec<f32> = row.ids.iter().map(|_| rng.below(3) as f32).collect();
+                let targets = row.ids.iter().zip(&weights);
+                let pad = |(id, weight): (&TokenId, &f32)| match 0.0 < *weight {
+                    true => *id,
+                    false => RESERVED.pad,
+                };
+                row.stored = Some(Box::new(Stored {
+                    inserted: Vec::new(),
+                    targets: targets.map(pad).collect(),
+                    weights,
+                }));
+            }
+            let width = if wide { IdWidth::U32 } else { IdWidth::U16 };
+            let batch = collate(&rows, width);
+            let (expected, counts) = naive(&rows);
+            prop_assert_eq!(positions(&batch), expected);
+            prop_assert_eq!(batch.counts, counts);
+            let lengths: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
+            prop_assert_eq!(&batch.lengths, &lengths);
+            let prefixes: Vec<u32> = rows.iter().map(|row| row.prefix.unwrap_or(0)).collect();
+            prop_assert_eq!(&batch.prefixes, &prefixes);
             prop_assert_eq!(
                 counts.real + counts.pauses + counts.padding,
                 (batch.rows * batch.length) as u64
             );
-            prop_assert!(batch.targets.iter().all(|id| *id != RESERVED.pause));
         }
     }
 }

@@ -1,39 +1,64 @@
 //! From a dataset to the batches of a training run.
 //!
-//! Global batch `k` is a function of the dataset, the seed and `k` alone. A loader
-//! has no position: to resume is to ask for the next `k`, with any size of
-//! micro-batch, any prefetch depth and any number of ranks.
+//! Global batch `k` is a function of the datasets, their weights, the seed and `k`
+//! alone. A loader has no position: to resume is to ask for the next `k`, with any
+//! size of micro-batch, any prefetch depth and any number of ranks. What may not
+//! change stands in a [`State`].
 
 mod collate;
+pub mod mixture;
 mod order;
 mod prefetch;
+mod state;
+pub mod stream;
+mod together;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use collate::collate;
-pub use order::Order;
-pub use prefetch::Prefetch;
+use serde_json::json;
 
-use self::order::Walk;
+pub use collate::Collator;
+pub use order::{Order, Pick};
+pub use prefetch::Prefetch;
+pub use state::{State, StateError};
+pub use together::{Clash, together};
+
+use self::mixture::{Mixture, Phase};
+use self::order::Sampler;
 use crate::batch::{Batch, Counts};
 use crate::dataset::Dataset;
+use crate::fingerprint::{self, Difference, Fingerprint};
 use crate::manifest::Split;
-use crate::rng::{Key, Stream};
-use crate::sequence::Sequence;
-use crate::token::Reserved;
+use crate::row::RowView;
+use crate::token::{IdWidth, Reserved};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a loader reads: rows by split and index.
+/// Names a row of a run: the same row may differ from epoch to epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// The split.
+    pub split: Split,
+    /// Which pass over the split.
+    pub epoch: u64,
+    /// The row's index in the split.
+    pub index: u64,
+}
+
+/// What a loader reads: rows by split, epoch and index.
 pub trait Rows: Send + Sync {
     /// The reserved ids of the rows.
     fn reserved(&self) -> Reserved;
+    /// The width that every id fits.
+    fn id_width(&self) -> IdWidth;
     /// How many rows a split has.
     fn rows(&self, split: Split) -> u64;
-    /// Row `index` of a split.
-    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError>;
+    /// Shows a row to `see`, once, unless it cannot be read.
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
+    /// What decides the rows: equal ones give equal rows.
+    fn identity(&self) -> Fingerprint;
 }
 
 impl Rows for Dataset {
@@ -45,8 +70,21 @@ impl Rows for Dataset {
         self.rows(split)
     }
 
-    fn row(&self, split: Split, index: u64) -> Result<Sequence, BoxError> {
-        Ok(self.row(split, index)?)
+    fn id_width(&self) -> IdWidth {
+        self.manifest.id_width
+    }
+
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
+        Ok(self.see(at.split, at.index, see)?)
+    }
+
+    fn identity(&self) -> Fingerprint {
+        let mut identity = Fingerprint::default();
+        identity.add("dataset", &json!(self.digest));
+        identity.add("tokenizer", &json!(self.manifest.tokenizer.digest));
+        // The digest says all; this tells a person what is another.
+        identity.add("recipe", &self.manifest.recipe);
+        identity
     }
 }
 
@@ -63,6 +101,25 @@ pub struct Config {
     pub split: Split,
     /// In which order.
     pub order: Order,
+    /// Whose part of each global batch is made.
+    pub share: Share,
+    /// After how many epochs the rows end, if they do; of one dataset alone.
+    pub epochs: Option<u64>,
+}
+
+/// The part of each global batch that one of several processes makes: of its rows,
+/// `rank`, `rank + world`, `rank + 2 world` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which process this is, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub world: usize,
+}
+
+impl Share {
+    /// That of a process on its own.
+    pub const WHOLE: Self = Self { rank: 0, world: 1 };
 }
 
 /// A batch that could not be made.
@@ -79,6 +136,34 @@ pub enum Error {
     NoRows {
         /// Which kind of batch.
         what: &'static str,
+    },
+    /// A process without a part.
+    #[error(
+        "rank {rank} of {world} has no part in a global batch of {rows} rows: \
+         expected a rank below the number of ranks, and a row for each rank"
+    )]
+    Share {
+        /// The rank.
+        rank: usize,
+        /// How many ranks there are.
+        world: usize,
+        /// Rows of a global batch.
+        rows: usize,
+    },
+    /// Several datasets that are passed through at different speeds.
+    #[error("{datasets} datasets have no epochs in common: expected a number of batches")]
+    Epochs {
+        /// How many datasets there are.
+        datasets: usize,
+    },
+    /// The weights of several datasets are wrong.
+    #[error(transparent)]
+    Mixture(#[from] mixture::Error),
+    /// A state belongs to another run.
+    #[error("the state is that of another run: {}", fingerprint::told(differences))]
+    AnotherRun {
+        /// What differs; at least one part.
+        differences: Vec<Difference>,
     },
     /// A row could not be read.
     #[error("cannot read row {index} of the {split:?} split")]
@@ -115,74 +200,137 @@ pub struct GlobalBatch {
     pub counts: Counts,
 }
 
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::AnotherRun { .. } => Some("undo the change, or start a new run with a new state"),
+            _ => None,
+        }
+    }
+}
+
 /// Makes the batches of a training run.
 pub struct Loader {
-    dataset: Arc<dyn Rows>,
+    members: Vec<Arc<dyn Rows>>,
+    mixture: Vec<Phase>,
     config: Config,
-    walk: Walk,
+    sampler: Sampler,
 }
 
 impl Loader {
     /// A loader of `dataset`.
     pub fn new(dataset: Arc<dyn Rows>, config: Config) -> Result<Self, Error> {
+        Self::of_several(vec![dataset], Vec::new(), config)
+    }
+
+    /// A loader of several datasets that agree ([`together`]), mixed by weights.
+    pub fn of_several(
+        members: Vec<Arc<dyn Rows>>,
+        mixture: Vec<Phase>,
+        config: Config,
+    ) -> Result<Self, Error> {
+        config.check(members.len())?;
+        let n_rows = members.iter().map(|member| member.rows(config.split));
+        let n_rows: Vec<u64> = n_rows.collect();
+        let rows_per_batch = config.rows_per_batch as u64;
+        let mixed = Mixture::new(members.len(), &mixture, rows_per_batch)?;
+        let sampler = Sampler::new(&n_rows, mixed, rows_per_batch, config.seed, config.order);
         let split = config.split;
-        for (n_rows, what) in [
-            (config.rows_per_batch, "global batch"),
-            (config.rows_per_micro_batch, "micro-batch"),
-        ] {
-            if n_rows == 0 {
-                return Err(Error::NoRows { what });
-            }
-        }
-        let key = Key::new(config.seed).stream(Stream::Order);
-        let walk =
-            Walk::new(dataset.rows(split), key, config.order).ok_or(Error::Empty { split })?;
         Ok(Self {
-            dataset,
+            members,
+            mixture,
             config,
-            walk,
+            sampler: sampler.ok_or(Error::Empty { split })?,
         })
     }
 
-    /// How many rows an epoch has.
+    /// How many rows an epoch has; of several datasets, an epoch of each.
     pub fn rows_per_epoch(&self) -> u64 {
-        self.walk.rows_per_epoch()
+        let split = self.config.split;
+        self.members.iter().map(|member| member.rows(split)).sum()
     }
 
-    /// The rows of global batch `k`, as (epoch, row), in order.
-    ///
-    /// Of `n` ranks, rank `r` takes the rows `r, r + n, r + 2 n, ...` of this list.
-    pub fn rows_of(&self, k: u64) -> Vec<(u64, u64)> {
-        let n_rows = self.config.rows_per_batch;
-        // No run comes near 2^64 rows.
-        let first = k.saturating_mul(n_rows as u64);
-        self.walk.starting_at(first).take(n_rows).collect()
+    /// How many rows a global batch has.
+    pub fn rows_per_batch(&self) -> usize {
+        self.config.rows_per_batch
+    }
+
+    /// Whether rows come from several datasets.
+    pub fn is_mixed(&self) -> bool {
+        1 < self.members.len()
+    }
+
+    /// How often each dataset was passed through before global batch `k`.
+    pub fn epochs_before(&self, k: u64) -> Vec<f64> {
+        self.sampler.epochs(k)
+    }
+
+    /// How many global batches there are, where the rows end. The last may be shorter,
+    /// or hold nothing for a rank.
+    pub fn n_batches(&self) -> Option<u64> {
+        Some(self.n_rows()?.div_ceil(self.config.rows_per_batch as u64))
+    }
+
+    /// How many rows there are, where they end.
+    fn n_rows(&self) -> Option<u64> {
+        Some(self.config.epochs?.saturating_mul(self.rows_per_epoch()))
+    }
+
+    /// The state before global batch `next`.
+    pub fn state(&self, next: u64) -> State {
+        let identities = self.members.iter().map(|member| member.identity());
+        State::new(&self.config, &self.mixture, identities.collect(), next)
+    }
+
+    /// The global batch at which a run goes on whose state this is.
+    pub fn resume(&self, state: &State) -> Result<u64, Error> {
+        let differences = state.differences(&self.state(state.next));
+        match differences.is_empty() {
+            true => Ok(state.next),
+            false => Err(Error::AnotherRun { differences }),
+        }
+    }
+
+    /// The rows of global batch `k` that this process makes, in order.
+    pub fn rows_of(&self, k: u64) -> Vec<Pick> {
+        let Share { rank, world } = self.config.share;
+        let n_rows = self.config.rows_per_batch as u64;
+        let left = |end: u64| end.saturating_sub(k.saturating_mul(n_rows));
+        let end = self.n_rows().map_or(n_rows, |end| left(end).min(n_rows));
+        self.sampler.rows(k, (rank as u64..end).step_by(world))
     }
 
     /// Global batch `k`.
     pub fn batch(&self, k: u64) -> Result<GlobalBatch, Error> {
-        let split = self.config.split;
-        let read = |(_, index): &(u64, u64)| {
-            self.dataset
-                .row(split, *index)
-                .map_err(|source| Error::Row {
-                    split,
-                    index: *index,
-                    source,
-                })
-        };
         let mut batch = GlobalBatch {
             index: k,
             micro_batches: Vec::new(),
             counts: Counts::default(),
         };
-        for rows in self.rows_of(k).chunks(self.config.rows_per_micro_batch) {
-            let rows: Vec<Sequence> = rows.iter().map(read).collect::<Result<_, _>>()?;
-            let micro_batch = collate(&rows, self.dataset.reserved());
+        for picks in self.rows_of(k).chunks(self.config.rows_per_micro_batch) {
+            let micro_batch = self.micro_batch(picks)?;
             batch.counts += micro_batch.counts;
             batch.micro_batches.push(micro_batch);
         }
         Ok(batch)
+    }
+
+    fn micro_batch(&self, picks: &[Pick]) -> Result<Batch, Error> {
+        let split = self.config.split;
+        let empty = || Error::Empty { split };
+        let first = self.members.first().ok_or_else(empty)?;
+        let mut collator = Collator::new(first.reserved(), first.id_width());
+        for pick in picks {
+            let member = self.members.get(pick.member).ok_or_else(empty)?;
+            let at = At {
+                split,
+                epoch: pick.epoch,
+                index: pick.index,
+            };
+            push(&**member, at, &mut collator)?;
+        }
+        Ok(collator.finish())
     }
 
     /// The global batches `from..to`, made by a thread that is at most `depth` batches
@@ -192,11 +340,53 @@ impl Loader {
     }
 }
 
+impl Config {
+    /// Checks that every global batch of `n_members` datasets has rows for this process.
+    fn check(&self, n_members: usize) -> Result<(), Error> {
+        for (n_rows, what) in [
+            (self.rows_per_batch, "global batch"),
+            (self.rows_per_micro_batch, "micro-batch"),
+        ] {
+            if n_rows == 0 {
+                return Err(Error::NoRows { what });
+            }
+        }
+        let (Share { rank, world }, rows) = (self.share, self.rows_per_batch);
+        if world <= rank || rows < world {
+            return Err(Error::Share { rank, world, rows });
+        }
+        match self.epochs {
+            Some(_) if 1 < n_members => Err(Error::Epochs {
+                datasets: n_members,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The batch of some rows, padded to the longest.
+pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
+    let mut collator = Collator::new(dataset.reserved(), dataset.id_width());
+    for at in rows {
+        push(dataset, at, &mut collator)?;
+    }
+    Ok(collator.finish())
+}
+
+fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error> {
+    let read = dataset.read(at, &mut |row| collator.push(row));
+    read.map_err(|source| Error::Row {
+        split: at.split,
+        index: at.index,
+        source,
+    })
+}
+
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
             .field("config", &self.config)
-            .field("walk", &self.walk)
+            .field("sampler", &self.sampler)
             .finish_non_exhaustive()
     }
 }

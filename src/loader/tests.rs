@@ -1,11 +1,15 @@
 //! Law 6: global batch k is a function of the dataset, the seed and k.
 
+mod elastic;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
+use crate::row::{self, Ids};
 use crate::sequence::drawing::RESERVED;
 use crate::token::TokenId;
 
@@ -14,6 +18,8 @@ use crate::token::TokenId;
 #[derive(Default)]
 struct Toy {
     n_rows: u64,
+    /// What its identity says.
+    name: &'static str,
     unreadable: Option<u64>,
     panics: Option<u64>,
     n_reads: AtomicU64,
@@ -40,7 +46,12 @@ impl Rows for Toy {
         }
     }
 
-    fn row(&self, _: Split, index: u64) -> Result<Sequence, BoxError> {
+    fn id_width(&self) -> IdWidth {
+        IdWidth::U16
+    }
+
+    fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
+        let index = at.index;
         self.n_reads.fetch_add(1, Ordering::SeqCst);
         assert_ne!(self.panics, Some(index), "this row panics");
         if self.unreadable == Some(index) {
@@ -50,12 +61,20 @@ impl Rows for Toy {
         let mut ids = vec![id; 2 + index as usize % 5];
         ids.push(RESERVED.pause);
         ids.push(RESERVED.end);
-        let prefix = index.is_multiple_of(2).then_some(1);
-        Ok(Sequence {
-            ids,
-            prefix,
-            ..Sequence::default()
-        })
+        let bytes = row::bytes(&ids, IdWidth::U16);
+        see(RowView {
+            ids: Ids::from_bytes(&bytes, IdWidth::U16),
+            prefix: index.is_multiple_of(2).then_some(1),
+            stored: None,
+        });
+        Ok(())
+    }
+
+    fn identity(&self) -> Fingerprint {
+        let mut identity = Fingerprint::default();
+        identity.add("dataset", &json!(self.name));
+        identity.add("recipe.pause.fraction", &json!(self.n_rows));
+        identity
     }
 }
 
@@ -66,6 +85,8 @@ fn config(rows_per_batch: usize, rows_per_micro_batch: usize) -> Config {
         rows_per_micro_batch,
         split: Split::Train,
         order: Order::Shuffled,
+        share: Share::WHOLE,
+        epochs: None,
     }
 }
 
@@ -73,19 +94,22 @@ fn loader(toy: Toy, config: Config) -> Arc<Loader> {
     Arc::new(Loader::new(Arc::new(toy), config).unwrap())
 }
 
-/// The rows of a batch without their padding, as (ids, targets, weights).
-fn rows(batch: &GlobalBatch) -> Vec<(Vec<TokenId>, Vec<TokenId>, Vec<f32>)> {
+/// The rows of a batch without their padding, as (ids, scored targets, weights).
+fn rows(batch: &GlobalBatch) -> Vec<(Vec<TokenId>, Vec<Option<TokenId>>, Vec<f32>)> {
     let mut rows = Vec::new();
     for micro in &batch.micro_batches {
         for row in 0..micro.rows {
             let at = row * micro.length..(row + 1) * micro.length;
-            let ids = &micro.ids[at.clone()];
-            let n = ids.iter().filter(|id| **id != RESERVED.pad).count();
-            let weights = &micro.weights[at.clone()];
+            let n = micro.lengths[row] as usize;
+            let (ids, targets, weights) = (micro.ids.widened(), micro.targets(), micro.weights());
+            let (ids, weights) = (&ids[at.clone()], &weights[at.clone()]);
+            assert!(ids[n..].iter().all(|id| *id == RESERVED.pad.0));
             assert!(weights[n..].iter().all(|weight| *weight == 0.0));
+            let scored = targets[at].iter().zip(weights);
+            let scored = scored.map(|(id, weight)| (0.0 < *weight).then_some(TokenId(*id)));
             rows.push((
-                ids[..n].to_vec(),
-                micro.targets[at][..n].to_vec(),
+                ids[..n].iter().copied().map(TokenId).collect(),
+                scored.take(n).collect(),
                 weights[..n].to_vec(),
             ));
         }
@@ -119,18 +143,20 @@ proptest! {
 
         // Each rank, a process of its own, takes its share; dealt back, they are the batch.
         for k in start..to {
+            let world = n_ranks.min(rows_per_batch);
             let mut dealt = vec![None; rows_per_batch];
-            for rank in 0..n_ranks {
-                let rank_loader = loader(Toy::new(n_rows), config(rows_per_batch, micro));
-                let share = rank_loader.rows_of(k).into_iter().enumerate();
-                for (place, row) in share.skip(rank).step_by(n_ranks) {
+            for rank in 0..world {
+                let share = Share { rank, world };
+                let config = Config { share, ..config(rows_per_batch, micro) };
+                let batch = loader(Toy::new(n_rows), config).batch(k).unwrap();
+                for (place, row) in (rank..).step_by(world).zip(rows(&batch)) {
                     prop_assert_eq!(dealt[place].replace(row), None);
                 }
             }
             let dealt: Vec<_> = dealt.into_iter().map(Option::unwrap).collect();
-            prop_assert_eq!(&dealt, &whole.rows_of(k));
-            for ((_, row), (ids, ..)) in dealt.iter().zip(&reference[k as usize]) {
-                prop_assert_eq!(ids[0], TokenId(10 + *row as u32));
+            prop_assert_eq!(&dealt, &reference[k as usize]);
+            for (pick, (ids, ..)) in whole.rows_of(k).iter().zip(&dealt) {
+                prop_assert_eq!(ids[0], TokenId(10 + pick.index as u32));
             }
         }
     }
@@ -144,8 +170,8 @@ proptest! {
         let mut epochs: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let n_batches = (3 * n_rows).div_ceil(rows_per_batch as u64);
         for k in 0..n_batches {
-            for (epoch, row) in loader.rows_of(k) {
-                epochs.entry(epoch).or_default().push(row);
+            for pick in loader.rows_of(k) {
+                epochs.entry(pick.epoch).or_default().push(pick.index);
             }
         }
         for epoch in 0..3 {
@@ -163,16 +189,19 @@ proptest! {
         let loader = loader(Toy::new(n_rows), config(rows_per_batch, micro));
         let batch = loader.batch(k).unwrap();
         let mut expected = Counts::default();
-        for (_, row) in loader.rows_of(k) {
-            let row = toy.row(Split::Train, row).unwrap();
-            expected.pauses += 1;
-            expected.real += row.len() as u64 - 1;
-            expected.scored += crate::pause::target::scored(&row, RESERVED.pause);
+        for Pick { index: row, .. } in loader.rows_of(k) {
+            let at = At { split: Split::Train, epoch: 0, index: row };
+            toy.read(at, &mut |row| {
+                expected.pauses += 1;
+                expected.real += row.len() as u64 - 1;
+                let row = row.to_sequence();
+                expected.scored += crate::pause::target::scored(&row, RESERVED.pause);
+            }).unwrap();
         }
         let size: usize = batch.micro_batches.iter().map(|b| b.rows * b.length).sum();
         expected.padding = size as u64 - expected.real - expected.pauses;
         prop_assert_eq!(batch.counts, expected);
-        let ones: f32 = batch.micro_batches.iter().flat_map(|b| &b.weights).sum();
+        let ones: f32 = batch.micro_batches.iter().flat_map(|b| b.weights()).sum();
         prop_assert_eq!(batch.counts.scored, ones as u64);
     }
 }
@@ -187,7 +216,7 @@ fn seeds_and_epochs_give_other_orders() {
                 ..config(64, 8)
             },
         );
-        let rows: Vec<u64> = loader.rows_of(k).into_iter().map(|(_, row)| row).collect();
+        let rows: Vec<u64> = loader.rows_of(k).iter().map(|pick| pick.index).collect();
         rows
     };
     assert_ne!(rows_of(1, 0), rows_of(2, 0));

@@ -253,7 +253,8 @@ mod tests {
             let values = model.values().into_iter();
             let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
             let model = Model::from_values(&config, values.collect(), &Device::flex());
-            let ids = testing::batch(&config, 1, 70, 9).ids;
+            let ids = testing::batch(&config, 1, 70, 9).ids.widened();
+            let ids: Vec<TokenId> = ids.into_iter().map(TokenId).collect();
             let whole: Vec<f32> = model.logits(&ids, 1, 70).into_data().iter().collect();
             let mut cache = Cache::new(&model);
             let v = config.vocab_size;

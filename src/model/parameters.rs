@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::ops::{self, Extent, HeadTensors, Kernels, Pass, Shape, Targets};
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchIds};
 use crate::rng::{Key, Stream};
 use crate::token::TokenId;
 
@@ -170,7 +170,7 @@ impl Model {
     /// The logits of every position, `[n, V]`.
     pub fn logits(&self, ids: &[TokenId], rows: usize, length: usize) -> Tensor<2> {
         let pass = self.pass(rows, length);
-        let x = self.stream(&self.tensors, ids, &pass);
+        let x = self.stream(&self.tensors, &ids.into(), &pass);
         ops::logits(self.kernels, x, head(&self.tensors), &pass)
     }
 
@@ -178,15 +178,15 @@ impl Model {
         let pass = self.pass(batch.rows, batch.length);
         let x = self.stream(tensors, &batch.ids, &pass);
         let targets = Targets {
-            ids: batch.targets.iter().map(|id| id.0).collect(),
-            weights: batch.weights.clone(),
+            ids: batch.targets(),
+            weights: batch.weights(),
         };
         ops::linear_cross_entropy(self.kernels, x, head(tensors), Arc::new(targets), &pass)
     }
 
     /// The residual stream after the last block, `[n, d]`.
-    fn stream(&self, tensors: &[Tensor<1>], ids: &[TokenId], pass: &Pass) -> Tensor<2> {
-        let ids: Arc<[u32]> = ids.iter().map(|id| id.0).collect();
+    fn stream(&self, tensors: &[Tensor<1>], ids: &BatchIds, pass: &Pass) -> Tensor<2> {
+        let ids: Arc<[u32]> = ids.widened().into();
         assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
         let [embedding, blocks @ .., _] = tensors else {
             unreachable!("a layout has at least two groups")

@@ -1,9 +1,8 @@
 //! Shapes and batches that the tests of the model share.
 
 use super::config::{Activation, Config, Norm, Positions};
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::rng::{Key, Rng};
-use crate::token::TokenId;
 
 /// GPT-2 in small.
 pub fn gpt2() -> Config {
@@ -78,19 +77,22 @@ pub fn table() -> Vec<Config> {
 pub fn batch(config: &Config, rows: usize, length: usize, seed: u64) -> Batch {
     let mut rng = Key::new(seed).rng();
     let n = rows * length;
-    let ids = |rng: &mut Rng| -> Vec<TokenId> {
+    let ids = |rng: &mut Rng| -> Vec<u32> {
         (0..n)
-            .map(|_| TokenId(u32::try_from(rng.below(config.vocab_size as u64)).unwrap()))
+            .map(|_| u32::try_from(rng.below(config.vocab_size as u64)).unwrap())
             .collect()
     };
+    let (inputs, targets) = (ids(&mut rng), ids(&mut rng));
     Batch {
         rows,
         length,
-        ids: ids(&mut rng),
-        targets: ids(&mut rng),
-        weights: (0..n)
-            .map(|_| [0.0, 0.5, 1.0, 2.0][usize::try_from(rng.below(4)).unwrap()])
-            .collect(),
+        ids: BatchIds::U32(inputs),
+        stored: Some(StoredTargets {
+            targets,
+            weights: (0..n)
+                .map(|_| [0.0, 0.5, 1.0, 2.0][usize::try_from(rng.below(4)).unwrap()])
+                .collect(),
+        }),
         ..Batch::default()
     }
 }

@@ -1,6 +1,7 @@
 //! What a recipe must satisfy beyond its types.
 
 mod curation;
+mod mixture;
 mod rows;
 
 use super::check_pause::check_pause;
@@ -309,6 +310,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     at.at_least("checkpoint_every", train.checkpoint_every, 1)?;
     at.at_least("keep", train.keep as u64, 1)?;
     at.at_least("validation_rows", train.validation_rows, 1)?;
+    mixture::check(at, train)?;
     if 0 < train.validate_every && stage.validation <= 0.0 {
         let finding = at.fail(
             "validate_every",

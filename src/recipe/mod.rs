@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
+use crate::loader::mixture;
 use crate::manifest::ShardFormat;
 use crate::{curate, model, pack, pause, tokenize};
 
@@ -157,6 +158,34 @@ pub struct Train {
     /// Rows a validation loss looks at, at most.
     #[serde(default = "default_validation_rows")]
     pub validation_rows: u64,
+    /// The datasets that rows come from, where there are more than the stage's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<Member>,
+    /// Other weights for the datasets of `mixture`, from later steps on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curriculum: Vec<Phase>,
+}
+
+/// One of the datasets that a stage is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// The folder of a dataset that another recipe made with the same tokenizer, from the
+    /// run's folder on (`../other/data/pretrain`); the stage's own dataset where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<std::path::PathBuf>,
+    /// Its part of the rows, beside the weights of the others.
+    pub weight: f64,
+}
+
+/// A change of weights in training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Steps before the weights change.
+    pub from_step: u64,
+    /// The weights from then on, in the order of `mixture`.
+    pub weights: Vec<f64>,
 }
 
 /// How the learning rate moves after the warm-up.
@@ -217,6 +246,22 @@ pub enum Metric {
     ExactMatch,
     /// The last number of the answer equals the last number of the target (GSM8K).
     FinalNumber,
+}
+
+impl Train {
+    /// The weights of the datasets that rows come from, by the step from which they
+    /// hold; none where the stage's own dataset is the only one.
+    pub fn phases(&self) -> Vec<mixture::Phase> {
+        let first = (!self.mixture.is_empty()).then(|| mixture::Phase {
+            from: 0,
+            weights: self.mixture.iter().map(|member| member.weight).collect(),
+        });
+        let later = self.curriculum.iter().map(|phase| mixture::Phase {
+            from: phase.from_step,
+            weights: phase.weights.clone(),
+        });
+        first.into_iter().chain(later).collect()
+    }
 }
 
 impl Stage {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Error, Pack, Recipe, Stage, check};
+use super::{Error, Member, Pack, Recipe, Stage, check};
 use crate::corpus::Source;
 use crate::curate::{Evaluation, Filter, Rules};
 use crate::manifest;
@@ -115,6 +115,18 @@ impl Plan {
     /// The dataset of a stage.
     pub fn data_dir(&self, stage: manifest::Stage) -> PathBuf {
         self.out.join("data").join(folder(stage))
+    }
+
+    /// The datasets that a stage's rows come from, in the order of its `train.mixture`;
+    /// none where it has no mixture.
+    pub fn mixture_dirs(&self, stage: manifest::Stage) -> Vec<PathBuf> {
+        let train = self.stage(stage).and_then(|stage| stage.train.as_ref());
+        let members = train.iter().flat_map(|train| &train.mixture);
+        let folder = |member: &Member| match &member.dataset {
+            None => self.data_dir(stage),
+            Some(other) => self.out.join(other),
+        };
+        members.map(folder).collect()
     }
 
     /// The standard twin of a stage's dataset: the same text without pauses.

@@ -400,3 +400,51 @@ fn no_override_makes_it_panic() {
         drop(Recipe::parse("", Path::new("r.toml"), &[piece.to_string()]));
     }
 }
+
+#[test]
+fn mixtures() {
+    let told = |keys: &str| {
+        let good = GOOD.to_string() + keys + "\n";
+        match Recipe::parse(&good, Path::new("r.toml"), &[]) {
+            Ok(recipe) => {
+                let train = recipe.pretrain.unwrap().train.unwrap();
+                let phases = train.phases().into_iter();
+                let phases = phases.map(|phase| format!("{}: {:?}\n", phase.from, phase.weights));
+                phases.collect()
+            }
+            Err(Error::Invalid(told)) => format!("{told} {}\n", told.hints.join(" ")),
+            Err(error) => error.to_string(),
+        }
+    };
+    let two = "mixture = [{ weight = 3 }, { dataset = '../b', weight = 1 }]";
+    let then = |curriculum: &str| told(&format!("{two}\ncurriculum = [{curriculum}]"));
+    let all = [
+        told(two),
+        then("{ from_step = 4, weights = [0, 1] }"),
+        told("curriculum = [{ from_step = 4, weights = [1] }]"),
+        told("mixture = [{ dataset = 'b', weight = 1 }]"),
+        told("mixture = [{ weight = 1 }, { weight = 1 }]"),
+        told("mixture = [{ weight = -1 }]"),
+        told("mixture = [{ wight = 1 }]"),
+        then("{ from_step = 0, weights = [1, 1] }"),
+        then("{ from_step = 10, weights = [1, 1] }"),
+        then("{ from_step = 4, weights = [1] }"),
+        then("{ from_step = 4, weights = [0, 0] }"),
+        then("{ from_step = 4, weights = [1, 1] }, { from_step = 4, weights = [1, 2] }"),
+    ];
+    expect![[r#"
+        0: [3.0, 1.0]
+        0: [3.0, 1.0]
+        4: [0.0, 1.0]
+        `pretrain.train.curriculum` needs a `mixture`, whose weights it changes (r.toml:13:14) `mixture = [{ weight = 1 }, { dataset = "..", weight = 1 }]`
+        `pretrain.train.mixture` leaves out the stage's own dataset (r.toml:13:11) add an entry without `dataset`, such as `{ weight = 1 }`
+        `pretrain.train.mixture.1` is the stage's own dataset a second time (r.toml:13:28) name another one: `dataset = "../other/data/pretrain"`
+        `pretrain.train.mixture.0.weight` must be 0 or more, at least one weight above 0, and none too small beside the others, found -1 (r.toml:13:23) 
+        unknown key `wight` in `pretrain.train.mixture.0` (r.toml:13:14) did you mean `weight`?
+        `pretrain.train.curriculum.0.from_step` must be at least 1, found 0 (r.toml:14:29) the weights of `mixture` are the first
+        `pretrain.train.curriculum.0.from_step` must be less than `steps`, 10, found 10 (r.toml:14:29) 
+        `pretrain.train.curriculum.0.weights` has 1 weights, but `mixture` has 2 datasets (r.toml:14:42) 
+        `pretrain.train.curriculum.0.weights.0` must be 0 or more, at least one weight above 0, and none too small beside the others, found 0 (r.toml:14:43) 
+        `pretrain.train.curriculum.1.from_step` must be 5 or later, found 4 (r.toml:14:66) 
+    "#]].assert_eq(&all.concat());
+}

@@ -95,12 +95,24 @@ pub struct StageSummary {
     pub losses: Vec<f64>,
     /// Validation losses, by step.
     pub validation: Vec<(u64, f64)>,
+    /// Passes over each dataset of `train.mixture`, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub epochs_of: Vec<Epochs>,
     /// Positions trained on.
     pub tokens: u64,
     /// Time spent in steps and waiting for data, in seconds.
     pub seconds: f64,
     /// The share of that time spent waiting for data.
     pub data_wait: f64,
+}
+
+/// How often one of several datasets was passed through.
+#[derive(Clone, Debug, Serialize)]
+pub struct Epochs {
+    /// Its folder.
+    pub dataset: PathBuf,
+    /// How often.
+    pub epochs: f64,
 }
 
 /// A prompt and its continuation.
@@ -191,12 +203,20 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
+    let recipe = recipe.ok_or(Error::Untrained)?;
+    let members = plan.mixture_dirs(stage).into_iter();
+    let members = members.map(|folder| match folder == dataset.folder {
+        true => Ok(dataset.clone()),
+        false => Ok(Arc::new(Dataset::open(&folder)?)),
+    });
+    let mixture = members.collect::<Result<_, Error>>()?;
     Ok(train::Job {
         folder: plan.train_dir(stage),
         dataset,
+        mixture,
         config,
         start,
-        train: recipe.ok_or(Error::Untrained)?,
+        train: recipe,
         seed: plan.recipe.seed,
         device: device.clone(),
     })
@@ -270,6 +290,7 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
         folder: folder.clone(),
         losses: Vec::new(),
         validation: Vec::new(),
+        epochs_of: Vec::new(),
         tokens: 0,
         seconds: 0.0,
         data_wait: 0.0,
@@ -281,6 +302,7 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
                 summary.tokens += step.tokens;
                 summary.seconds += (step.step_ms + step.data_wait_ms) / 1e3;
                 summary.data_wait += step.data_wait_ms / 1e3;
+                summary.epochs_of = epochs_of(plan, stage, &step.epochs_of);
             }
             record::Line::Validation(line) => summary.validation.push((line.step, line.loss)),
         }
@@ -289,4 +311,10 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
         summary.data_wait /= summary.seconds;
     }
     Ok(summary)
+}
+
+fn epochs_of(plan: &Plan, stage: Stage, epochs: &[f64]) -> Vec<Epochs> {
+    let members = plan.mixture_dirs(stage).into_iter().zip(epochs);
+    let epochs = |(dataset, &epochs)| Epochs { dataset, epochs };
+    members.map(epochs).collect()
 }

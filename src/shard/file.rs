@@ -15,8 +15,9 @@ use super::{Error, parquet};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
+use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
-use crate::token::{IdWidth, Reserved, TokenId};
+use crate::token::{Reserved, TokenId};
 
 /// A mapped shard; threads may share it.
 #[derive(Debug)]
@@ -111,8 +112,13 @@ impl Shard {
         self.header.rows
     }
 
-    /// One row; reads and checks only the blocks it lies in.
+    /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
+        self.see(row, |row| row.to_sequence())
+    }
+
+    /// Shows one row to `see`, without a copy.
+    pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
         let no_row = || Error::NoRow {
             path: self.data.clone(),
             row,
@@ -123,15 +129,11 @@ impl Shard {
         let bytes = start..start + length * width.bytes();
         self.check_blocks(&bytes)?;
         let bytes = self.ids.get(bytes).ok_or_else(no_row)?;
-        let ids: Vec<TokenId> = match width {
-            IdWidth::U16 => (bytes.as_chunks().0.iter())
-                .map(|id| TokenId(u16::from_le_bytes(*id).into()))
-                .collect(),
-            IdWidth::U32 => (bytes.as_chunks().0.iter())
-                .map(|id| TokenId(u32::from_le_bytes(*id)))
-                .collect(),
-        };
-        if let Some((position, id)) = outside(&ids, self.header.vocab_size) {
+        let ids = Ids::from_bytes(bytes, width);
+        let vocab_size = self.header.vocab_size;
+        if ids.largest().is_some_and(|id| vocab_size <= id.0)
+            && let Some((position, id)) = outside(&ids.to_vec(), vocab_size)
+        {
             let below = format!("an id below {}", self.header.vocab_size);
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(damaged(&self.data)(fault));
@@ -142,12 +144,12 @@ impl Shard {
             None => start.saturating_sub(HEADER_BYTES) / self.header.id_width.bytes(),
         };
         let stored = self.aux.as_ref().map(|aux| aux.row(first..first + length));
-        Ok(Sequence {
+        let stored = stored.transpose()?;
+        Ok(see(RowView {
             ids,
             prefix,
-            stored: stored.transpose()?.map(Box::new),
-            ..Sequence::default()
-        })
+            stored: stored.as_ref(),
+        }))
     }
 
     /// The documents whose first id lies here, in stream order.

@@ -9,17 +9,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::fingerprint::Fingerprint;
 use crate::fs;
+use crate::loader;
 use crate::model::config::Config;
 use crate::model::{folder, hub};
 use crate::token::Reserved;
-use crate::train::fingerprint::Fingerprint;
 use crate::train::record::Totals;
 
 pub use crate::model::folder::{CONFIG_FILE, LATEST_FILE};
 
-/// The version of the checkpoint format that this program writes.
-pub const FORMAT: u32 = 1;
+/// The version of the checkpoint format that this program writes; it reads all before,
+/// and version 1 had no state of the loader.
+pub const FORMAT: u32 = 2;
 
 /// The model's weights, as Hugging Face names them.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -44,7 +46,7 @@ pub enum Error {
         intact: Option<PathBuf>,
     },
     /// Another version of this program wrote it.
-    #[error("checkpoint `{}` has format {found}, expected {FORMAT}", path.display())]
+    #[error("checkpoint `{}` has format {found}, expected 1 to {FORMAT}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -110,7 +112,7 @@ impl Error {
 /// What a run knows beside its weights and moments: `trainer.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The format version: [`FORMAT`].
+    /// The format version, up to [`FORMAT`].
     pub format: u32,
     /// Steps done; the loader's global batch of this number comes next.
     pub step: u64,
@@ -118,7 +120,10 @@ pub struct State {
     pub totals: Totals,
     /// The ids that the tokenizer beside it reserves.
     pub reserved: Reserved,
-    /// What must not change between this run and one that continues it.
+    /// The datasets, their order and their weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<loader::State>,
+    /// What else must not change between this run and one that continues it.
     pub fingerprint: Fingerprint,
 }
 
@@ -343,7 +348,7 @@ fn unseal(path: &Path, bytes: &[u8]) -> Result<Sealed, Error> {
             found.short()
         )));
     }
-    if sealed.state.format != FORMAT {
+    if !(1..=FORMAT).contains(&sealed.state.format) {
         return Err(Error::Format {
             path: path.to_path_buf(),
             found: sealed.state.format,
@@ -368,6 +373,7 @@ mod tests {
                 pad: TokenId(9),
                 extra: Default::default(),
             },
+            loader: None,
             fingerprint: Fingerprint::default(),
         }
     }

@@ -4,7 +4,7 @@
 //! had never stopped: the same losses and the same weights, bit for bit.
 
 pub mod checkpoint;
-pub mod fingerprint;
+mod data;
 pub mod optimizer;
 pub mod record;
 pub mod schedule;
@@ -20,16 +20,16 @@ use serde_json::json;
 use crate::batch::LENGTH_STEP;
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
+use crate::fingerprint::{self, Fingerprint};
 use crate::fs;
-use crate::loader::{self, GlobalBatch, Loader, Order};
-use crate::manifest::{Split, Stage, TOKENIZER_FILE};
+use crate::loader::{self, Clash, GlobalBatch, Loader};
+use crate::manifest::{Stage, TOKENIZER_FILE};
 use crate::model::config::Config;
 use crate::model::{Device, Model, hub};
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::rng::Key;
 use crate::train::checkpoint::{Checkpoint, State, Store};
-use crate::train::fingerprint::Fingerprint;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::{Line, Log, Totals};
 use crate::train::step::{Learner, NonFinite, Report};
@@ -39,12 +39,15 @@ const PREFETCHED: usize = 4;
 
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, not what is computed. All others may not, and
-/// `steps` least of all, because the schedule ends with it.
-const FREE: [&str; 4] = [
+/// `steps` least of all, because the schedule ends with it. The loader's state has
+/// the mixture, whose datasets may be moved.
+const FREE: [&str; 6] = [
     "checkpoint_every",
     "keep",
     "validate_every",
     "validation_rows",
+    "mixture",
+    "curriculum",
 ];
 
 /// What to train, on what, and where.
@@ -53,6 +56,8 @@ pub struct Job {
     pub folder: PathBuf,
     /// The rows, and their tokenizer.
     pub dataset: Arc<Dataset>,
+    /// The datasets of `train.mixture`, `dataset` among them; none where it is alone.
+    pub mixture: Vec<Arc<Dataset>>,
     /// The model's shape.
     pub config: Config,
     /// The weights to start from.
@@ -91,10 +96,9 @@ pub enum Outcome {
 pub enum Error {
     /// The run that stands in the folder is another one.
     #[error(
-        "cannot continue `{}`: {}{}",
+        "cannot continue `{}`: {}",
         checkpoint.display(),
-        differences.first().map(ToString::to_string).unwrap_or_default(),
-        and_more(differences.len())
+        fingerprint::told(differences)
     )]
     AnotherRun {
         /// The checkpoint.
@@ -165,6 +169,9 @@ pub enum Error {
     /// The optimizer's moments cannot be read.
     #[error(transparent)]
     Optimizer(#[from] optimizer::Error),
+    /// Datasets that cannot be mixed.
+    #[error(transparent)]
+    Clash(#[from] Box<Clash>),
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
@@ -194,6 +201,8 @@ impl Error {
                 None => "no checkpoint was made before; lower `lr` or `clip`".into(),
             }),
             Self::Checkpoint(error) => error.hint(),
+            Self::Clash(clash) => Some(clash.hint().into()),
+            Self::Loader(error) => error.hint().map(String::from),
             _ => None,
         }
     }
@@ -205,13 +214,13 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let store = Store::open(&job.folder)?;
     let fingerprint = fingerprint(job)?;
     let latest = store.latest()?;
+    let loader = Arc::new(data::loader(job)?);
     let mut learner = match &latest {
-        Some(checkpoint) => resumed(job, checkpoint, &fingerprint)?,
+        Some(checkpoint) => resumed(job, checkpoint, &fingerprint, &loader)?,
         None => started(job)?,
     };
     let mut saved = latest.map(|checkpoint| checkpoint.folder);
     let log = Log::open(&job.folder, learner.step)?;
-    let loader = Arc::new(Loader::new(job.dataset.clone(), loading(job))?);
     let Train {
         steps,
         checkpoint_every,
@@ -228,7 +237,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
             .step(&batch, &job.train)
             .map_err(|source| non_finite(source, &learner, &loader, saved.clone()))?;
         let step_ms = clock.lap_ms();
-        let line = line(job, &learner, &batch, report, [data_wait_ms, step_ms]);
+        let line = line(&loader, &learner, &batch, report, [data_wait_ms, step_ms]);
         log.append(&Line::Train(line))?;
         progress.advance(1);
         progress.remark(&format!("loss {:.4}", report.loss));
@@ -240,7 +249,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         let stopping = stop.requested();
         if due(step, checkpoint_every) || last || stopping {
             log.sync()?;
-            saved = Some(save(job, &store, &learner, &fingerprint)?);
+            saved = Some(save(job, &store, &learner, &fingerprint, &loader)?);
         }
         if stopping && !last {
             progress.finish();
@@ -267,7 +276,7 @@ fn check_room(job: &Job) -> Result<(), Error> {
             "context",
             job.config.context,
             "longest row in a batch",
-            manifest.row_length.next_multiple_of(LENGTH_STEP),
+            data::row_length(job).next_multiple_of(LENGTH_STEP),
         ),
     ];
     for (what, model, needs, dataset) in rooms {
@@ -283,7 +292,8 @@ fn check_room(job: &Job) -> Result<(), Error> {
     Ok(())
 }
 
-/// Everything that decides the weights after a given step.
+/// Everything that decides the weights after a given step, but for the data, which
+/// the loader's state tells.
 fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     let mut train = json!(job.train);
     if let Some(keys) = train.as_object_mut() {
@@ -298,9 +308,6 @@ fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
-    fingerprint.add("dataset", &json!(job.dataset.digest));
-    fingerprint.add("tokenizer", &json!(job.dataset.manifest.tokenizer.digest));
-    fingerprint.add("seed", &json!(job.seed));
     fingerprint.add("start", &json!(start));
     fingerprint.add("model", &json!(job.config));
     fingerprint.add("train", &train);
@@ -308,8 +315,13 @@ fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
 }
 
 /// A learner that continues a checkpoint.
-fn resumed(job: &Job, checkpoint: &Checkpoint, now: &Fingerprint) -> Result<Learner, Error> {
-    let differences = checkpoint.state.fingerprint.differences(now);
+fn resumed(
+    job: &Job,
+    checkpoint: &Checkpoint,
+    now: &Fingerprint,
+    loader: &Loader,
+) -> Result<Learner, Error> {
+    let differences = data::differences(job, &checkpoint.state, now, loader);
     if !differences.is_empty() {
         return Err(Error::AnotherRun {
             checkpoint: checkpoint.folder.clone(),
@@ -374,6 +386,7 @@ fn save(
     store: &Store,
     learner: &Learner,
     fingerprint: &Fingerprint,
+    loader: &Loader,
 ) -> Result<PathBuf, Error> {
     let Learner {
         model,
@@ -386,6 +399,7 @@ fn save(
         step: *step,
         totals: *totals,
         reserved: job.dataset.manifest.tokenizer.reserved,
+        loader: Some(loader.state(*step)),
         fingerprint: fingerprint.clone(),
     };
     if !learner.is_finite() {
@@ -411,7 +425,7 @@ fn save(
 fn validate(job: &Job, learner: &Learner, log: &Log, progress: &dyn Progress) -> Result<(), Error> {
     let sample = validation::Sample {
         rows: job.train.validation_rows,
-        rows_per_batch: loading(job).rows_per_micro_batch,
+        rows_per_batch: data::loading(job).rows_per_micro_batch,
     };
     if let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? {
         progress.note(&format!(
@@ -428,23 +442,6 @@ fn validate(job: &Job, learner: &Learner, log: &Log, progress: &dyn Progress) ->
     Ok(())
 }
 
-/// How rows become global batches.
-fn loading(job: &Job) -> loader::Config {
-    let row_length = job.dataset.manifest.row_length.max(1);
-    let rows = |tokens: usize| (tokens / row_length).max(1);
-    let rows_per_batch = rows(job.train.batch_tokens);
-    loader::Config {
-        seed: job.seed,
-        rows_per_batch,
-        rows_per_micro_batch: job
-            .train
-            .micro_batch_tokens
-            .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
-        split: Split::Train,
-        order: Order::Shuffled,
-    }
-}
-
 fn stage(job: &Job) -> &'static str {
     match job.dataset.manifest.stage {
         Stage::Pretrain => "pretrain",
@@ -454,17 +451,23 @@ fn stage(job: &Job) -> &'static str {
 
 /// The metrics of the step that the learner has just done.
 fn line(
-    job: &Job,
+    loader: &Loader,
     learner: &Learner,
     batch: &GlobalBatch,
     report: Report,
     [data_wait_ms, step_ms]: [f64; 2],
 ) -> record::Step {
-    let rows_seen = learner.step as f64 * loading(job).rows_per_batch as f64;
+    let rows_seen = learner.step as f64 * loader.rows_per_batch() as f64;
+    let several = || loader.epochs_before(learner.step);
     let tokens = batch.counts.real + batch.counts.pauses;
     record::Step {
         step: learner.step,
-        epochs: rows_seen / job.dataset.rows(Split::Train) as f64,
+        epochs: rows_seen / loader.rows_per_epoch() as f64,
+        epochs_of: if loader.is_mixed() {
+            several()
+        } else {
+            Vec::new()
+        },
         loss: report.loss,
         lr: report.lr,
         grad_norm: report.grad_norm,
@@ -488,7 +491,15 @@ fn non_finite(
     let rows = loader.rows_of(learner.step);
     let named = rows.iter().take(16);
     let named: Vec<String> = named
-        .map(|(epoch, row)| format!("{row} of epoch {epoch}"))
+        .map(|pick| match loader.is_mixed() {
+            false => format!("{} of epoch {}", pick.index, pick.epoch),
+            true => format!(
+                "{} of epoch {} of dataset {}",
+                pick.index,
+                pick.epoch,
+                pick.member + 1
+            ),
+        })
         .collect();
     Error::NonFinite {
         step: learner.step + 1,

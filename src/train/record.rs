@@ -50,6 +50,9 @@ pub struct Step {
     pub step: u64,
     /// Passes over the training rows so far.
     pub epochs: f64,
+    /// Passes over each dataset of `train.mixture`, in its order, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs_of: Vec<f64>,
     /// Mean cross entropy of the scored targets, in nats, before the update.
     pub loss: f64,
     /// The learning rate of the update.
@@ -195,6 +198,7 @@ mod tests {
         Line::Train(Step {
             step,
             epochs: 0.25,
+            epochs_of: Vec::new(),
             loss: 0.1 + 0.2,
             lr: 1e-3,
             grad_norm: 1.0,

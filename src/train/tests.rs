@@ -1,6 +1,8 @@
 //! Whole runs of a small model: law 8 (exact resume), law 9 (sum over count),
 //! and what stops a run.
 
+mod mixture;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::manifest::{FORMAT, Ledger, Manifest, SplitRecord, TokenizerRecord, Totals as Sums};
+use crate::manifest::{
+    FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
+};
 use crate::model::config::{Activation, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
@@ -140,6 +144,7 @@ fn job(data: &Path, folder: &Path) -> Job {
     Job {
         folder: folder.to_path_buf(),
         dataset: dataset(data, Stage::Pretrain, &tokenizer("⏸")),
+        mixture: Vec::new(),
         config: config(),
         start: Start::Fresh,
         train: toml::from_str(text).unwrap(),
@@ -283,7 +288,9 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
                 rows_per_batch: 8,
                 rows_per_micro_batch,
                 split: Split::Train,
-                order: Order::Shuffled,
+                order: loader::Order::Shuffled,
+                share: loader::Share::WHOLE,
+                epochs: None,
             };
             Loader::new(dataset.clone(), config)
                 .unwrap()
@@ -364,7 +371,7 @@ fn only_the_same_run_is_continued() {
     let error = run(&job, &Silent, &Stop::default()).unwrap_err();
     let latest = checkpoint::resolve(folder.path()).unwrap();
     let expected = format!(
-        "cannot continue `{}`: `seed` was 3 and is 4 and 1 more",
+        "cannot continue `{}`: `seed` was 3 and is 4, `train.lr` was 0.01 and is 0.5",
         latest.display()
     );
     assert_eq!(error.to_string(), expected);

@@ -1,10 +1,9 @@
 //! The loss on rows held out.
 
 use crate::batch::Counts;
-use crate::loader::{self, Rows, collate};
+use crate::loader::{self, At, Rows, collate};
 use crate::manifest::Split;
 use crate::model::Model;
-use crate::sequence::Sequence;
 
 /// Which rows are looked at.
 #[derive(Clone, Copy, Debug)]
@@ -35,20 +34,15 @@ pub fn loss(
 ) -> Result<Option<Loss>, loader::Error> {
     let split = Split::Validation;
     let rows = sample.rows.min(dataset.rows(split));
-    let read = |&index: &u64| {
-        dataset
-            .row(split, index)
-            .map_err(|source| loader::Error::Row {
-                split,
-                index,
-                source,
-            })
+    let at = |&index: &u64| At {
+        split,
+        epoch: 0,
+        index,
     };
     let (mut sum, mut counts) = (0.0, Counts::default());
     let all: Vec<u64> = (0..rows).collect();
     for some in all.chunks(sample.rows_per_batch.max(1)) {
-        let rows: Vec<Sequence> = some.iter().map(read).collect::<Result<_, _>>()?;
-        let batch = collate(&rows, dataset.reserved());
+        let batch = collate(dataset, some.iter().map(at))?;
         sum += f64::from(model.loss_sum(&batch).into_scalar::<f32>());
         counts += batch.counts;
     }

@@ -11,6 +11,7 @@ mod damage;
 mod errors;
 mod formats;
 mod laws;
+mod loading;
 mod manners;
 mod packing;
 mod pictures;

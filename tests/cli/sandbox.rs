@@ -117,6 +117,13 @@ impl Sandbox {
             .unwrap()
     }
 
+    /// Starts the program, whose data is read while it runs.
+    pub fn piped(&self, arguments: &str) -> Child {
+        let mut command = self.command(arguments);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pausedata"));
         command

@@ -86,6 +86,28 @@ def numpy_rows(shards, index, ids_file, kind, pause):
         yield row, labels_of(row, int(prefix), pause)
 
 
+def arrays(pipe):
+    """The arrays of a pipe, as the help of `pausedata load` has it."""
+    while pipe.peek(1):
+        np.lib.format.read_magic(pipe)
+        shape, _, kind = np.lib.format.read_array_header_1_0(pipe)
+        data = pipe.read(shape[0] * shape[1] * kind.itemsize)
+        yield np.frombuffer(data, kind).reshape(shape)
+
+
+def loaded_rows(program, dataset, split, pad):
+    """The rows that `pausedata load` writes, in batches of seven."""
+    command = [program, "load", dataset, "--rows", "7", "--split", split]
+    command = [*map(str, command), "--epochs", "1", "--sequential"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        for ids, targets, weights in zip(*[arrays(process.stdout)] * 3):
+            assert np.array_equal(weights > 0, targets != UNSCORED)
+            for row, scored in zip(ids, targets):
+                row = row[row != pad]
+                yield row, np.concatenate([[UNSCORED], scored])[: len(row)]
+    assert process.returncode == 0
+
+
 def in_order(folder, split, ending):
     return sorted(folder.glob(f"{split}-*.{ending}"))
 
@@ -125,7 +147,7 @@ def parquet_readers(folder, split, cache):
     yield "datasets", ((row["input_ids"], row["labels"]) for row in loaded)
 
 
-def check_stage(proof, run, folder, stage):
+def check_stage(proof, program, run, folder, stage):
     finetune = stage == "finetune"
     source = folder / "binary-run" / "data" / stage
     manifest = json.loads((source / "manifest.json").read_text())
@@ -146,6 +168,9 @@ def check_stage(proof, run, folder, stage):
             continue
         name = lambda reader, form: f"{stage} {split}: {reader} reads {form}"
         binary, parquet = forms["binary"] / "shards", forms["parquet"] / "shards"
+
+        rows = loaded_rows(program, source, split, reserved["pad"])
+        proof.check(f"{stage} {split}: numpy reads what load writes", digest(rows), expected)
 
         def mapped(shards, ending, kind):
             for path in in_order(shards, split, ending):
@@ -194,7 +219,7 @@ def main():
         run("prepare", "pipelines/sample.toml", "--out", folder / f"{form}-run", *options)
     proof = Proof()
     for stage in ["pretrain", "finetune"]:
-        check_stage(proof, run, folder, stage)
+        check_stage(proof, program, run, folder, stage)
     print(f"{proof.passed} passed, {proof.failed} failed")
     sys.exit(1 if proof.failed else 0)
 

@@ -8,11 +8,12 @@
 use burn::tensor::Tensor;
 
 use super::{AdamState, AdamStep, Kernels, adamw, gradient_norm_squared};
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::model::config::Config;
 use crate::model::testing::{batch, distance, gpt2, llama, table};
 use crate::model::{Device, Model};
 use crate::rng::Key;
+use crate::token::TokenId;
 
 fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
@@ -32,6 +33,10 @@ fn model(config: &Config, kernels: Kernels) -> Model {
 fn gradients(model: &Model, batch: &Batch, scale: f32) -> (f64, Vec<Vec<f32>>) {
     let (loss, gradients) = model.gradients(batch, scale);
     (loss, gradients.iter().map(to_vec).collect())
+}
+
+fn ids(batch: &Batch) -> Vec<TokenId> {
+    batch.ids.widened().into_iter().map(TokenId).collect()
 }
 
 #[test]
@@ -68,9 +73,10 @@ fn fused_equals_plain() {
                     );
                 }
             }
+            let ids = ids(&batch);
             let (a, b) = (
-                fused.logits(&batch.ids, rows, length),
-                plain.logits(&batch.ids, rows, length),
+                fused.logits(&ids, rows, length),
+                plain.logits(&ids, rows, length),
             );
             assert!(distance(&to_vec(&a), &to_vec(&b)) < 1e-5, "{at}: logits");
         }
@@ -180,9 +186,11 @@ fn micro_batches_add_up() {
             let n = rows.start * 33..rows.end * 33;
             let micro = Batch {
                 rows: rows.len(),
-                ids: whole.ids[n.clone()].to_vec(),
-                targets: whole.targets[n.clone()].to_vec(),
-                weights: whole.weights[n].to_vec(),
+                ids: BatchIds::U32(whole.ids.widened()[n.clone()].to_vec()),
+                stored: Some(StoredTargets {
+                    targets: whole.targets()[n.clone()].to_vec(),
+                    weights: whole.weights()[n].to_vec(),
+                }),
                 ..whole.clone()
             };
             let (loss, gradients) = gradients(&model, &micro, 0.25);
@@ -215,7 +223,7 @@ fn any_number_of_threads_gives_the_same_bits() {
             let model = model(&config, Kernels::Fused);
             let (loss, gradients) = model.gradients(&batch, 0.1);
             let norm: f64 = gradients.iter().map(gradient_norm_squared).sum();
-            let logits = model.logits(&batch.ids, 37, 77);
+            let logits = model.logits(&ids(&batch), 37, 77);
             let mut bits = vec![loss.to_bits(), norm.to_bits()];
             let floats = gradients.iter().flat_map(to_vec).chain(to_vec(&logits));
             bits.extend(floats.map(|x| u64::from(x.to_bits())));
@@ -232,7 +240,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn nothing_scored_is_no_loss_and_no_gradient() {
     for config in [gpt2(), llama()] {
         let mut batch = batch(&config, 2, 10, 1);
-        batch.weights.fill(0.0);
+        batch.stored.as_mut().unwrap().weights.fill(0.0);
         for kernels in [Kernels::Plain, Kernels::Fused] {
             let (loss, gradients) = gradients(&model(&config, kernels), &batch, 1.0);
             assert_eq!(loss, 0.0);
@@ -245,8 +253,8 @@ fn nothing_scored_is_no_loss_and_no_gradient() {
 fn an_unscored_position_teaches_through_attention_alone() {
     let config = llama();
     let mut batch = batch(&config, 1, 8, 6);
-    batch.weights = vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
-    batch.ids = (0..8).map(crate::token::TokenId).collect();
+    batch.stored.as_mut().unwrap().weights = vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    batch.ids = BatchIds::U32((0..8).collect());
     let (_, gradients) = gradients(&model(&config, Kernels::Fused), &batch, 1.0);
     let row = |id: usize| &gradients[0][id * config.d_model..][..config.d_model];
     assert!(
@@ -275,7 +283,7 @@ fn huge_logits_stay_finite() {
 fn a_fresh_model_knows_nothing() {
     for config in table() {
         let mut batch = batch(&config, 4, 64, 3);
-        batch.weights.fill(1.0);
+        batch.stored.as_mut().unwrap().weights.fill(1.0);
         let model = Model::new(&config, Key::new(1), &Device::flex());
         let mean = f64::from(model.loss_sum(&batch).into_scalar::<f32>()) / 256.0;
         let uniform = (config.vocab_size as f64).ln();

@@ -9,6 +9,7 @@ use crate::manifest::{FORMAT, FileRecord, Ledger, TokenizerRecord};
 use crate::pause;
 use crate::shard::layout::{BLOCK_BYTES, IDS_MAX};
 use crate::shard::{ShardSpec, ShardWriter};
+use crate::token::IdWidth;
 
 const FORMATS: [ShardFormat; 2] = [ShardFormat::Binary, ShardFormat::Parquet];
 

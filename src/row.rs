@@ -1,0 +1,126 @@
+//! Rows as they lie in a shard, read without a copy.
+
+use crate::sequence::{Sequence, Stored};
+use crate::token::{IdWidth, PauseIds, TokenId};
+
+/// Ids as they lie on disk: little-endian numbers of one width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids<'a> {
+    /// Two bytes an id.
+    U16(&'a [[u8; 2]]),
+    /// Four bytes an id.
+    U32(&'a [[u8; 4]]),
+}
+
+/// A row that is borrowed from where it lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowView<'a> {
+    /// The ids.
+    pub ids: Ids<'a>,
+    /// How many of the first ids are prefix; see [`Sequence::prefix`].
+    pub prefix: Option<u32>,
+    /// What does not follow from the ids under the paper's rule.
+    pub stored: Option<&'a Stored>,
+}
+
+impl<'a> Ids<'a> {
+    /// The ids in some bytes; what is left of an incomplete id at the end is not seen.
+    pub fn from_bytes(bytes: &'a [u8], width: IdWidth) -> Self {
+        match width {
+            IdWidth::U16 => Self::U16(bytes.as_chunks().0),
+            IdWidth::U32 => Self::U32(bytes.as_chunks().0),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(self) -> usize {
+        match self {
+            Self::U16(ids) => ids.len(),
+            Self::U32(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The id at a position.
+    pub fn get(self, position: usize) -> Option<TokenId> {
+        match self {
+            Self::U16(ids) => Some(TokenId(u16::from_le_bytes(*ids.get(position)?).into())),
+            Self::U32(ids) => Some(TokenId(u32::from_le_bytes(*ids.get(position)?))),
+        }
+    }
+
+    /// All of them, widened.
+    pub fn to_vec(self) -> Vec<TokenId> {
+        match self {
+            Self::U16(ids) => (ids.iter())
+                .map(|id| TokenId(u16::from_le_bytes(*id).into()))
+                .collect(),
+            Self::U32(ids) => (ids.iter())
+                .map(|id| TokenId(u32::from_le_bytes(*id)))
+                .collect(),
+        }
+    }
+
+    /// The largest; without an early end this is a few instructions for sixteen ids.
+    pub fn largest(self) -> Option<TokenId> {
+        match self {
+            Self::U16(ids) => {
+                let ids = ids.iter().map(|id| u16::from_le_bytes(*id));
+                ids.max().map(|id| TokenId(id.into()))
+            }
+            Self::U32(ids) => {
+                let ids = ids.iter().map(|id| u32::from_le_bytes(*id));
+                ids.max().map(TokenId)
+            }
+        }
+    }
+}
+
+impl RowView<'_> {
+    /// How many ids the row holds.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the row holds no id.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Whether the id at a position was inserted; see [`Sequence::is_pause`].
+    pub fn is_pause(&self, position: usize, pauses: PauseIds) -> bool {
+        match self.stored {
+            Some(stored) if !stored.inserted.is_empty() => {
+                stored.inserted.get(position).copied().unwrap_or(false)
+            }
+            _ => (self.ids.get(position)).is_some_and(|id| pauses.contains(id)),
+        }
+    }
+
+    /// A copy that owns what it holds.
+    pub fn to_sequence(self) -> Sequence {
+        Sequence {
+            ids: self.ids.to_vec(),
+            prefix: self.prefix,
+            stored: self.stored.cloned().map(Box::new),
+            ..Sequence::default()
+        }
+    }
+}
+
+/// The bytes of a row's ids, for tests that make rows.
+#[cfg(test)]
+pub(crate) fn bytes(ids: &[TokenId], width: IdWidth) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for id in ids {
+        match width {
+            IdWidth::U16 => bytes.extend(u16::try_from(id.0).unwrap().to_le_bytes()),
+            IdWidth::U32 => bytes.extend(id.0.to_le_bytes()),
+        }
+    }
+    bytes
+}

@@ -1,0 +1,73 @@
+//! What a run is trained on: its dataset, or several by weight.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::checkpoint::State;
+use super::{Error, Job};
+use crate::dataset::Dataset;
+use crate::fingerprint::{Difference, Fingerprint};
+use crate::loader::{Config, Loader, Order, Rows, Share, together};
+use crate::manifest::Split;
+
+/// The datasets that rows come from, in the order of `train.mixture`.
+pub fn members(job: &Job) -> &[Arc<Dataset>] {
+    match job.mixture.as_slice() {
+        [] => std::slice::from_ref(&job.dataset),
+        several => several,
+    }
+}
+
+/// The longest row of any dataset.
+pub fn row_length(job: &Job) -> usize {
+    let lengths = members(job).iter().map(|member| member.manifest.row_length);
+    lengths.max().unwrap_or(0)
+}
+
+/// How rows become global batches: as many as fit if all are as long as the longest.
+pub fn loading(job: &Job) -> Config {
+    let row_length = row_length(job).max(1);
+    let rows = |tokens: usize| (tokens / row_length).max(1);
+    let rows_per_batch = rows(job.train.batch_tokens);
+    Config {
+        seed: job.seed,
+        rows_per_batch,
+        rows_per_micro_batch: job
+            .train
+            .micro_batch_tokens
+            .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
+        split: Split::Train,
+        order: Order::Shuffled,
+        share: Share::WHOLE,
+        epochs: None,
+    }
+}
+
+/// The loader of a run, whose datasets belong together.
+pub fn loader(job: &Job) -> Result<Loader, Error> {
+    let members = members(job);
+    together(members.iter().map(|member| &**member))?;
+    let rows = members
+        .iter()
+        .cloned()
+        .map(|member| member as Arc<dyn Rows>);
+    let loader = Loader::of_several(rows.collect(), job.train.phases(), loading(job));
+    Ok(loader?)
+}
+
+/// What differs between a checkpoint and the run that would continue it.
+pub fn differences(job: &Job, then: &State, now: &Fingerprint, loader: &Loader) -> Vec<Difference> {
+    let Some(state) = &then.loader else {
+        // Checkpoints of format 1 name their one dataset in the fingerprint.
+        let mut now = now.clone();
+        now.add("dataset", &json!(job.dataset.digest));
+        now.add("tokenizer", &json!(job.dataset.manifest.tokenizer.digest));
+        now.add("seed", &json!(job.seed));
+        now.add("mixture", &json!(job.train.phases()));
+        return then.fingerprint.differences(&now);
+    };
+    let mut differences = state.differences(&loader.state(state.next));
+    differences.extend(then.fingerprint.differences(now));
+    differences
+}

@@ -1,0 +1,236 @@
+//! Batches for the training loops of other programs.
+
+use std::io::Read;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::sandbox::Sandbox;
+
+const DATASET: &str = "a/data/pretrain";
+
+/// A sandbox with a dataset.
+fn prepared() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out a");
+    sandbox
+}
+
+/// A second dataset of the same tokenizer, with more pauses.
+fn prepare_another(sandbox: &Sandbox) {
+    let tokenizer = "--set tokenizer={file='a/data/pretrain/tokenizer.json'}";
+    let pause = "--set pretrain.pause.fraction=0.2 --set pretrain.validation=0.5";
+    sandbox.ok(&format!("prepare recipe.toml --out b {tokenizer} {pause}"));
+}
+
+fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
+    let said = sandbox.ok(&format!("load {arguments} --format jsonl"));
+    let lines = said.out.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn number(row: &Value, key: &str) -> u64 {
+    row[key].as_u64().unwrap()
+}
+
+/// What `load` says to arguments that it refuses.
+fn refused(sandbox: &Sandbox, arguments: &str) -> String {
+    let said = sandbox.run(&format!("load {arguments}"));
+    assert_eq!(said.code, Some(2), "{arguments}: {}", said.err);
+    assert!(said.out.is_empty(), "{arguments}: {}", said.out);
+    said.err
+}
+
+/// Each step of an epoch by other processes, which know of the steps before no more than
+/// a file says.
+#[test]
+fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
+    let sandbox = prepared();
+    let arguments = format!("{DATASET} --rows 16 --epochs 1");
+    let whole = load(&sandbox, &arguments);
+    let mut rows: Vec<u64> = whole.iter().map(|row| number(row, "row")).collect();
+    rows.sort_unstable();
+    assert!(rows.into_iter().eq(0..whole.len() as u64));
+    let n_batches = whole.len().div_ceil(16);
+    assert!(4 < n_batches && !whole.len().is_multiple_of(16));
+
+    let mut rows = Vec::new();
+    for (step, world) in (0..n_batches).zip([1, 2, 3, 8].into_iter().cycle()) {
+        let position = |rank| match rank {
+            0 => "--state state.json".to_string(),
+            _ => format!("--from {step}"),
+        };
+        let run = |rank| {
+            let rank = format!(
+                "--batches 1 --world {world} --rank {rank} {}",
+                position(rank)
+            );
+            load(&sandbox, &format!("{arguments} {rank}")).into_iter()
+        };
+        let mut shares: Vec<_> = (0..world).map(run).collect();
+        let dealt = (0..16).map(|place| shares[place % world].next());
+        rows.extend(dealt.flatten());
+    }
+    assert_eq!(rows, whole);
+    assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+}
+
+/// The global batch that a state says comes next.
+fn next(sandbox: &Sandbox, state: &str) -> u64 {
+    let state: Value = serde_json::from_str(&sandbox.read(state)).unwrap();
+    number(&state, "next")
+}
+
+/// An endless stream ends with a whole batch at a signal, and quietly when nobody reads on;
+/// either way the state says how many batches were written.
+#[test]
+fn a_stream_may_end_at_any_time() {
+    let sandbox = prepared();
+    let arguments = format!("load {DATASET} --rows 4 --format u16 --state");
+    let batch = 4 * 64 * 2;
+
+    let mut child = sandbox.piped(&format!("{arguments} stopped.json"));
+    let mut pipe = child.stdout.take().unwrap();
+    let mut bytes = vec![0; 100 * batch];
+    pipe.read_exact(&mut bytes).unwrap();
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    pipe.read_to_end(&mut bytes).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(bytes.len().is_multiple_of(batch));
+    assert_eq!(next(&sandbox, "stopped.json"), (bytes.len() / batch) as u64);
+
+    let mut child = sandbox.piped(&format!("{arguments} closed.json"));
+    let mut pipe = child.stdout.take().unwrap();
+    pipe.read_exact(&mut bytes[..10 * batch]).unwrap();
+    drop(pipe);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(10 <= next(&sandbox, "closed.json"));
+}
+
+#[test]
+fn several_datasets_are_mixed_by_weight() {
+    let sandbox = prepared();
+    prepare_another(&sandbox);
+    let arguments = format!("{DATASET} b/data/pretrain --rows 8 --weights 3,1 --weights 5:0,1");
+    let rows = load(&sandbox, &format!("{arguments} --batches 8"));
+    for (k, batch) in rows.chunks(8).enumerate() {
+        assert!(batch.iter().all(|row| number(row, "batch") == k as u64));
+        let second = batch
+            .iter()
+            .filter(|row| number(row, "dataset") == 1)
+            .count();
+        assert_eq!(second, if k < 5 { 2 } else { 8 });
+    }
+    // The first dataset's rows are those that it has alone.
+    let alone = load(&sandbox, &format!("{DATASET} --rows 6 --batches 1"));
+    for row in alone {
+        let same = |other: &&Value| other["ids"] == row["ids"] && number(other, "dataset") == 0;
+        assert!(rows.iter().take(8).any(|other| same(&other)));
+    }
+    let from_5 = load(&sandbox, &format!("{arguments} --batches 3 --from 5"));
+    assert_eq!(from_5, rows[40..]);
+}
+
+#[test]
+fn another_run_is_refused() {
+    let sandbox = prepared();
+    prepare_another(&sandbox);
+    let keep = "--rows 8 --batches 2 --state state.json";
+    load(&sandbox, &format!("{DATASET} {keep}"));
+    let refused = |arguments: &str| refused(&sandbox, arguments);
+    let told = refused(&format!("b/data/pretrain {keep}"));
+    assert!(
+        told.contains("`recipe.pause.fraction` was 0.1 and is 0.2"),
+        "{told}"
+    );
+    assert!(told.contains("hint: undo the change"), "{told}");
+    let told = refused(&format!("{DATASET} {keep} --seed 2"));
+    assert!(told.contains("`seed` was 1 and is 2"), "{told}");
+    sandbox.write("state.json", "{}");
+    let told = refused(&format!("{DATASET} {keep}"));
+    assert!(
+        told.contains("`state.json` is no state of a loader"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_cannot_be_loaded_is_told() {
+    let sandbox = prepared();
+    let other = "--set tokenizer.train.vocab_size=300";
+    sandbox.ok(&format!("prepare recipe.toml --out c {other}"));
+    let refused = |arguments: &str| refused(&sandbox, arguments);
+    let told = refused(&format!("{DATASET} c/data/pretrain --rows 8 --weights 1,1"));
+    assert!(
+        told.contains("`c/data/pretrain` cannot be mixed with `a/data/pretrain`"),
+        "{told}"
+    );
+    assert!(told.contains("its tokenizer is "), "{told}");
+    let told = refused(&format!("{DATASET} a/data/finetune --rows 8 --weights 1,1"));
+    assert!(
+        told.contains("its stage is finetune, expected pretrain"),
+        "{told}"
+    );
+    let told = refused(&format!("{DATASET} {DATASET} --rows 8"));
+    assert!(told.contains("2 datasets need `--weights`"), "{told}");
+    let told = refused(&format!("{DATASET} --rows 8 --weights 1,1"));
+    assert!(told.contains("has 2 weights, expected 1"), "{told}");
+    let told = refused(&format!(
+        "{DATASET} {DATASET} --rows 8 --weights 1,1 --epochs 1"
+    ));
+    assert!(told.contains("no epochs in common"), "{told}");
+    let told = refused(&format!("{DATASET} --rows 8 --rank 1"));
+    assert!(told.contains("rank 1 of 1 has no part"), "{told}");
+    let told = refused("a/data/finetune --rows 8 --format u16");
+    assert!(
+        told.contains("has prefixes, which ids alone do not show"),
+        "{told}"
+    );
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_recipe_may_mix_datasets_by_a_schedule() {
+    let sandbox = prepared();
+    prepare_another(&sandbox);
+    let own = "{weight=3}";
+    let other = "{dataset='../b/data/pretrain',weight=1}";
+    let mixture = format!("--set pretrain.train.mixture=[{own},{other}]");
+    let curriculum = "--set pretrain.train.curriculum=[{from_step=6,weights=[0,1]}]";
+    let train = format!("train recipe.toml --out a --only pretrain {mixture}");
+    let said = sandbox.ok(&format!("{train} {curriculum}"));
+    // Four rows a step: 3 and 1 for six steps, then none and 4.
+    let rows = |dataset: &str| {
+        let stats = sandbox.ok(&format!("stats {dataset} --json")).out;
+        let stats: Value = serde_json::from_str(&stats).unwrap();
+        stats["splits"]["train"]["rows"].as_f64().unwrap()
+    };
+    for (rows, taken, dataset) in [
+        (rows(DATASET), 18.0, DATASET),
+        (rows("b/data/pretrain"), 30.0, "b/data/pretrain"),
+    ] {
+        let told = format!("{:.2} epochs of ", taken / rows);
+        let line = said.out.lines().find(|line| line.contains(&told));
+        assert!(
+            line.is_some_and(|line| line.ends_with(dataset)),
+            "{told}: {}",
+            said.out
+        );
+    }
+    let said = sandbox.run(&train);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("`mixture.1.from` was 6 and is absent"),
+        "{}",
+        said.err
+    );
+}
