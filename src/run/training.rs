@@ -223,7 +223,7 @@ pub fn evaluate(
     let tasks = tasks
         .map(|task| {
             let corpus =
-                Corpus::resolve(&task.sources, &plan.data_root, corpus::Purpose::Finetune)?;
+                Corpus::resolve(&task.sources, &plan.reach(), corpus::Purpose::Finetune)?;
             let documents = corpus.documents(0..corpus.files.len());
             Ok(tasks::Task::new(task.clone(), documents)?)
         })

@@ -5,6 +5,8 @@
     reason = "in a test, a panic is a failure"
 )]
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod crash;
 mod curation;
 mod damage;
@@ -12,6 +14,7 @@ mod errors;
 mod formats;
 mod laws;
 mod manners;
+mod offline;
 mod packing;
 mod pictures;
 mod policies;
