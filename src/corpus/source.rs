@@ -15,8 +15,8 @@ use super::lines::{LineBlock, LineBlocks};
 use super::select::{self, Table};
 use super::template::{NoteFields, Shape, Template};
 use super::{
-    DOCUMENT_BYTES_MAX, File, Format, Purpose, Reach, Source, Span, TextUnit, jsonl, parquet, synthetic,
-    text,
+    DOCUMENT_BYTES_MAX, File, Format, Purpose, Reach, Source, Span, TextUnit, jsonl, parquet,
+    synthetic, text,
 };
 
 /// How a file is read, settled once.

@@ -58,7 +58,7 @@ pub fn curator(
         return Ok(curator.with_duplicates(duplicates));
     }
     // Duplicates are looked for in everything.
-    corpus.fetch([0..corpus.files.len()], progress, stop)?;
+    corpus.fetch(std::iter::once(0..corpus.files.len()), progress, stop)?;
     progress.start("duplicates", corpus.bytes(), Unit::Bytes);
     let places = (path.as_path(), fs::temporary(&path));
     let normalize = rules.normalize.unwrap_or_default();

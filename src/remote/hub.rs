@@ -26,7 +26,10 @@ struct Large {
 
 /// The files at or below the address.
 pub async fn list(web: &Web, address: &Address) -> Result<Vec<Object>, Error> {
-    let (repository, revision) = address.place.split_once('@').unwrap_or((&address.place, "main"));
+    let (repository, revision) = address
+        .place
+        .split_once('@')
+        .unwrap_or((&address.place, "main"));
     let revision = match revision {
         "~parquet" => "refs/convert/parquet",
         other => other,
@@ -37,12 +40,23 @@ pub async fn list(web: &Web, address: &Address) -> Result<Vec<Object>, Error> {
         message,
     };
     let asked = format!("{api}/revision/{}", escape(revision, ""));
-    let (commit, _) = web.json(&asked).await.map_err(|error| renamed(error, address))?;
+    let (commit, _) = web
+        .json(&asked)
+        .await
+        .map_err(|error| renamed(error, address))?;
     let commit = commit.get("sha").and_then(|sha| sha.as_str());
-    let commit = commit.ok_or_else(|| failed("the hub names no commit".into()))?.to_string();
+    let commit = commit
+        .ok_or_else(|| failed("the hub names no commit".into()))?
+        .to_string();
     let (folder, is_flat) = match address.is_glob() {
         true => address.folder(),
-        false => (address.path.rsplit_once('/').map_or("", |(folder, _)| folder), true),
+        false => (
+            address
+                .path
+                .rsplit_once('/')
+                .map_or("", |(folder, _)| folder),
+            true,
+        ),
     };
     let mut next = Some(format!(
         "{api}/tree/{commit}/{}?recursive={}",
@@ -55,7 +69,10 @@ pub async fn list(web: &Web, address: &Address) -> Result<Vec<Object>, Error> {
         if !url.starts_with(&format!("{}/", web.hub)) {
             return Err(failed(format!("the hub goes on at `{url}`")));
         }
-        let (page, more) = web.json(&url).await.map_err(|error| renamed(error, address))?;
+        let (page, more) = web
+            .json(&url)
+            .await
+            .map_err(|error| renamed(error, address))?;
         let entries: Vec<Entry> =
             serde_json::from_value(page).map_err(|error| failed(error.to_string()))?;
         let files = entries.into_iter().filter(|entry| entry.kind == "file");

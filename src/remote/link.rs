@@ -71,7 +71,9 @@ impl std::fmt::Debug for Link {
 
 /// How long to wait after so many failures in a row.
 pub fn wait(failures: u32) -> Duration {
-    let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let doubled = 1u32
+        .checked_shl(failures.saturating_sub(1))
+        .unwrap_or(u32::MAX);
     WAIT.saturating_mul(doubled).min(WAIT_MAX)
 }
 
@@ -155,11 +157,18 @@ impl Link {
     ) -> Result<(), Error> {
         let fetches = copies
             .iter()
-            .map(|copy| Fetch { link: self, copy, progress, stop })
+            .map(|copy| Fetch {
+                link: self,
+                copy,
+                progress,
+                stop,
+            })
             .map(Fetch::run);
         let mut fetches = stream::iter(fetches).buffer_unordered(AT_ONCE);
-        self.runtime
-            .block_on(async { while fetches.try_next().await?.is_some() {} Ok(()) })
+        self.runtime.block_on(async {
+            while fetches.try_next().await?.is_some() {}
+            Ok(())
+        })
     }
 
     /// Asks for an object from some byte on.
@@ -212,7 +221,10 @@ async fn list_bucket(store: &dyn ObjectStore, address: &Address) -> Result<Vec<O
     let folder = Path::parse(folder).map_err(|error| refused(error.into()))?;
     let folder = Some(&folder);
     let metas = match is_flat {
-        true => store.list_with_delimiter(folder).await.map(|list| list.objects),
+        true => store
+            .list_with_delimiter(folder)
+            .await
+            .map(|list| list.objects),
         false => store.list(folder).try_collect().await,
     };
     Ok(metas.map_err(refused)?.into_iter().map(object).collect())
@@ -251,7 +263,9 @@ impl Fetch<'_> {
         let mut part = Part::open(&path, object)?;
         self.progress.advance(part.bytes);
         let result = self.complete(&mut part).await;
-        part.file.sync_all().map_err(fs::Error::new("sync", &path))?;
+        part.file
+            .sync_all()
+            .map_err(fs::Error::new("sync", &path))?;
         result?;
         let sha256 = format!("{:x}", Hex(&part.sha256.finalize()));
         if object.sha256.as_ref().is_some_and(|sha| *sha != sha256) {
@@ -312,11 +326,17 @@ impl Fetch<'_> {
     /// Appends what one answer brings; an answer that ends too early is a fault.
     async fn go_on(&self, part: &mut Part) -> Result<(), Fault> {
         let object = &self.copy.object;
-        let fatal = |error| Fault { error, again: false };
+        let fatal = |error| Fault {
+            error,
+            again: false,
+        };
         let mut answer = self.link.ask(object, part.bytes).await?;
         if (answer.bytes, &answer.version) != (object.bytes, &object.version) {
             let told = |bytes: u64, version: &Option<String>| {
-                format!("{bytes} bytes, version {}", version.as_deref().unwrap_or("unknown"))
+                format!(
+                    "{bytes} bytes, version {}",
+                    version.as_deref().unwrap_or("unknown")
+                )
             };
             return Err(fatal(Error::Changed {
                 address: object.url.clone(),

@@ -137,7 +137,9 @@ impl Address {
                     wrong("expected `hf://datasets/ORGANISATION/NAME[@REVISION]/PATH`")
                 })?;
                 let organisation = repository.find('/').map_or(rest.len(), |at| at + 1);
-                let name = repository.get(organisation..).and_then(|rest| rest.find('/'));
+                let name = repository
+                    .get(organisation..)
+                    .and_then(|rest| rest.find('/'));
                 let at = name.map_or(repository.len(), |at| organisation + at);
                 (
                     repository.get(..at).unwrap_or_default(),
@@ -150,7 +152,9 @@ impl Address {
             return Err(wrong("it names no object"));
         }
         if scheme == Scheme::Http && place.contains('@') {
-            return Err(wrong("it holds a password, and recipes are copied into datasets"));
+            return Err(wrong(
+                "it holds a password, and recipes are copied into datasets",
+            ));
         }
         let address = Self {
             scheme,
@@ -159,7 +163,9 @@ impl Address {
             path: path.into(),
         };
         if scheme == Scheme::Http && file_name(text).contains(['*', '[']) {
-            return Err(wrong("web servers do not list what they have: name each file"));
+            return Err(wrong(
+                "web servers do not list what they have: name each file",
+            ));
         }
         Ok(address)
     }
@@ -190,7 +196,9 @@ impl Address {
             Scheme::Http => &[],
         };
         let mut servers = names.iter().filter_map(|name| std::env::var(name).ok());
-        servers.find(|server| !server.is_empty()).unwrap_or_default()
+        servers
+            .find(|server| !server.is_empty())
+            .unwrap_or_default()
     }
 }
 

@@ -163,7 +163,11 @@ impl Web {
         // The hub names a fixed version in the URL, and tells of it by a hash.
         let is_fixed = !self.hub.is_empty();
         Ok(Answer {
-            start: if response.status().as_u16() == 206 { start } else { 0 },
+            start: if response.status().as_u16() == 206 {
+                start
+            } else {
+                0
+            },
             bytes: size(&response).unwrap_or(object.bytes),
             version: match is_fixed {
                 true => object.version.clone(),

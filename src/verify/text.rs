@@ -60,35 +60,10 @@ pub fn corpus(
                 cut.map_err(|error| chain(&error))
             });
     let corpus = found.and_then(|corpus| {
-        let now = corpus.files.iter();
-        let now = now.map(|file| (&file.name, file.span, file.bytes, file.version()));
-        let then = manifest.corpus.iter();
-        let then = then.map(|file| (&file.name, file.span, file.bytes, file.version.as_deref()));
-        match now
-            .clone()
-            .zip(then.clone())
-            .find(|(now, then)| now != then)
-        {
-            _ if now.len() != then.len() => Err(format!(
-                "{} files, but the dataset was made from {}",
-                now.len(),
-                then.len()
-            )),
-            Some(((name, _, bytes, now), (_, _, was, then))) if bytes == was && now != then => {
-                Err(format!(
-                    "`{name}` is no longer the version that was prepared: expected {}, found {}",
-                    then.unwrap_or("none"),
-                    now.unwrap_or("none"),
-                ))
-            }
-            Some(((name, _, bytes, _), (_, _, was, _))) => Err(format!(
-                "`{name}` has {bytes} bytes, but had {was} when it was prepared"
-            )),
-            None => match corpus.fetch([0..corpus.files.len()], progress, stop) {
-                Ok(()) => Ok(corpus),
-                Err(error) => Err(chain(&error)),
-            },
-        }
+        same_files(&corpus, manifest)?;
+        let all = std::iter::once(0..corpus.files.len());
+        let fetched = corpus.fetch(all, progress, stop);
+        fetched.map_err(|error| chain(&error)).map(|()| corpus)
     });
     if stop.requested() {
         return Err(Error::Stopped);
@@ -103,6 +78,36 @@ pub fn corpus(
     };
     report.check(name, None, found_or(&corpus, detail, hint));
     Ok(corpus.ok().map(|corpus| (corpus, reach.clone())))
+}
+
+/// The files are those that the dataset was made from, as far as can be told without reading.
+fn same_files(corpus: &Corpus, manifest: &Manifest) -> Result<(), String> {
+    let now = corpus.files.iter();
+    let now = now.map(|file| (&file.name, file.span, file.bytes, file.version()));
+    let then = manifest.corpus.iter();
+    let then = then.map(|file| (&file.name, file.span, file.bytes, file.version.as_deref()));
+    match now
+        .clone()
+        .zip(then.clone())
+        .find(|(now, then)| now != then)
+    {
+        _ if now.len() != then.len() => Err(format!(
+            "{} files, but the dataset was made from {}",
+            now.len(),
+            then.len()
+        )),
+        Some(((name, _, bytes, now), (_, _, was, then))) if bytes == was && now != then => {
+            Err(format!(
+                "`{name}` is no longer the version that was prepared: expected {}, found {}",
+                then.unwrap_or("none"),
+                now.unwrap_or("none"),
+            ))
+        }
+        Some(((name, _, bytes, _), (_, _, was, _))) => Err(format!(
+            "`{name}` has {bytes} bytes, but had {was} when it was prepared"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Where large files were cut; none where they were left whole.

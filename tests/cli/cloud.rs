@@ -53,7 +53,11 @@ impl Server {
             let text = sandbox.read(&format!("text/{file}.jsonl")).into_bytes();
             let name = format!("{folder}/{file}.jsonl");
             let etag = format!("\"v1-{file}\"");
-            self.state.lock().unwrap().objects.insert(name, (text, etag));
+            self.state
+                .lock()
+                .unwrap()
+                .objects
+                .insert(name, (text, etag));
         }
         self
     }
@@ -85,7 +89,10 @@ impl Server {
 
     fn prepare(&self, sandbox: &Sandbox, path: &str, more: &str) -> Said {
         let set = format!("--set pretrain.sources.0.path={path}");
-        self.run(sandbox, &format!("prepare recipe.toml --only pretrain --out out {set} {more}"))
+        self.run(
+            sandbox,
+            &format!("prepare recipe.toml --only pretrain --out out {set} {more}"),
+        )
     }
 }
 
@@ -126,6 +133,7 @@ fn respond(state: &mut State, method: &str, target: &str, range: &str) -> (Strin
     let head = |status: &str, length: usize, more: &str| {
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{more}\r\n")
     };
+    let path = &path.replace("%2F", "/");
     state.asked.push((method.into(), path.into(), range.into()));
     if let Some(page) = state.pages.get(path) {
         let bytes = page.clone().into_bytes();
@@ -144,10 +152,15 @@ fn respond(state: &mut State, method: &str, target: &str, range: &str) -> (Strin
             return (head("503 Slow Down", 0, ""), Vec::new(), true);
         }
         if state.changes {
-            state.objects.insert(path.into(), (bytes.clone(), "\"v2\"".into()));
+            state
+                .objects
+                .insert(path.into(), (bytes.clone(), "\"v2\"".into()));
         }
     }
-    let etag = state.objects[path].1.replace(&etag, &etag);
+    let etag = state
+        .objects
+        .get(path)
+        .map_or(etag, |(_, etag)| etag.clone());
     let more = format!("etag: {etag}\r\nlast-modified: Mon, 02 Nov 2026 10:00:00 GMT\r\n");
     let all = bytes.len();
     let (status, part, more) = match range.strip_prefix("bytes=").and_then(|r| r.split_once('-')) {
@@ -187,7 +200,9 @@ fn ok(said: &Said) {
 }
 
 fn gets(asked: &[(String, String, String)]) -> usize {
-    let objects = asked.iter().filter(|(method, path, _)| method == "GET" && path.ends_with(".jsonl"));
+    let objects = asked
+        .iter()
+        .filter(|(method, path, _)| method == "GET" && path.ends_with(".jsonl"));
     objects.count()
 }
 
@@ -208,7 +223,10 @@ fn a_bucket_is_copied_once_and_serves_without_the_network() {
     for shard in ["train-00000-000.bin", "validation-00000-000.bin"] {
         let shard = |out: &str| sandbox.path(format!("{out}/data/pretrain/shards/{shard}"));
         let (remote, local) = (shard("out"), shard("local"));
-        assert_eq!(pausedata::fs::read(&remote).unwrap(), pausedata::fs::read(&local).unwrap());
+        assert_eq!(
+            pausedata::fs::read(&remote).unwrap(),
+            pausedata::fs::read(&local).unwrap()
+        );
     }
     ok(&server.run(&sandbox, "verify out/data/pretrain"));
     assert_eq!(gets(&server.asked()), 0);
@@ -241,10 +259,19 @@ fn what_is_not_there_is_said() {
     let sandbox = Sandbox::new();
     let server = Server::new().with_text(&sandbox, "/bucket/text");
     let web = format!("{}/none.jsonl", server.url);
-    for path in ["s3://bucket/none.jsonl", "s3://bucket/text/*.txt", "hf://datasets/a/b/*.jsonl", &web] {
+    for path in [
+        "s3://bucket/none.jsonl",
+        "s3://bucket/text/*.txt",
+        "hf://datasets/a/b/*.jsonl",
+        &web,
+    ] {
         let said = server.prepare(&sandbox, path, "");
         assert_eq!(said.code, Some(1));
-        assert!(said.err.contains(&format!("`{path}` is not there")), "{}", said.err);
+        assert!(
+            said.err.contains(&format!("`{path}` is not there")),
+            "{}",
+            said.err
+        );
     }
 }
 
@@ -260,7 +287,9 @@ fn refusals_and_cuts_only_cost_time() {
         };
         ok(&server.prepare(&sandbox, &path, ""));
         let asked = server.asked();
-        let resumed = asked.iter().any(|(_, _, range)| range.starts_with("bytes=1000-"));
+        let resumed = asked
+            .iter()
+            .any(|(_, _, range)| range.starts_with("bytes=1000-"));
         assert!(resumed, "{scheme}: {asked:?}");
         ok(&server.run(&sandbox, "verify out/data/pretrain"));
     }
@@ -270,8 +299,6 @@ fn refusals_and_cuts_only_cost_time() {
 fn another_run_goes_on_where_one_was_cut() {
     let sandbox = Sandbox::new();
     let server = Server::new().with_text(&sandbox, "/text");
-    // No progress after the first: every later answer is refused.
-    server.change(|state| state.cuts = (1, 1000));
     let path = format!("{}/text/0.jsonl", server.url);
     let part = |bytes: &[u8]| {
         let objects = sandbox.path("cache/pausedata/sources/objects");
@@ -286,7 +313,10 @@ fn another_run_goes_on_where_one_was_cut() {
     server.asked();
     ok(&server.prepare(&sandbox, &path, "--force"));
     let asked = server.asked();
-    assert!(asked.iter().any(|(_, _, range)| range == "bytes=700-"), "{asked:?}");
+    assert!(
+        asked.iter().any(|(_, _, range)| range == "bytes=700-"),
+        "{asked:?}"
+    );
     ok(&server.run(&sandbox, "verify out/data/pretrain"));
 }
 
@@ -299,7 +329,11 @@ fn an_object_that_changes_is_refused() {
         let web = format!("{}/bucket/text/0.jsonl", server.url);
         let said = server.prepare(&sandbox, if path == "http" { &web } else { path }, "");
         assert_eq!(said.code, Some(1));
-        assert!(said.err.contains("changed while it was fetched"), "{}", said.err);
+        assert!(
+            said.err.contains("changed while it was fetched"),
+            "{}",
+            said.err
+        );
         assert!(!sandbox.path("out/data/pretrain/manifest.json").exists());
     }
 }
@@ -310,7 +344,8 @@ fn a_new_version_is_another_input() {
     let server = Server::new().with_text(&sandbox, "/bucket/text");
     let glob = "s3://bucket/text/*.jsonl";
     ok(&server.prepare(&sandbox, glob, ""));
-    server.change(|state| state.objects.get_mut("/bucket/text/3.jsonl").unwrap().1 = "\"v2\"".into());
+    server
+        .change(|state| state.objects.get_mut("/bucket/text/3.jsonl").unwrap().1 = "\"v2\"".into());
     let said = server.prepare(&sandbox, glob, "");
     assert!(said.err.contains("corpus.3.version"), "{}", said.err);
     let said = server.run(&sandbox, "verify out/data/pretrain");
@@ -324,7 +359,9 @@ fn the_hub_is_read_at_one_commit() {
     let server = Server::new().with_text(&sandbox, "/datasets/org/name/resolve/c0ffee/data");
     let entry = |file: usize| {
         let size = sandbox.read(&format!("text/{file}.jsonl")).len();
-        format!("{{\"type\":\"file\",\"path\":\"data/{file}.jsonl\",\"size\":{size},\"oid\":\"{file}\"}}")
+        format!(
+            "{{\"type\":\"file\",\"path\":\"data/{file}.jsonl\",\"size\":{size},\"oid\":\"{file}\"}}"
+        )
     };
     let entries: Vec<String> = (0..5).map(entry).collect();
     server.change(|state| {
@@ -337,10 +374,27 @@ fn the_hub_is_read_at_one_commit() {
     ok(&server.prepare(&sandbox, "hf://datasets/org/name@v1/data/*.jsonl", ""));
     ok(&server.run(&sandbox, "verify out/data/pretrain --offline"));
     // Whose contents do not have the hash that the hub tells is refused.
-    let wrong = entries[0].replace("\"oid\":\"0\"", "\"oid\":\"x\",\"lfs\":{\"oid\":\"00\",\"size\":SIZE}");
+    let wrong = entries[0].replace(
+        "\"oid\":\"0\"",
+        "\"oid\":\"x\",\"lfs\":{\"oid\":\"00\",\"size\":SIZE}",
+    );
     let size = sandbox.read("text/0.jsonl").len().to_string();
     let tree = format!("[{}]", wrong.replace("SIZE", &size));
-    server.change(|state| drop(state.pages.insert("/api/datasets/org/name/tree/c0ffee/data".into(), tree)));
-    let said = server.prepare(&sandbox, "hf://datasets/org/name@v1/data/0.jsonl", "--force");
-    assert!(said.err.contains("changed while it was fetched"), "{}", said.err);
+    server.change(|state| {
+        drop(
+            state
+                .pages
+                .insert("/api/datasets/org/name/tree/c0ffee/data".into(), tree),
+        )
+    });
+    let said = server.prepare(
+        &sandbox,
+        "hf://datasets/org/name@v1/data/0.jsonl",
+        "--force",
+    );
+    assert!(
+        said.err.contains("changed while it was fetched"),
+        "{}",
+        said.err
+    );
 }

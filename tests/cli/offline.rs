@@ -20,7 +20,11 @@ fn a_build_without_the_feature_names_it() {
     let sandbox = Sandbox::new();
     let said = sandbox.run(&format!("prepare recipe.toml --out out {SET}"));
     assert_eq!(said.code, Some(1), "{}", said.err);
-    for words in ["s3://bucket/a.jsonl", "lacks the feature `cloud`", "--features cloud"] {
+    for words in [
+        "s3://bucket/a.jsonl",
+        "lacks the feature `cloud`",
+        "--features cloud",
+    ] {
         assert!(said.err.contains(words), "{}", said.err);
     }
 }
@@ -28,7 +32,8 @@ fn a_build_without_the_feature_names_it() {
 #[test]
 fn other_schemes_are_refused() {
     let sandbox = Sandbox::new();
-    let said = sandbox.run("plan recipe.toml --only pretrain --set pretrain.sources.0.path=ftp://h/a.jsonl");
+    let said = sandbox
+        .run("plan recipe.toml --only pretrain --set pretrain.sources.0.path=ftp://h/a.jsonl");
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert!(said.err.contains("its scheme is none of"), "{}", said.err);
 }
