@@ -205,6 +205,34 @@ pub fn sync_dir(path: &Path) -> Result<(), Error> {
         .map_err(Error::new("sync", path))
 }
 
+/// Opens a file for reading and writing; makes an empty one where there is none.
+#[cfg(feature = "cloud")]
+pub fn open_to_change(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(Error::new("open", path))
+}
+
+/// Locks a folder against other processes, as long as the result lives; none where
+/// another has it.
+#[cfg(feature = "cloud")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens folders"
+)]
+pub fn try_lock_dir(path: &Path) -> Result<Option<File>, Error> {
+    let folder = File::open(path).map_err(Error::new("open", path))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(Error::new("lock", path)(error)),
+    }
+}
+
 /// Appends `line` and a newline to a log, in one write.
 pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
     let mut file = OpenOptions::new()

@@ -36,6 +36,8 @@ pub mod pack;
 pub mod pause;
 pub mod tokenize;
 
+pub mod remote;
+
 pub mod batch;
 pub mod permutation;
 pub mod row;

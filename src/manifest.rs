@@ -135,7 +135,7 @@ pub struct TokenizerRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
-    /// The path as the recipe reaches it from the data root, or `synthetic:<corpus>`.
+    /// The path as the recipe reaches it from the data root, `synthetic:<corpus>`, or a URL.
     pub name: String,
     /// Index into the recipe's sources.
     pub source: usize,
@@ -144,6 +144,10 @@ pub struct FileRecord {
     /// Which part of the file this is; none where it is all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span: Option<Span>,
+    /// What told this version of an object from others when it was fetched, such as its
+    /// ETag; none of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Documents read from it.
     pub documents: u64,
 }

@@ -146,6 +146,7 @@ fn text(report: &Report) -> String {
 fn features() -> Vec<&'static str> {
     let features = [
         ("train", cfg!(feature = "train")),
+        ("cloud", cfg!(feature = "cloud")),
         ("cuda", cfg!(feature = "cuda")),
     ];
     features

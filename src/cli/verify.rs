@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::failure::Failure;
+use super::recipe::Remote;
 use super::ui::{FAILED, Format, NAME, PASSED, Ui};
 
 /// Prove a dataset: checksums, round trip to the original text, masks, counts
@@ -26,6 +27,8 @@ pub struct Args {
     /// Read the source files under this folder again and compare them byte for byte
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: Remote,
     /// Do not look for the source files; each document is proved by its checksum
     #[arg(long, conflicts_with = "data_root")]
     pub no_sources: bool,
@@ -36,7 +39,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let stop = ui.stop_on_signal()?;
     let sources = match args.no_sources {
         true => verify::Sources::Ignored,
-        false => verify::Sources::At(args.data_root.clone()),
+        false => verify::Sources::At(args.data_root.clone(), args.remote.access()),
     };
     let report = verify::run(&args.dataset, &sources, ui, &stop)?;
     match ui.format() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::fs;
+use crate::{fs, remote};
 
 use super::decompress::Compression;
 use super::template::FieldError;
@@ -15,6 +15,9 @@ pub enum Error {
     /// A file operation failed.
     #[error(transparent)]
     Fs(#[from] fs::Error),
+    /// A URL cannot be read.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
     /// A list of sources is empty.
     #[error("no sources: expected at least one")]
     NoSources,
@@ -125,6 +128,7 @@ impl Error {
                 ));
             }
             Self::Source { problem, .. } => return problem.hint(),
+            Self::Remote(error) => return error.hint().map(String::from),
             Self::Decompress { source, .. } if source.to_string().contains("too much memory") => {
                 "its window is larger than 128 MiB: compress the file again without `--long=31`"
             }
@@ -197,12 +201,6 @@ pub enum Problem {
         /// The fields there are.
         fields: Vec<String>,
     },
-    /// An address of something that is not on this machine.
-    #[error("`{address}` is an address, and sources are files")]
-    Remote {
-        /// The address.
-        address: String,
-    },
     /// A malformed glob.
     #[error("malformed glob `{pattern}`: {message} at byte {at}")]
     Glob {
@@ -260,9 +258,6 @@ impl Problem {
                 "add `format = \"jsonl\"`, `\"text\"` or `\"parquet\"` to the source"
             }
             Self::CompressedParquet { .. } => "decompress it; Parquet files are compressed inside",
-            Self::Remote { .. } => {
-                "copy the files first, for example with `aws s3 cp`, `gcloud storage cp` or `hf download`; this program does not use the network"
-            }
             Self::Unordered { .. } => {
                 "end the query with `ORDER BY` over columns that tell all rows apart"
             }

@@ -41,6 +41,9 @@ pub use template::FieldError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::progress::{Progress, Stop};
+use crate::remote::{self, Access, Copy};
+
 /// The longest document that is read, and the longest line of a file: 32 MiB.
 /// Its ids can take eight times the memory, and memory is bounded.
 pub const DOCUMENT_BYTES_MAX: usize = 32 << 20;
@@ -50,6 +53,8 @@ pub const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// A file or glob (`*`, `**/`, `?`, `[ab]`); relative paths start at the data root.
+    /// With the feature `cloud` also `s3://`, `gs://`, `hf://datasets/` and `https://`,
+    /// which are copied into a cache first.
     /// JSONL, plain text and Parquet; the first two also with `.gz` or `.zst`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -127,6 +132,24 @@ pub enum Purpose {
     Finetune,
 }
 
+/// Where sources are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Where relative paths start.
+    pub data_root: PathBuf,
+    /// How URLs are reached.
+    pub access: Access,
+}
+
+impl From<&Path> for Reach {
+    fn from(data_root: &Path) -> Self {
+        Self {
+            data_root: data_root.into(),
+            access: Access::default(),
+        }
+    }
+}
+
 /// The files of a list of sources, ordered by (source, name).
 #[derive(Clone, Debug)]
 pub struct Corpus {
@@ -149,9 +172,32 @@ pub struct File {
     pub span: Option<Span>,
     /// Where it lies; none for generated text.
     pub path: Option<PathBuf>,
+    /// What `path` is the copy of, where the source is a URL.
+    copy: Option<Arc<Copy>>,
     /// Rows of a table before this part of it.
     first_row: u64,
     reading: Arc<source::Reading>,
+}
+
+impl From<&Reach> for Reach {
+    fn from(reach: &Reach) -> Self {
+        reach.clone()
+    }
+}
+
+impl File {
+    /// Where it can be read; a URL is fetched first.
+    fn local(&self) -> Result<&Path, Error> {
+        if let Some(copy) = &self.copy {
+            copy.fetch()?;
+        }
+        Ok(self.path.as_deref().unwrap_or(Path::new("")))
+    }
+
+    /// What tells this version of an object from others; none of files.
+    pub fn version(&self) -> Option<&str> {
+        self.copy.as_ref()?.object.version.as_deref()
+    }
 }
 
 impl Corpus {
@@ -179,14 +225,19 @@ impl Corpus {
         self.files.get(file as usize).map_or(0, |file| file.bytes)
     }
 
-    /// Finds the files that `sources` name; relative paths start at `data_root`.
-    pub fn resolve(sources: &[Source], data_root: &Path, purpose: Purpose) -> Result<Self, Error> {
+    /// Finds the files that `sources` name; of URLs, what their stores say there is.
+    pub fn resolve(
+        sources: &[Source],
+        reach: impl Into<Reach>,
+        purpose: Purpose,
+    ) -> Result<Self, Error> {
+        let reach = reach.into();
         if sources.is_empty() {
             return Err(Error::NoSources);
         }
         let mut files = Vec::new();
         for (index, source) in sources.iter().enumerate() {
-            files.extend(source::resolve(index, source, (data_root, purpose))?);
+            files.extend(source::resolve(index, source, (&reach, purpose))?);
             if u32::try_from(files.len()).is_err() {
                 let problem = Problem::TooManyFiles;
                 return Err(Error::Source { index, problem });
@@ -194,6 +245,21 @@ impl Corpus {
         }
         let unit_bytes = UNIT_BYTES;
         Ok(Self { files, unit_bytes })
+    }
+
+    /// Fetches what is a URL among some files; what is not fetched before it is read is
+    /// fetched then, without progress.
+    pub fn fetch(
+        &self,
+        files: impl IntoIterator<Item = Range<usize>>,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        let files = files
+            .into_iter()
+            .flat_map(|files| self.files.get(files).unwrap_or_default());
+        let copies = files.filter_map(|file| file.copy.as_ref());
+        Ok(remote::fetch(copies, progress, stop)?)
     }
 
     /// Groups of consecutive files, each closed once it reaches the size that

@@ -1,11 +1,12 @@
 //! From a source, as a recipe says it, to the files that it names.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use glob::{MatchOptions, Pattern};
 
 use crate::fs;
+use crate::remote::{self, Copy};
 
 use super::block::{Chunk, Chunks, Gathered, Records};
 use super::decompress::{Compression, Input};
@@ -14,8 +15,8 @@ use super::lines::{LineBlock, LineBlocks};
 use super::select::{self, Table};
 use super::template::{NoteFields, Shape, Template};
 use super::{
-    DOCUMENT_BYTES_MAX, File, Format, Purpose, Source, Span, TextUnit, jsonl, parquet, synthetic,
-    text,
+    DOCUMENT_BYTES_MAX, File, Format, Purpose, Reach, Source, Span, TextUnit, jsonl, parquet,
+    synthetic, text,
 };
 
 /// How a file is read, settled once.
@@ -61,9 +62,9 @@ enum Content {
 pub(super) fn resolve(
     index: usize,
     source: &Source,
-    place: (&Path, Purpose),
+    place: (&Reach, Purpose),
 ) -> Result<Vec<File>, Error> {
-    let (root, purpose) = place;
+    let (reach, purpose) = place;
     let wrong = |problem| Error::Source { index, problem };
     let notes = notes(source).map_err(wrong)?;
     let shape = shape(source, purpose).map_err(wrong)?.noted(notes);
@@ -81,17 +82,21 @@ pub(super) fn resolve(
             if let Some(query) = &source.select {
                 select::check(query).map_err(wrong)?;
             }
-            expand(index, pattern, root)?
+            found(index, pattern, reach)?
                 .into_iter()
-                .map(|name| {
-                    let path = root.join(&name);
+                .map(|Found { name, path, copy }| {
                     let content = content(source, &name, &shape).map_err(wrong)?;
+                    let bytes = match &copy {
+                        Some(copy) => copy.object.bytes,
+                        None => fs::size(&path)?,
+                    };
                     Ok(File {
                         source: index,
-                        bytes: fs::size(&path)?,
+                        bytes,
                         span: None,
                         first_row: 0,
                         path: Some(path),
+                        copy,
                         reading: Arc::new(Reading {
                             content,
                             shape: shape.clone(),
@@ -107,7 +112,7 @@ pub(super) fn resolve(
 /// Starts reading a file.
 pub(super) fn open(file: &File) -> Result<Chunks, Error> {
     let Reading { content, shape } = file.reading.as_ref();
-    let path = file.path.as_deref().unwrap_or(Path::new(""));
+    let path = file.local()?;
     let input = |compression| Input::open(path, &file.name, compression);
     Ok(match content {
         Content::Jsonl(compression) => {
@@ -148,7 +153,7 @@ fn lines(
     compression: Compression,
     records: impl Fn(LineBlock) -> Records + Send + 'static,
 ) -> Result<Chunks, Error> {
-    let path = file.path.as_deref().unwrap_or(Path::new(""));
+    let path = file.local()?;
     let (limit, bytes) = (DOCUMENT_BYTES_MAX, file.bytes);
     let mut blocks = match file.span {
         Some(Span::Bytes { start, end }) => {
@@ -223,6 +228,7 @@ fn generated(source: &Source, spec: &synthetic::Spec, shape: Shape) -> Result<Fi
         span: None,
         first_row: 0,
         path: None,
+        copy: None,
         reading: Arc::new(Reading {
             content: Content::Synthetic(spec.clone()),
             shape,
@@ -231,7 +237,7 @@ fn generated(source: &Source, spec: &synthetic::Spec, shape: Shape) -> Result<Fi
 }
 
 fn content(source: &Source, name: &str, shape: &Shape) -> Result<Content, Problem> {
-    let (compression, stem) = Compression::of_name(name);
+    let (compression, stem) = Compression::of_name(remote::file_name(name));
     let format = source.format.or_else(|| format_of_name(stem));
     let Some(format) = format else {
         return Err(Problem::UnknownFormat { file: name.into() });
@@ -311,16 +317,39 @@ fn known(shape: &Shape, fields: &[&str], what: &str) -> Result<(), Problem> {
     }
 }
 
+/// A file that a source names.
+struct Found {
+    name: String,
+    path: PathBuf,
+    copy: Option<Arc<Copy>>,
+}
+
+/// The files that a path, glob or URL means.
+fn found(index: usize, pattern: &str, reach: &Reach) -> Result<Vec<Found>, Error> {
+    let root = &reach.data_root;
+    if remote::is_address(pattern) {
+        let copies = remote::find(pattern, &reach.access)?.into_iter();
+        let found = copies.map(|copy| Found {
+            name: copy.object.url.clone(),
+            path: copy.path(),
+            copy: Some(copy),
+        });
+        return Ok(found.collect());
+    }
+    let names = expand(index, pattern, root)?.into_iter();
+    let found = names.map(|name| Found {
+        path: root.join(&name),
+        name,
+        copy: None,
+    });
+    Ok(found.collect())
+}
+
 /// The names, as reached from the root, of the files that a pattern matches.
 fn expand(index: usize, pattern: &str, root: &Path) -> Result<Vec<String>, Error> {
     let literal = root.join(pattern);
     if literal.is_file() {
         return Ok(vec![name(&literal, root)]);
-    }
-    if pattern.contains("://") {
-        let address = pattern.into();
-        let problem = Problem::Remote { address };
-        return Err(Error::Source { index, problem });
     }
     if literal.exists() {
         fs::open(&literal)?; // Says why it cannot be read: a folder, a pipe.

@@ -1,7 +1,6 @@
 //! Spans: large files are cut, so that several units can share one.
 
 use std::fmt;
-use std::path::Path;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
@@ -101,8 +100,7 @@ fn by_bytes(file: &File, unit_bytes: u64) -> Vec<File> {
 }
 
 fn by_row_groups(file: &File, unit_bytes: u64) -> Result<Vec<File>, Error> {
-    let path = file.path.as_deref().unwrap_or(Path::new(""));
-    let opened = fs::open(path)?;
+    let opened = fs::open(file.local()?)?;
     let metadata = guarded(|| ParquetRecordBatchReaderBuilder::try_new(opened))
         .map_err(table::refused(&file.name))?;
     let (mut parts, mut bytes_before, mut rows_before) = (Vec::new(), 0, 0);

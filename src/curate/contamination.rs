@@ -6,13 +6,12 @@
 //! so short that it would be met by chance.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ngram::{self, Map, Rolling};
-use crate::corpus::{self, Corpus, Purpose, Source};
+use crate::corpus::{self, Corpus, Purpose, Reach, Source};
 use crate::document::Text;
 
 /// How documents that hold pieces of evaluation sets are found, and what becomes of them.
@@ -87,12 +86,12 @@ impl Pieces {
     }
 
     /// Reads all sets of a recipe.
-    pub fn read(settings: &Decontaminate, data_root: &Path) -> Result<Self, corpus::Error> {
+    pub fn read(settings: &Decontaminate, reach: &Reach) -> Result<Self, corpus::Error> {
         let mut pieces = Self::new();
         for evaluation in settings.against.iter().flatten() {
             let set = pieces.add_set(&evaluation.name);
             for source in &evaluation.sources {
-                let corpus = resolve(source, data_root)?;
+                let corpus = resolve(source, reach)?;
                 for document in corpus.documents(0..corpus.files.len()) {
                     let words = (settings.ngram, settings.min_words);
                     pieces.add(set, &document?.text, words);
@@ -179,13 +178,13 @@ impl Default for Pieces {
 /// The files of each evaluation set.
 pub fn files(
     settings: &Decontaminate,
-    data_root: &Path,
+    reach: &Reach,
 ) -> Result<Vec<(String, Vec<EvaluationFile>)>, corpus::Error> {
     let mut sets = Vec::new();
     for evaluation in settings.against.iter().flatten() {
         let mut files = Vec::new();
         for source in &evaluation.sources {
-            let corpus = resolve(source, data_root)?;
+            let corpus = resolve(source, reach)?;
             files.extend(corpus.files.into_iter().map(|file| EvaluationFile {
                 name: file.name,
                 bytes: file.bytes,
@@ -197,12 +196,12 @@ pub fn files(
 }
 
 /// A source of prefixes and targets, or of texts.
-fn resolve(source: &Source, data_root: &Path) -> Result<Corpus, corpus::Error> {
+fn resolve(source: &Source, reach: &Reach) -> Result<Corpus, corpus::Error> {
     let purpose = match (&source.prefix, &source.target) {
         (None, None) => Purpose::Pretrain,
         _ => Purpose::Finetune,
     };
-    Corpus::resolve(std::slice::from_ref(source), data_root, purpose)
+    Corpus::resolve(std::slice::from_ref(source), reach, purpose)
 }
 
 /// The words of a document: runs of letters and digits in lower case. A character

@@ -18,11 +18,10 @@ mod sort;
 mod tests;
 
 use std::borrow::Cow;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus;
+use crate::corpus::{self, Reach};
 use crate::document::{Document, Text};
 use crate::fs;
 
@@ -113,16 +112,17 @@ pub struct Judged {
 pub type Reason = Cow<'static, str>;
 
 impl Curator {
-    /// Reads what the rules need; relative paths start at `data_root`.
+    /// Reads what the rules need.
     /// Duplicates are found by a pass of their own: [`Curator::with_duplicates`].
-    pub fn new(rules: &Rules, data_root: &Path) -> Result<Self, corpus::Error> {
+    pub fn new(rules: &Rules, reach: impl Into<Reach>) -> Result<Self, corpus::Error> {
+        let reach = reach.into();
         let contamination = rules.decontaminate.as_ref();
         let contamination = contamination.map(|settings| {
             let fate = match settings.drop {
                 true => Contaminated::Dropped,
                 false => Contaminated::Kept,
             };
-            Pieces::read(settings, data_root).map(|pieces| (pieces, fate))
+            Pieces::read(settings, &reach).map(|pieces| (pieces, fate))
         });
         Ok(Self {
             normalize: rules.normalize.unwrap_or_default(),

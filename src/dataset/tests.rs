@@ -218,6 +218,7 @@ impl Golden {
             }
             .into(),
             corpus: vec![FileRecord {
+                version: None,
                 name: "golden.txt".into(),
                 source: 0,
                 bytes: 0,

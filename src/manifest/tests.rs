@@ -32,6 +32,7 @@ fn manifest() -> Manifest {
         }
         .into(),
         corpus: vec![FileRecord {
+            version: None,
             name: "a.txt".into(),
             source: 0,
             bytes: 12,

@@ -13,7 +13,7 @@ pub fn sets(job: &Job) -> Result<Vec<ContaminationRecord>, Error> {
     let Some(settings) = &job.recipe.decontaminate else {
         return Ok(Vec::new());
     };
-    let sets = contamination::files(settings, job.data_root)?.into_iter();
+    let sets = contamination::files(settings, job.reach)?.into_iter();
     let record = |(name, files)| ContaminationRecord {
         name,
         files,
@@ -34,7 +34,7 @@ pub fn curator(
     stop: &Stop,
 ) -> Result<Curator, Error> {
     let rules = job.recipe.rules();
-    let curator = Curator::new(&rules, job.data_root)?;
+    let curator = Curator::new(&rules, job.reach)?;
     for (name, found, short) in curator
         .pieces()
         .into_iter()
@@ -57,6 +57,8 @@ pub fn curator(
     if let Some(duplicates) = dedup::Duplicates::open(&path)? {
         return Ok(curator.with_duplicates(duplicates));
     }
+    // Duplicates are looked for in everything.
+    corpus.fetch(std::iter::once(0..corpus.files.len()), progress, stop)?;
     progress.start("duplicates", corpus.bytes(), Unit::Bytes);
     let places = (path.as_path(), fs::temporary(&path));
     let normalize = rules.normalize.unwrap_or_default();

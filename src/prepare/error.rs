@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::manifest;
-use crate::{corpus, curate, dataset, fs, pause, shard, tokenize};
+use crate::{corpus, curate, dataset, fs, pause, remote, shard, tokenize};
 
 /// Why preparing failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum Error {
     File(#[from] fs::Error),
     /// The sources are wrong.
     #[error(transparent)]
-    Corpus(#[from] corpus::Error),
+    Corpus(corpus::Error),
     /// The tokenizer could not be made or refused a text.
     #[error(transparent)]
     Tokenize(#[from] tokenize::Error),
@@ -126,6 +126,15 @@ pub enum Error {
     /// A signal asked to stop.
     #[error("stopped before the dataset was complete")]
     Stopped,
+}
+
+impl From<corpus::Error> for Error {
+    fn from(error: corpus::Error) -> Self {
+        match error {
+            corpus::Error::Remote(remote::Error::Stopped) => Self::Stopped,
+            error => Self::Corpus(error),
+        }
+    }
 }
 
 /// What a source says about a document that does not fit its text.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::{self, Corpus};
+use crate::corpus::{self, Corpus, Reach};
 use crate::dataset::Dataset;
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
@@ -38,8 +38,8 @@ pub struct Job<'a> {
     pub stage: Stage,
     /// Where the dataset goes.
     pub folder: &'a Path,
-    /// Where relative source paths start.
-    pub data_root: &'a Path,
+    /// Where sources are looked for.
+    pub reach: &'a Reach,
     /// The experiment's seed.
     pub seed: u64,
     /// Everything in the recipe that decides the bytes; sealed into the manifest.
@@ -119,7 +119,7 @@ pub fn run(
     let Some(first) = jobs.first() else {
         return Ok(Vec::new());
     };
-    let corpus = corpus(first.stage, first.recipe, first.data_root)?;
+    let corpus = corpus(first.stage, first.recipe, first.reach)?;
     let mut makings = jobs
         .iter()
         .map(|job| Making::begin(job, &corpus))
@@ -139,7 +139,7 @@ pub fn run(
 /// # Errors
 /// [`Error::Missing`] names the units that are not.
 pub fn finalize(job: &Job) -> Result<Outcome, Error> {
-    let corpus = corpus(job.stage, job.recipe, job.data_root)?;
+    let corpus = corpus(job.stage, job.recipe, job.reach)?;
     Making::begin(job, &corpus)?.seal()
 }
 
@@ -164,6 +164,7 @@ fn make(
     if units.is_empty() {
         return Ok(());
     }
+    corpus.fetch(units.iter().map(|(_, files)| files.clone()), progress, stop)?;
     let curator = curation::curator(lacking.job, corpus, lacking.plan, progress, stop)?;
     let work = |(index, files): &(usize, std::ops::Range<usize>)| unit::Work {
         targets: makings
@@ -287,8 +288,8 @@ impl<'a> Making<'a> {
 }
 
 /// What [`run`] would do: files, units and bytes, without reading any text.
-pub fn survey(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Survey, Error> {
-    let corpus = corpus(stage, recipe, data_root)?;
+pub fn survey(stage: Stage, recipe: &recipe::Stage, reach: &Reach) -> Result<Survey, Error> {
+    let corpus = corpus(stage, recipe, reach)?;
     recipe.pause.validate(recipe.pack.seq_len)?;
     let part = |file: &corpus::File| Input {
         name: file.name.clone(),
@@ -344,8 +345,8 @@ pub struct Input {
 }
 
 /// The files of a stage, cut into parts that units can share.
-pub fn corpus(stage: Stage, recipe: &recipe::Stage, data_root: &Path) -> Result<Corpus, Error> {
-    let whole = Corpus::resolve(&recipe.sources, data_root, purpose(stage))?;
+pub fn corpus(stage: Stage, recipe: &recipe::Stage, reach: &Reach) -> Result<Corpus, Error> {
+    let whole = Corpus::resolve(&recipe.sources, reach, purpose(stage))?;
     Ok(whole.cut(recipe.pack.unit_bytes)?)
 }
 
@@ -399,6 +400,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
         source: file.source,
         bytes: file.bytes,
         span: file.span,
+        version: file.version().map(String::from),
         documents: 0,
     });
     Ok(Manifest {
@@ -457,8 +459,8 @@ fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
 
 /// Writes what stands beside the shards, then the manifest, last.
 fn seal(job: &Job, manifest: &Manifest) -> Result<Dataset, Error> {
-    let root =
-        std::path::absolute(job.data_root).map_err(fs::Error::new("resolve", job.data_root))?;
+    let root = &job.reach.data_root;
+    let root = std::path::absolute(root).map_err(fs::Error::new("resolve", root))?;
     fs::write(
         &job.folder.join(manifest::TOKENIZER_FILE),
         job.tokenizer.to_json(),

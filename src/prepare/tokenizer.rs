@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Error, purpose, to_json};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, File, Reach};
 use crate::curate::{Curator, Rules};
 use crate::digest::Digest;
 use crate::document::Text;
@@ -23,21 +23,27 @@ pub fn train(
     folder: &Path,
     config: &Config,
     stage: (Stage, &recipe::Stage),
-    data_root: &Path,
+    reach: &Reach,
     progress: &dyn Progress,
 ) -> Result<Tokenizer, Error> {
-    let corpus = Corpus::resolve(&stage.1.sources, data_root, purpose(stage.0))?;
+    let corpus = Corpus::resolve(&stage.1.sources, reach, purpose(stage.0))?;
     let files: Vec<_> = corpus
         .files
         .iter()
         .map(|file| (&file.name, file.bytes))
         .collect();
+    let versions: Vec<_> = corpus.files.iter().filter_map(File::version).collect();
     let rules = stage.1.rules().of_texts();
     let mut origin = json!({ "config": config, "sources": stage.1.sources, "files": files });
     if rules != Rules::default()
         && let Some(origin) = origin.as_object_mut()
     {
         origin.insert("rules".into(), json!(rules));
+    }
+    if !versions.is_empty()
+        && let Some(origin) = origin.as_object_mut()
+    {
+        origin.insert("versions".into(), json!(versions));
     }
     let origin = to_json(&origin);
     let (path, origin_path) = (
@@ -53,7 +59,7 @@ pub fn train(
         .map_or(0, |training| training.sample_bytes);
     let total = corpus.text_bytes().map(|bytes| bytes.min(sample));
     progress.start("tokenizer", total, Unit::Bytes);
-    let curator = Curator::new(&rules, data_root)?;
+    let curator = Curator::new(&rules, reach)?;
     let mut texts = texts(&corpus, &curator, sample, progress);
     let tokenizer = Tokenizer::train(&mut texts, config)?;
     progress.finish();

@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Error, Member, Pack, Recipe, Stage, check};
-use crate::corpus::Source;
+use crate::corpus::{Reach, Source};
 use crate::curate::{Evaluation, Filter, Rules};
 use crate::manifest;
 use crate::model::config;
 use crate::pause;
+use crate::remote::Access;
 
 /// A recipe and where it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Where relative source paths start.
     pub data_root: PathBuf,
+    /// How sources that are URLs are reached.
+    pub access: Access,
 }
 
 /// The header of a resolved recipe.
@@ -61,7 +64,16 @@ impl Plan {
             name: name.into(),
             out,
             data_root,
+            access: Access::default(),
         })
+    }
+
+    /// Where sources are looked for.
+    pub fn reach(&self) -> Reach {
+        Reach {
+            data_root: self.data_root.clone(),
+            access: self.access.clone(),
+        }
     }
 
     /// A stage of the recipe, where it has that stage.

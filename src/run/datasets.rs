@@ -154,6 +154,7 @@ fn each_stage(
     fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
     let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
     let standard = plan.standard();
+    let reach = plan.reach();
     let mut prepared = Vec::new();
     for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
         let mut datasets = vec![(plan.data_dir(stage), plan.data_part(stage)?, recipe)];
@@ -165,7 +166,7 @@ fn each_stage(
         let job = |(folder, part, recipe)| Job {
             stage,
             folder,
-            data_root: &plan.data_root,
+            reach: &reach,
             seed: plan.recipe.seed,
             part,
             recipe,
@@ -191,7 +192,7 @@ pub fn survey(plan: &Plan, scope: Scope) -> Result<Vec<(Stage, Survey)>, Error> 
     let stages = plan.stages().filter(|(stage, _)| scope.includes(*stage));
     stages
         .map(|(stage, recipe)| {
-            let survey = prepare::survey(stage, recipe, &plan.data_root);
+            let survey = prepare::survey(stage, recipe, &plan.reach());
             Ok((
                 stage,
                 survey.map_err(|source| Error::Prepare { stage, source })?,
@@ -205,7 +206,7 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
     let mut passed = 0;
     for (stage, _) in plan.stages() {
         let folder = plan.data_dir(stage);
-        let sources = verify::Sources::At(Some(plan.data_root.clone()));
+        let sources = verify::Sources::At(Some(plan.data_root.clone()), plan.access.clone());
         let report = verify::run(&folder, &sources, progress, stop)?;
         match report.failed() {
             0 => passed += report.passed(),
@@ -225,7 +226,7 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
         (Some(file), _) => Ok(Tokenizer::from_file(&plan.data_root.join(file), config)?),
         (None, Some((stage, recipe))) => {
             let folder = plan.out.join("data");
-            prepare::tokenizer::train(&folder, config, (stage, recipe), &plan.data_root, progress)
+            prepare::tokenizer::train(&folder, config, (stage, recipe), &plan.reach(), progress)
                 .map_err(|source| Error::Prepare { stage, source })
         }
         (None, None) => Err(Error::NoTokenizer),

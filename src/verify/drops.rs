@@ -1,11 +1,9 @@
 //! The documents that are not there: each was dropped, and for its reason.
 
-use std::path::PathBuf;
-
 use rayon::prelude::*;
 
 use super::{Error, Report, chain, rows};
-use crate::corpus::{Block, Corpus};
+use crate::corpus::{Block, Corpus, Reach};
 use crate::curate::{Curator, Rules, dedup};
 use crate::dataset::Dataset;
 use crate::manifest::Ledger;
@@ -21,14 +19,14 @@ type Watch<'a> = (&'a dyn Progress, &'a Stop);
 /// recipe in the manifest; none where the sources are not at hand.
 pub fn curator(
     dataset: &Dataset,
-    sources: &Option<(Corpus, PathBuf)>,
+    sources: &Option<(Corpus, Reach)>,
     watch: Watch,
     report: &mut Report,
 ) -> Result<Option<Curator>, Error> {
-    let Some((corpus, data_root)) = sources else {
+    let Some((corpus, reach)) = sources else {
         return Ok(None);
     };
-    let made = make(dataset, corpus, data_root, watch);
+    let made = make(dataset, corpus, reach, watch);
     match made {
         Ok(curator) => Ok(Some(curator)),
         Err(Wrong::Stopped) => Err(Error::Stopped),
@@ -42,13 +40,13 @@ pub fn curator(
 fn make(
     dataset: &Dataset,
     corpus: &Corpus,
-    data_root: &std::path::Path,
+    reach: &Reach,
     (progress, stop): Watch,
 ) -> Result<Curator, Wrong> {
     let rules: Rules = serde_json::from_value(dataset.manifest.recipe.clone())
         .map_err(|error| Wrong::Reason(error.to_string()))?;
-    same_sets(dataset, &rules, data_root)?;
-    let curator = Curator::new(&rules, data_root).map_err(|error| Wrong::Reason(chain(&error)))?;
+    same_sets(dataset, &rules, reach)?;
+    let curator = Curator::new(&rules, reach).map_err(|error| Wrong::Reason(chain(&error)))?;
     if rules.dedup.is_none() {
         return Ok(curator);
     }
@@ -65,11 +63,11 @@ fn make(
 }
 
 /// The evaluation sets are the files that they were.
-fn same_sets(dataset: &Dataset, rules: &Rules, data_root: &std::path::Path) -> Result<(), Wrong> {
+fn same_sets(dataset: &Dataset, rules: &Rules, reach: &Reach) -> Result<(), Wrong> {
     let Some(settings) = &rules.decontaminate else {
         return Ok(());
     };
-    let now = crate::curate::contamination::files(settings, data_root);
+    let now = crate::curate::contamination::files(settings, reach);
     let now = now.map_err(|error| Wrong::Reason(chain(&error)))?;
     let then = dataset.manifest.contamination.iter();
     let then: Vec<_> = then

@@ -23,6 +23,7 @@ use crate::dataset::Dataset;
 use crate::manifest::{self, Manifest, Split};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
+use crate::remote::Access;
 use crate::{fs, prepare};
 
 /// What was found.
@@ -92,7 +93,7 @@ impl Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sources {
     /// Those of the recipe, from this data root, or the one used in preparing.
-    At(Option<PathBuf>),
+    At(Option<PathBuf>, Access),
     /// None: text is proved by the checksum of each document alone.
     Ignored,
 }
@@ -136,7 +137,7 @@ pub fn run(
     };
     rows::check(&dataset, progress, stop, &mut report)?;
     rows::columns(&dataset, &mut report);
-    let corpus = text::corpus(&dataset, sources, &mut report);
+    let corpus = text::corpus(&dataset, sources, (progress, stop), &mut report)?;
     let curator = drops::curator(&dataset, &corpus, (progress, stop), &mut report)?;
     let sources = corpus
         .as_ref()

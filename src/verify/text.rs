@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::held::{self, Held, Ids, Packing};
 use super::recount::Recount;
 use super::{Error, Report, Sources, chain, origin};
-use crate::corpus::{self, Corpus};
+use crate::corpus::{self, Corpus, Reach};
 use crate::curate::{Curator, Reason};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
@@ -32,14 +32,19 @@ const CHUNK: usize = 2048;
 pub fn corpus(
     dataset: &Dataset,
     sources: &Sources,
+    (progress, stop): (&dyn Progress, &Stop),
     report: &mut Report,
-) -> Option<(Corpus, PathBuf)> {
+) -> Result<Option<(Corpus, Reach)>, Error> {
     let name = "the sources are at hand";
-    let data_root = match sources {
-        Sources::Ignored => return None,
-        Sources::At(Some(root)) => root.clone(),
-        Sources::At(None) => origin(&dataset.folder).unwrap_or_else(|| PathBuf::from(".")),
+    let (data_root, access) = match sources {
+        Sources::Ignored => return Ok(None),
+        Sources::At(Some(root), access) => (root.clone(), access.clone()),
+        Sources::At(None, access) => {
+            let root = origin(&dataset.folder).unwrap_or_else(|| PathBuf::from("."));
+            (root, access.clone())
+        }
     };
+    let reach = Reach { data_root, access };
     let manifest = &dataset.manifest;
     let listed =
         serde_json::from_value(manifest.recipe.get("sources").cloned().unwrap_or_default());
@@ -47,7 +52,7 @@ pub fn corpus(
         listed
             .map_err(|error| error.to_string())
             .and_then(|listed: Vec<corpus::Source>| {
-                let whole = Corpus::resolve(&listed, &data_root, purpose(manifest.stage));
+                let whole = Corpus::resolve(&listed, &reach, purpose(manifest.stage));
                 let cut = whole.and_then(|whole| match unit_bytes(manifest) {
                     Some(unit_bytes) => whole.cut(unit_bytes),
                     None => Ok(whole),
@@ -55,36 +60,54 @@ pub fn corpus(
                 cut.map_err(|error| chain(&error))
             });
     let corpus = found.and_then(|corpus| {
-        let now = corpus.files.iter();
-        let now = now.map(|file| (&file.name, file.span, file.bytes));
-        let then = manifest.corpus.iter();
-        let then = then.map(|file| (&file.name, file.span, file.bytes));
-        match now
-            .clone()
-            .zip(then.clone())
-            .find(|(now, then)| now != then)
-        {
-            _ if now.len() != then.len() => Err(format!(
-                "{} files, but the dataset was made from {}",
-                now.len(),
-                then.len()
-            )),
-            Some(((name, _, bytes), (_, _, was))) => Err(format!(
-                "`{name}` has {bytes} bytes, but had {was} when it was prepared"
-            )),
-            None => Ok(corpus),
-        }
+        same_files(&corpus, manifest)?;
+        let all = std::iter::once(0..corpus.files.len());
+        let fetched = corpus.fetch(all, progress, stop);
+        fetched.map_err(|error| chain(&error)).map(|()| corpus)
     });
+    if stop.requested() {
+        return Err(Error::Stopped);
+    }
     let hint = "; pass --data-root, or --no-sources to prove the text by checksums alone";
     let detail = |corpus: &Corpus| {
         format!(
             "{} files under `{}`",
             corpus.files.len(),
-            data_root.display()
+            reach.data_root.display()
         )
     };
     report.check(name, None, found_or(&corpus, detail, hint));
-    Some((corpus.ok()?, data_root))
+    Ok(corpus.ok().map(|corpus| (corpus, reach.clone())))
+}
+
+/// The files are those that the dataset was made from, as far as can be told without reading.
+fn same_files(corpus: &Corpus, manifest: &Manifest) -> Result<(), String> {
+    let now = corpus.files.iter();
+    let now = now.map(|file| (&file.name, file.span, file.bytes, file.version()));
+    let then = manifest.corpus.iter();
+    let then = then.map(|file| (&file.name, file.span, file.bytes, file.version.as_deref()));
+    match now
+        .clone()
+        .zip(then.clone())
+        .find(|(now, then)| now != then)
+    {
+        _ if now.len() != then.len() => Err(format!(
+            "{} files, but the dataset was made from {}",
+            now.len(),
+            then.len()
+        )),
+        Some(((name, _, bytes, now), (_, _, was, then))) if bytes == was && now != then => {
+            Err(format!(
+                "`{name}` is no longer the version that was prepared: expected {}, found {}",
+                then.unwrap_or("none"),
+                now.unwrap_or("none"),
+            ))
+        }
+        Some(((name, _, bytes, _), (_, _, was, _))) => Err(format!(
+            "`{name}` has {bytes} bytes, but had {was} when it was prepared"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Where large files were cut; none where they were left whole.

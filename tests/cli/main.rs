@@ -5,6 +5,8 @@
     reason = "in a test, a panic is a failure"
 )]
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod crash;
 mod curation;
 mod damage;
@@ -13,6 +15,7 @@ mod formats;
 mod laws;
 mod loading;
 mod manners;
+mod offline;
 mod packing;
 mod pictures;
 mod policies;

@@ -45,6 +45,18 @@ pauses = [0, 5, 10]
 sample = "The river"
 "#;
 
+impl Said {
+    /// What a command says.
+    pub fn by(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
 impl Sandbox {
     /// A folder with `recipe.toml`, five files of text and one of questions.
     pub fn new() -> Self {
@@ -87,12 +99,7 @@ impl Sandbox {
 
     /// Runs the program in the folder, on one thread unless told otherwise.
     pub fn run(&self, arguments: &str) -> Said {
-        let output = self.command(arguments).output().unwrap();
-        Said {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        Said::by(&mut self.command(arguments))
     }
 
     /// As [`Sandbox::run`], and the program must succeed.
@@ -124,13 +131,14 @@ impl Sandbox {
         command.spawn().unwrap()
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pausedata"));
         command
             .args(arguments.split_whitespace())
             .current_dir(self.folder.path())
             .env("NO_COLOR", "1")
             .env("RAYON_NUM_THREADS", "1")
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::null());
         command
     }

@@ -39,10 +39,13 @@ fn a_path_that_matches_nothing_is_refused() {
         error: `sources[0]`: no file matches `b/*.txt` in the data root `ROOT`
         hint: relative paths start at the data root `ROOT`: correct the path, or name another root with `--data-root DIR`
     "#]]);
-    folder.pretrain("path = 's3://bucket/a.jsonl'", expect![[r#"
-        error: `sources[0]`: `s3://bucket/a.jsonl` is an address, and sources are files
-        hint: copy the files first, for example with `aws s3 cp`, `gcloud storage cp` or `hf download`; this program does not use the network
-    "#]]);
+    folder.pretrain(
+        "path = 's3://bucket/a.jsonl'",
+        expect![[r#"
+        error: there is no folder for copies of remote sources
+        hint: name one with `--cache-dir DIR`
+    "#]],
+    );
     folder.pretrain(
         "path = 'a[.txt'",
         expect![[r#"

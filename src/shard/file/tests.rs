@@ -49,6 +49,7 @@ fn manifest(spec: &ShardSpec) -> Manifest {
         row_length: spec.row_length,
         pause: pause::Policy::None.into(),
         corpus: vec![FileRecord {
+            version: None,
             name: "a.txt".into(),
             source: 0,
             bytes: 0,
