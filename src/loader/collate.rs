@@ -163,6 +163,10 @@ fn padded<T: Copy>(values: Vec<T>, lengths: &[u32], length: usize, filler: T) ->
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of tests are small"
+)]
 mod tests {
     use expect_test::{Expect, expect};
     use proptest::prelude::*;

@@ -94,8 +94,11 @@ fn loader(toy: Toy, config: Config) -> Arc<Loader> {
     Arc::new(Loader::new(Arc::new(toy), config).unwrap())
 }
 
-/// The rows of a batch without their padding, as (ids, scored targets, weights).
-fn rows(batch: &GlobalBatch) -> Vec<(Vec<TokenId>, Vec<Option<TokenId>>, Vec<f32>)> {
+/// A row without its padding: ids, scored targets, weights.
+type Row = (Vec<TokenId>, Vec<Option<TokenId>>, Vec<f32>);
+
+/// The rows of a batch.
+fn rows(batch: &GlobalBatch) -> Vec<Row> {
     let mut rows = Vec::new();
     for micro in &batch.micro_batches {
         for row in 0..micro.rows {
