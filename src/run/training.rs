@@ -242,7 +242,7 @@ pub fn evaluate(
     let tasks = plan.recipe.eval.iter().flat_map(|eval| &eval.tasks);
     let tasks = tasks
         .map(|task| {
-            let corpus = Corpus::resolve(&task.sources, &plan.reach(), corpus::Purpose::Finetune)?;
+            let corpus = Corpus::resolve(&task.sources, plan.reach(), corpus::Purpose::Finetune)?;
             let documents = corpus.documents(0..corpus.files.len());
             Ok(tasks::Task::new(task.clone(), documents)?)
         })
