@@ -9,7 +9,9 @@ use super::ui::Ui;
 /// Continue a prompt, with pauses between the prompt and the answer
 ///
 /// The pauses are appended to the prompt, and the outputs at all but the last are
-/// ignored: pause-inference as arXiv 2310.02226 defines it.
+/// ignored: pause-inference as arXiv 2310.02226 defines it. They are the tokens that the
+/// model was trained with. One that was trained to give pauses itself may give more; they
+/// are no part of its answer, and --json counts them.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -61,8 +63,10 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         super::ui::Format::Json => ui.print_json(&serde_json::json!({
             "prompt": prompt,
             "pauses": args.pauses,
+            "read": answer.read,
             "text": answer.text,
             "ids": answer.ids,
+            "own_pauses": answer.paused,
             "ended": answer.ended,
         }))?,
         super::ui::Format::Text => ui.print(&format!("{}\n", answer.text))?,

@@ -84,6 +84,15 @@ fn task(task: &TaskResult) -> String {
             );
         }
     }
+    let own: u64 = task.scores.iter().map(|score| score.paused).sum();
+    if 0 < own {
+        let answers = grouped(task.scores.iter().map(|score| score.n).sum());
+        text += &format!(
+            "            {:>19}   {} pauses that the model gave itself in {answers} answers\n",
+            "",
+            grouped(own)
+        );
+    }
     text + &format!(
         "            {:>19}   {:>6.1} %   always answering {:?}\n",
         "constant",

@@ -109,6 +109,9 @@ pub struct Score {
     pub unfinished: u64,
     /// Examples whose prefix and pauses do not fit into the model's context.
     pub too_long: u64,
+    /// Pauses that the model gave itself, in all answers; 0 but after `pause.target = "emit"`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub paused: u64,
 }
 
 /// A text, and the share of examples that have it.
@@ -137,6 +140,15 @@ pub struct Record {
     pub correct: bool,
     /// Why the answer ended.
     pub ended: Option<Ended>,
+    /// Pauses that the model gave itself; 0 but after `pause.target = "emit"`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub paused: u64,
+}
+
+/// Whether a count need not be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Measures every task at every number of pauses, by greedy answers, and
@@ -228,6 +240,7 @@ fn records(
             Ok(Reply::Answered(answer)) => Some(answer),
         };
         let ended = answer.as_ref().map(|answer| answer.ended);
+        let paused = answer.as_ref().map_or(0, |answer| answer.paused as u64);
         let answer = answer.map(|answer| answer.text);
         let is_match =
             |answer: &String| metric::matches(task.declared.metric, answer, &example.target);
@@ -239,6 +252,7 @@ fn records(
             correct: answer.as_ref().is_some_and(is_match),
             answer,
             ended,
+            paused,
         }))
     };
     questions.par_iter().filter_map(record).collect()
@@ -263,6 +277,7 @@ fn summary(task: &Task, pauses: &[u32], records: &[Record]) -> TaskResult {
             most_common: most_common(metric, answers),
             unfinished: count(&|record| record.ended.is_some_and(|ended| ended != Ended::End)),
             too_long: count(&|record| record.answer.is_none()),
+            paused: records.iter().map(|record| record.paused).sum(),
         }
     };
     TaskResult {
@@ -321,7 +336,8 @@ mod tests {
         Reply::Answered(Answer {
             text: text.into(),
             ids: Vec::new(),
-            read: 1,
+            read: Vec::new(),
+            paused: 2,
             ended,
         })
     }
@@ -351,11 +367,11 @@ mod tests {
         let [none, five] = result.scores.try_into().unwrap();
         assert_eq!((none.correct, none.accuracy), (2, 0.5));
         assert_eq!(none.most_common, share("red", 1.0));
-        assert_eq!((none.unfinished, none.too_long), (4, 0));
+        assert_eq!((none.unfinished, none.too_long, none.paused), (4, 0, 8));
         assert_eq!((five.n, five.correct, five.accuracy), (4, 3, 0.75));
         assert_eq!(five.interval, metric::wilson(3, 4));
         assert_eq!(five.most_common, share("red", 0.5));
-        assert_eq!((five.unfinished, five.too_long), (0, 1));
+        assert_eq!((five.unfinished, five.too_long, five.paused), (0, 1, 6));
     }
 
     #[test]

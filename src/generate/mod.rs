@@ -2,8 +2,10 @@
 //!
 //! As in algorithm 3 of arXiv 2310.02226: M pauses are appended to the prompt,
 //! what the model says before the last of them is ignored, and then tokens are
-//! decoded as usual, without further pauses.
+//! decoded as usual. A model that was trained to give pauses (`pause.target = "emit"`)
+//! may go on to give some; they are read and counted, and are no part of its answer.
 
+mod pauses;
 pub mod sampling;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +17,8 @@ pub use crate::generate::sampling::Sampling;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::kv_cache::{self, Cache};
 use crate::model::{Device, Model};
-use crate::pause::{self, Count, Insertion, Policy, Token};
+use crate::pause::{self, Habit, Insertion};
+use crate::prepare;
 use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::token::{PauseIds, Reserved, TokenId};
@@ -46,6 +49,9 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// The model's pauses are no tokens of its tokenizer.
+    #[error("the pauses that the model was trained with cannot be placed")]
+    Pauses(#[source] Box<prepare::Error>),
     /// The prompt leaves no room for an answer.
     #[error(
         "the prompt has {prompt} tokens and {pauses} pauses, but the model reads {context} at most"
@@ -75,7 +81,7 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Decides random choices: the n-th token depends on (key, n).
+    /// Decides random choices: the n-th token, own pauses counted, depends on (key, n).
     pub key: Key,
 }
 
@@ -87,8 +93,10 @@ pub struct Answer {
     pub text: String,
     /// Its ids, without the end token.
     pub ids: Vec<TokenId>,
-    /// Ids read before it, pauses included.
-    pub read: usize,
+    /// The ids read before it: the prompt and its pauses.
+    pub read: Vec<TokenId>,
+    /// Pauses that the model gave itself.
+    pub paused: usize,
     /// Why it ended.
     pub ended: Ended,
 }
@@ -111,6 +119,8 @@ pub struct Generator {
     empty: Cache,
     context: usize,
     tokenizer: Tokenizer,
+    /// What the model learnt of pauses.
+    habit: Habit,
 }
 
 impl Generator {
@@ -120,13 +130,15 @@ impl Generator {
         if !fs::list(&folder)?.contains(&folder.join(checkpoint::STATE_FILE)) {
             return Err(Error::NotOurs { path: folder });
         }
-        let reserved = Checkpoint::open(&folder)?.state.reserved;
+        let state = Checkpoint::open(&folder)?.state;
+        let reserved = state.reserved;
         let (config, values) = checkpoint::read_model(&folder)?;
         let json = fs::read(&folder.join(TOKENIZER_FILE))?;
         let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?;
         // Whatever trained it, decoding runs on the host.
         let model = Model::from_values(&config, values, &Device::flex());
-        Ok(Self::new(&model, tokenizer))
+        let habit = state.pauses.unwrap_or_else(|| pauses::usual(reserved));
+        Ok(Self::new(&model, tokenizer).with_habit(habit))
     }
 
     /// Answers by `model` as it is now.
@@ -134,8 +146,14 @@ impl Generator {
         Self {
             empty: Cache::new(model),
             context: model.config.context,
+            habit: pauses::usual(tokenizer.reserved()),
             tokenizer,
         }
+    }
+
+    /// The same with what the model learnt of pauses.
+    pub fn with_habit(self, habit: Habit) -> Self {
+        Self { habit, ..self }
     }
 
     /// Answers `prompt`.
@@ -175,19 +193,28 @@ impl Generator {
         let vocabulary = Vocabulary {
             reserved: self.tokenizer.reserved(),
             size: self.tokenizer.vocab_size() as usize,
+            own_pauses: &pauses::own(&self.habit, self.tokenizer.reserved()),
         };
         let mut ids = Vec::new();
         self.tokenizer.encode(prompt, &mut ids)?;
-        let read = prompt_ids(&ids, request.pauses, vocabulary.reserved, self.context)?;
+        let n_pauses = request.pauses;
+        let insertion = pauses::after_prompt(&self.habit, n_pauses, &self.tokenizer, self.context)?;
+        let read = prompt_ids(
+            &ids,
+            (n_pauses, insertion),
+            vocabulary.reserved,
+            self.context,
+        )?;
         let mut reader = Row {
             cache: self.empty.clone(),
             context: self.context,
         };
-        let (ids, ended) = decode(&mut reader, vocabulary, &read, request, on_ids)?;
+        let (ids, paused, ended) = decode(&mut reader, vocabulary, &read, request, on_ids)?;
         Ok(Answer {
             text: self.tokenizer.decode(&ids)?,
             ids,
-            read: read.len(),
+            read,
+            paused,
             ended,
         })
     }
@@ -220,19 +247,20 @@ impl Reader for Row {
 
 /// Which ids an answer may hold.
 #[derive(Clone, Copy, Debug)]
-struct Vocabulary {
+struct Vocabulary<'a> {
     reserved: Reserved,
     /// Ids of the tokenizer; a model's table may have more rows.
     size: usize,
+    /// The pauses that it may choose, which are no part of the answer.
+    own_pauses: &'a [TokenId],
 }
 
-/// The ids that the model reads before it answers: the prompt and its pauses,
-/// placed by the function that places them in training: distinct ones in their order,
-/// or delimited ones, where the vocabulary has them. An empty prompt is an
-/// end token, after which a new document begins.
+/// The ids that the model reads before it answers: the prompt and its pauses, placed by
+/// the function that places them in training; there is none where they do not fit. An
+/// empty prompt is an end token, after which a new document begins.
 fn prompt_ids(
     prompt: &[TokenId],
-    pauses: u32,
+    (pauses, insertion): (u32, Option<Insertion>),
     reserved: Reserved,
     context: usize,
 ) -> Result<Vec<TokenId>, Error> {
@@ -246,17 +274,7 @@ fn prompt_ids(
         pauses: pauses as usize,
         context,
     };
-    let count = Count::Fixed(pauses);
-    let config = pause::Config {
-        token: match reserved.extra {
-            extra if 0 < extra.distinct => Token::Distinct(extra.distinct),
-            extra if extra.delimiters => Token::Delimited,
-            _ => Token::Shared,
-        },
-        ..Policy::Suffix { count }.into()
-    };
-    let insertion = Insertion::new(config, reserved, context);
-    let insertion = insertion.map_err(|_| too_long())?;
+    let insertion = insertion.ok_or_else(too_long)?;
     // The number of pauses is fixed: no key can change it.
     let placed = pause::apply(&insertion, &Sequence::example(prompt, &[]), Key::new(0));
     let ids = placed.sequence.ids;
@@ -267,46 +285,54 @@ fn prompt_ids(
 }
 
 /// Reads `prompt` and decodes until the end token, the limit, or the end of
-/// the context; `on_ids` sees the answer after each token.
+/// the context; `on_ids` sees the answer after each token. Returns the answer, how many
+/// pauses the model gave itself, and why it ended.
 fn decode(
     reader: &mut dyn Reader,
     vocabulary: Vocabulary,
     prompt: &[TokenId],
     request: &Request,
     on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
-) -> Result<(Vec<TokenId>, Ended), Error> {
+) -> Result<(Vec<TokenId>, usize, Ended), Error> {
     request.sampling.validate()?;
-    let mut ids = Vec::new();
+    let (mut ids, mut paused) = (Vec::new(), 0);
     if request.max_tokens == 0 {
-        return Ok((ids, Ended::MaxTokens));
+        return Ok((ids, paused, Ended::MaxTokens));
     }
     let mut logits = reader.read(prompt)?;
     loop {
-        let position = prompt.len() + ids.len();
+        let chosen = ids.len() + paused;
+        let position = prompt.len() + chosen;
         mask(&mut logits, vocabulary);
-        let mut rng = request.key.item(ids.len() as u64).rng();
+        let mut rng = request.key.item(chosen as u64).rng();
         let id = request.sampling.choose(&logits, &mut rng);
         let id = id.ok_or(Error::NonFinite { position })?;
         if id == vocabulary.reserved.end {
-            return Ok((ids, Ended::End));
+            return Ok((ids, paused, Ended::End));
         }
-        ids.push(id);
-        on_ids(&ids)?;
+        if vocabulary.own_pauses.contains(&id) {
+            paused += 1;
+        } else {
+            ids.push(id);
+            on_ids(&ids)?;
+        }
         if ids.len() == request.max_tokens {
-            return Ok((ids, Ended::MaxTokens));
+            return Ok((ids, paused, Ended::MaxTokens));
         }
         if reader.context() <= position {
-            return Ok((ids, Ended::Context));
+            return Ok((ids, paused, Ended::Context));
         }
         logits = reader.read(&[id])?;
     }
 }
 
-/// Makes sure that pauses, padding and ids without a token are never chosen.
+/// Makes sure that padding, ids without a token, and pauses that are not the model's own
+/// are never chosen.
 fn mask(logits: &mut [f32], vocabulary: Vocabulary) {
     let pauses = PauseIds::from(vocabulary.reserved);
     for (id, logit) in (0..).map(TokenId).zip(logits.iter_mut()) {
-        let never = pauses.contains(id) || id == vocabulary.reserved.pad;
+        let pause = pauses.contains(id) && !vocabulary.own_pauses.contains(&id);
+        let never = pause || id == vocabulary.reserved.pad;
         if never || vocabulary.size <= id.index() {
             *logit = f32::NEG_INFINITY;
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::config::{Activation, Config, Norm, Positions};
+use crate::pause::{Rule, Token};
 use crate::rng::Stream;
 use crate::tokenize::Training;
 
@@ -41,6 +42,18 @@ impl Reader for Counter {
     }
 }
 
+/// The prompt with the pauses that its vocabulary has.
+fn placed(
+    prompt: &[TokenId],
+    pauses: u32,
+    reserved: Reserved,
+    context: usize,
+) -> Result<Vec<TokenId>, Error> {
+    let config = pauses::suffix(&pauses::usual(reserved), pauses);
+    let insertion = Insertion::new(config, reserved, context).ok();
+    prompt_ids(prompt, (pauses, insertion), reserved, context)
+}
+
 fn run(
     prompt: &[u32],
     pauses: u32,
@@ -54,6 +67,7 @@ fn run(
     let vocabulary = Vocabulary {
         reserved: RESERVED,
         size: 13,
+        own_pauses: &[],
     };
     let request = Request {
         pauses,
@@ -62,14 +76,15 @@ fn run(
         key: Key::new(1),
     };
     let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
-    let read = prompt_ids(&prompt, pauses, RESERVED, context).unwrap();
+    let read = placed(&prompt, pauses, RESERVED, context).unwrap();
     let mut seen = Vec::new();
     let mut on_ids = |ids: &[TokenId]| {
         seen = ids.to_vec();
         Ok(())
     };
-    let (ids, ended) = decode(&mut counter, vocabulary, &read, &request, &mut on_ids).unwrap();
-    assert_eq!(seen, ids);
+    let (ids, paused, ended) =
+        decode(&mut counter, vocabulary, &read, &request, &mut on_ids).unwrap();
+    assert_eq!((&seen, paused), (&ids, 0));
     (counter.calls, ids.iter().map(|id| id.0).collect(), ended)
 }
 
@@ -95,7 +110,7 @@ fn the_context_is_filled_to_the_last_position_and_never_passed() {
     let (calls, ids, ended) = run(&[1], 3, 100, 4);
     assert_eq!(calls.concat().len(), 4);
     assert_eq!((ids, ended), (vec![5], Ended::Context));
-    let error = prompt_ids(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
+    let error = placed(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
@@ -113,12 +128,144 @@ fn a_prompt_gets_the_pauses_that_the_vocabulary_has() {
         ..RESERVED
     };
     let ids = |reserved| -> Vec<u32> {
-        let ids = prompt_ids(&[TokenId(1)], 3, reserved, 9).unwrap();
+        let ids = placed(&[TokenId(1)], 3, reserved, 9).unwrap();
         ids.into_iter().map(|id| id.0).collect()
     };
     assert_eq!(ids(RESERVED), [1, 10, 10, 10]);
     assert_eq!(ids(extra(2, false)), [1, 20, 21, 20]);
     assert_eq!(ids(extra(0, true)), [1, 20, 10, 21]);
+}
+
+/// Says what is written, whatever it reads.
+struct Script {
+    context: usize,
+    says: std::vec::IntoIter<u32>,
+    read: Vec<u32>,
+}
+
+impl Reader for Script {
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
+        self.read.extend(ids.iter().map(|id| id.0));
+        let mut logits = vec![0.0; 14];
+        // Where that must not be said, what comes after it.
+        for (id, logit) in self.says.next().into_iter().chain([9]).zip([9.0, 5.0]) {
+            logits[id as usize] = logit;
+        }
+        Ok(logits)
+    }
+}
+
+fn scripted(says: &[u32], own: &[u32], max_tokens: usize, context: usize) -> (Vec<u32>, String) {
+    let mut script = Script {
+        context,
+        says: says.to_vec().into_iter(),
+        read: Vec::new(),
+    };
+    let own: Vec<TokenId> = own.iter().copied().map(TokenId).collect();
+    let vocabulary = Vocabulary {
+        reserved: RESERVED,
+        size: 13,
+        own_pauses: &own,
+    };
+    let request = Request {
+        pauses: 0,
+        max_tokens,
+        sampling: Sampling::Greedy,
+        key: Key::new(1),
+    };
+    let mut shown = Vec::new();
+    let mut on_ids = |ids: &[TokenId]| {
+        shown.push(ids.len());
+        Ok(())
+    };
+    let prompt = [TokenId(1)];
+    let (ids, paused, ended) =
+        decode(&mut script, vocabulary, &prompt, &request, &mut on_ids).unwrap();
+    assert!(shown.iter().copied().eq(1..=ids.len()), "{shown:?}");
+    let ids: Vec<u32> = ids.into_iter().map(|id| id.0).collect();
+    (
+        script.read,
+        format!("{ids:?} and {paused} pauses: {ended:?}"),
+    )
+}
+
+#[test]
+fn a_model_s_own_pauses_are_read_and_counted_and_no_part_of_the_answer() {
+    let says = [5, 10, 10, 6, 10, 11];
+    let (read, said) = scripted(&says, &[10], 9, 99);
+    assert_eq!(said, "[5, 6] and 3 pauses: End");
+    assert_eq!(read, [1, 5, 10, 10, 6, 10]);
+    // The length asked for is that of the answer.
+    assert_eq!(
+        scripted(&says, &[10], 2, 99).1,
+        "[5, 6] and 2 pauses: MaxTokens"
+    );
+    // One that was not trained to pause never does, nor by another token than its own.
+    assert_eq!(
+        scripted(&says, &[], 4, 99).1,
+        "[5, 9, 9, 6] and 0 pauses: MaxTokens"
+    );
+    // Whoever pauses without end is stopped by the context, filled to its last position.
+    let (read, said) = scripted(&[10; 20], &[10], 9, 6);
+    assert_eq!((read.len(), said.as_str()), (6, "[] and 6 pauses: Context"));
+}
+
+#[test]
+fn own_pauses_are_those_of_the_habit() {
+    let reserved = Reserved {
+        extra: crate::token::Extra {
+            first: TokenId(20),
+            distinct: 3,
+            delimiters: true,
+        },
+        ..RESERVED
+    };
+    let own = |token: Token, target| -> Vec<u32> {
+        let own = pauses::own(&Habit { token, target }, reserved);
+        own.into_iter().map(|id| id.0).collect()
+    };
+    assert_eq!(own(Token::Shared, Rule::Emit), [10]);
+    assert_eq!(own(Token::Distinct(2), Rule::Emit), [20, 21]);
+    assert_eq!(own(Token::Delimited, Rule::Emit), [10, 23, 24]);
+    assert_eq!(own(Token::Filler(".".into()), Rule::Emit), [0; 0]);
+    for rule in [Rule::Skip, Rule::Repeat, Rule::Future(2), Rule::Hint] {
+        assert_eq!(own(Token::Shared, rule), [0; 0]);
+    }
+}
+
+#[test]
+fn a_prompt_gets_the_pauses_that_the_model_was_trained_with() {
+    let read = |token: Token| {
+        let habit = Habit {
+            token,
+            target: Rule::Skip,
+        };
+        let generator = Generator::new(&model(259), tokenizer()).with_habit(habit);
+        let request = Request {
+            pauses: 2,
+            max_tokens: 1,
+            sampling: Sampling::Greedy,
+            key: Key::new(1),
+        };
+        let answer = generator.answer("ab", &request);
+        answer.map(|answer| answer.read[2..].to_vec())
+    };
+    let id = |text: &str| {
+        let mut ids = Vec::new();
+        tokenizer().encode(text, &mut ids).unwrap();
+        ids
+    };
+    assert_eq!(read(Token::Filler(".".into())).unwrap(), id(".."));
+    let shared = tokenizer().reserved().pause;
+    assert_eq!(read(Token::Shared).unwrap(), [shared; 2]);
+    // A checkpoint whose tokenizer was exchanged may have no such token.
+    for token in [Token::Filler("..".into()), Token::Distinct(2)] {
+        assert!(read(token).is_err());
+    }
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Config {
         }
     }
 
+    /// What a model learns of pauses from such rows.
+    pub fn habit(&self) -> Habit {
+        Habit {
+            token: self.token.clone(),
+            target: self.target,
+        }
+    }
+
     /// What its rows hold beside their ids.
     pub fn fields(&self) -> Fields {
         Fields {
@@ -80,6 +88,18 @@ impl Config {
             targets: self.target != Rule::Skip,
         }
     }
+}
+
+/// What a model learns of pauses beside where they stand; at inference they must be likewise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Habit {
+    /// Which tokens they are.
+    #[serde(default, skip_serializing_if = "Token::is_shared")]
+    pub token: Token,
+    /// What is trained at them: after [`Rule::Emit`] the model gives them itself.
+    #[serde(default, skip_serializing_if = "Rule::is_skip")]
+    pub target: Rule,
 }
 
 /// What rows hold beside their ids: [`crate::sequence::Stored`].

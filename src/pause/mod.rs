@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
-pub use config::{Config, Fields};
+pub use config::{Config, Fields, Habit};
 pub use error::{Error, FRACTION_MAX};
 pub use policy::{Count, Fill, Law, Overflow, Policy, Share, Side};
 pub use target::Rule;

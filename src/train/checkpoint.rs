@@ -14,6 +14,7 @@ use crate::fs;
 use crate::loader;
 use crate::model::config::Config;
 use crate::model::{folder, hub};
+use crate::pause;
 use crate::token::Reserved;
 use crate::train::record::Totals;
 
@@ -120,6 +121,10 @@ pub struct State {
     pub totals: Totals,
     /// The ids that the tokenizer beside it reserves.
     pub reserved: Reserved,
+    /// What the model learnt of pauses; absent where they are the paper's, and the
+    /// vocabulary has no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pauses: Option<pause::Habit>,
     /// The datasets, their order and their weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loader: Option<loader::State>,
@@ -371,6 +376,7 @@ mod tests {
                 pad: TokenId(9),
                 extra: Default::default(),
             },
+            pauses: None,
             loader: None,
             fingerprint: Fingerprint::default(),
         }

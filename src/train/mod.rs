@@ -26,6 +26,7 @@ use crate::loader::{self, Clash, GlobalBatch, Loader};
 use crate::manifest::{Stage, TOKENIZER_FILE};
 use crate::model::config::Config;
 use crate::model::{Device, Model, hub};
+use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::rng::Key;
@@ -394,11 +395,15 @@ fn save(
         step,
         totals,
     } = learner;
+    let manifest = &job.dataset.manifest;
+    let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
+    let told = habit != Habit::default() || !reserved.extra.is_none();
     let state = State {
         format: checkpoint::FORMAT,
         step: *step,
         totals: *totals,
-        reserved: job.dataset.manifest.tokenizer.reserved,
+        reserved,
+        pauses: told.then_some(habit),
         loader: Some(loader.state(*step)),
         fingerprint: fingerprint.clone(),
     };

@@ -1,8 +1,9 @@
 //! Training, evaluation and generation, from the outside.
 
+use pausedata::dataset::Dataset;
 use pausedata::fs;
 
-use super::sandbox::{Sandbox, real_data};
+use super::sandbox::{Said, Sandbox, real_data};
 
 /// (step, loss as printed) of every training step.
 pub type Curve = Vec<(u64, String)>;
@@ -141,6 +142,89 @@ fn generation_is_seeded_and_takes_any_number_of_pauses() {
     let said = sandbox.run("generate out/train/finetune --prompt The --pauses 5000");
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert!(said.err.contains("5000 pauses"), "{}", said.err);
+}
+
+/// What `generate --json` says of the first question.
+fn generated(sandbox: &Sandbox, out: &str, pauses: u32) -> serde_json::Value {
+    let mut command = sandbox.command(&format!(
+        "generate {out}/train/finetune --pauses {pauses} --json --max-tokens 8 --prompt"
+    ));
+    let said = Said::by(command.arg("Q: 3 plus 3?\\nA:"));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    serde_json::from_str(&said.out).unwrap()
+}
+
+#[test]
+fn a_model_that_learns_to_pause_does_so_by_itself() {
+    let sandbox = Sandbox::new();
+    let train = |out: &str, keys: &str| {
+        sandbox.ok(&format!(
+            "run recipe.toml --out {out} --set finetune.train.steps=60 \
+             --set finetune.train.lr=1e-2 --set finetune.pause={{policy=\"suffix\",count=3{keys}}}"
+        ))
+    };
+    let said = train("emit", ",target=\"emit\"");
+    assert!(
+        said.out.contains("pauses that the model gave itself"),
+        "{}",
+        said.out
+    );
+    let answer = generated(&sandbox, "emit", 0);
+    assert!(3 <= answer["own_pauses"].as_u64().unwrap(), "{answer}");
+    assert!(
+        !answer["text"].as_str().unwrap().contains("pause"),
+        "{answer}"
+    );
+    let results = sandbox.read("emit/eval/results.json");
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    let first = &results["tasks"][0]["scores"][0];
+    assert!(3 <= first["paused"].as_u64().unwrap(), "{first}");
+    let answers = sandbox.read("emit/eval/sums.jsonl");
+    assert!(answers.contains("\"paused\":3"), "{answers}");
+
+    // One that was not asked to predict pauses never gives any.
+    let said = train("skip", "");
+    assert!(!said.out.contains("gave itself"), "{}", said.out);
+    assert_eq!(generated(&sandbox, "skip", 0)["own_pauses"], 0);
+    assert!(!sandbox.read("skip/eval/results.json").contains("paused"));
+}
+
+#[test]
+fn pauses_at_inference_are_the_tokens_of_training() {
+    let sandbox = Sandbox::new();
+    let last = |out: &str, keys: &str| -> Vec<u64> {
+        sandbox.ok(&format!(
+            "prepare recipe.toml --out {out} --set finetune.pause={{policy=\"suffix\",count=3{keys}}}"
+        ));
+        sandbox.ok(&format!(
+            "train recipe.toml --out {out} --set finetune.pause={{policy=\"suffix\",count=3{keys}}}"
+        ));
+        let answer = generated(&sandbox, out, 4);
+        let read = answer["read"].as_array().unwrap().iter();
+        let read: Vec<u64> = read.map(|id| id.as_u64().unwrap()).collect();
+        read[read.len() - 5..].to_vec()
+    };
+    let tokenizer = |out: &str| {
+        Dataset::open(&sandbox.path(format!("{out}/data/finetune")))
+            .unwrap()
+            .tokenizer()
+            .unwrap()
+    };
+    let shared = last("shared", "");
+    let pause = u64::from(tokenizer("shared").reserved().pause.0);
+    assert_eq!(shared[1..], [pause; 4]);
+    let filler = last("filler", ",token={filler=\".\"}");
+    let mut ids = Vec::new();
+    tokenizer("filler").encode(".", &mut ids).unwrap();
+    assert_eq!(filler[1..], [u64::from(ids[0].0); 4]);
+    assert_eq!(filler[0], shared[0]);
+    // Distinct pauses that the first stage alone has are not those of the second.
+    let distinct = "--set pretrain.pause={policy=\"prefix\",count=2,token={distinct=2}}";
+    sandbox.ok(&format!("run recipe.toml --out mixed {distinct}"));
+    let answer = generated(&sandbox, "mixed", 2);
+    let reserved = tokenizer("mixed").reserved();
+    let read = answer["read"].as_array().unwrap();
+    assert_eq!(read.last().unwrap(), reserved.pause.0, "{answer}");
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! The pauses of a model: which tokens they are, and which of them it gives itself.
+
+use super::Error;
+use crate::pause::{self, Count, Habit, Insertion, Policy, Rule, Token};
+use crate::prepare;
+use crate::token::{Reserved, TokenId};
+use crate::tokenize::Tokenizer;
+
+/// What a model that names no habit has: distinct pauses, or delimited ones, where the
+/// vocabulary has them.
+pub fn usual(reserved: Reserved) -> Habit {
+    let token = match reserved.extra {
+        extra if 0 < extra.distinct => Token::Distinct(extra.distinct),
+        extra if extra.delimiters => Token::Delimited,
+        _ => Token::Shared,
+    };
+    Habit {
+        token,
+        target: Rule::Skip,
+    }
+}
+
+/// The pauses that the model may choose: those that it was trained to predict. A filler is
+/// not among them, for nothing tells it from text.
+pub fn own(habit: &Habit, reserved: Reserved) -> Vec<TokenId> {
+    if habit.target != Rule::Emit {
+        return Vec::new();
+    }
+    match &habit.token {
+        Token::Shared => vec![reserved.pause],
+        Token::Distinct(count) => reserved.extra.ids().take(*count as usize).collect(),
+        Token::Delimited => [reserved.pause]
+            .into_iter()
+            .chain(reserved.extra.delimiters().into_iter().flatten())
+            .collect(),
+        Token::Filler(_) => Vec::new(),
+    }
+}
+
+/// So many pauses behind a prompt.
+pub fn suffix(habit: &Habit, pauses: u32) -> pause::Config {
+    let count = Count::Fixed(pauses);
+    pause::Config {
+        token: habit.token.clone(),
+        ..Policy::Suffix { count }.into()
+    }
+}
+
+/// Appends so many pauses to a prompt; none where they do not fit into the context.
+pub fn after_prompt(
+    habit: &Habit,
+    pauses: u32,
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> Result<Option<Insertion>, Error> {
+    match prepare::place(&suffix(habit, pauses), tokenizer, context) {
+        Ok(insertion) => Ok(Some(insertion)),
+        Err(prepare::Error::Pause(error)) if !matches!(error, pause::Error::NoToken { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::Pauses(Box::new(error))),
+    }
+}
