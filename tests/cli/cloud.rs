@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
+
+use pausedata::progress::{Silent, Stop};
+use pausedata::remote::{self, Access};
 
 use super::sandbox::{Said, Sandbox};
 
@@ -18,8 +21,12 @@ struct State {
     refusals: usize,
     /// How many of the next answers of objects end after this many bytes.
     cuts: (usize, usize),
+    /// Where every object ends, whatever its length is said to be.
+    end: Option<usize>,
     /// Contents that change when they are fetched.
     changes: bool,
+    /// Who lists waits here until so many do.
+    meeting: Option<Arc<Barrier>>,
     /// What was asked: method, path, range.
     asked: Vec<(String, String, String)>,
 }
@@ -118,6 +125,10 @@ fn answer(state: &Mutex<State>, mut stream: &TcpStream) -> std::io::Result<()> {
                 range = value.to_string();
             }
         }
+        let meeting = state.lock().unwrap().meeting.clone();
+        if let Some(meeting) = meeting.filter(|_| target.contains("list-type=2")) {
+            meeting.wait();
+        }
         let (head, body, whole) = respond(&mut state.lock().unwrap(), &method, &target, &range);
         stream.write_all(head.as_bytes())?;
         stream.write_all(&body)?;
@@ -162,12 +173,13 @@ fn respond(state: &mut State, method: &str, target: &str, range: &str) -> (Strin
         .get(path)
         .map_or(etag, |(_, etag)| etag.clone());
     let more = format!("etag: {etag}\r\nlast-modified: Mon, 02 Nov 2026 10:00:00 GMT\r\n");
-    let all = bytes.len();
+    let (all, mut first) = (bytes.len(), 0);
     let (status, part, more) = match range.strip_prefix("bytes=").and_then(|r| r.split_once('-')) {
         None => ("200 OK", bytes, more),
         Some((start, end)) => {
             let start: usize = start.parse().unwrap();
             let end = end.parse().map_or(all, |end: usize| end + 1);
+            first = start;
             let more = format!("{more}content-range: bytes {start}-{}/{all}\r\n", end - 1);
             ("206 Partial Content", bytes[start..end].to_vec(), more)
         }
@@ -175,6 +187,9 @@ fn respond(state: &mut State, method: &str, target: &str, range: &str) -> (Strin
     let head = head(status, part.len(), &more);
     if method == "HEAD" {
         return (head, Vec::new(), true);
+    }
+    if let Some(end) = state.end.filter(|end| *end < first + part.len()) {
+        return (head, part[..end.saturating_sub(first)].to_vec(), false);
     }
     let (cuts, most) = state.cuts;
     if 0 < cuts && most < part.len() {
@@ -294,6 +309,84 @@ fn refusals_and_cuts_only_cost_time() {
         assert!(resumed, "{scheme}: {asked:?}");
         ok(&server.run(&sandbox, "verify out/data/pretrain"));
     }
+}
+
+#[test]
+fn an_object_that_always_ends_too_early_is_an_error_and_no_copy() {
+    let sandbox = Sandbox::new();
+    let server = Server::new().with_text(&sandbox, "/text");
+    server.change(|state| state.end = Some(700));
+    let access = Access {
+        cache: Some(sandbox.path("copies")),
+        tries: 2,
+        ..Access::default()
+    };
+    let fetch = || {
+        let copies = remote::find(&format!("{}/text/0.jsonl", server.url), &access).unwrap();
+        let fetched = remote::fetch(copies.iter(), &Silent, &Stop::default());
+        fetched.map(|()| copies[0].path())
+    };
+    let text = sandbox.read("text/0.jsonl");
+    // As often as it is tried: what is half there never has the name of a copy.
+    for _ in 0..2 {
+        let error = fetch().unwrap_err().to_string();
+        for part in ["/text/0.jsonl", "700", &text.len().to_string()] {
+            assert!(error.contains(part), "{error}");
+        }
+        let files = super::sandbox::files(&sandbox.path("copies/objects"));
+        assert!(
+            !files.iter().any(|path| path.ends_with("data")),
+            "{files:?}"
+        );
+    }
+    let offline = Access {
+        network: remote::Network::Offline,
+        ..access.clone()
+    };
+    assert!(remote::find(&format!("{}/text/0.jsonl", server.url), &offline).is_err());
+    server.asked();
+    server.change(|state| state.end = None);
+    let copy = fetch().unwrap();
+    assert_eq!(pausedata::fs::read(&copy).unwrap(), text.as_bytes());
+    let asked = server.asked();
+    let resumed = asked.iter().any(|(_, _, range)| range == "bytes=700-");
+    assert!(resumed, "{asked:?}");
+}
+
+#[test]
+fn two_programs_fill_one_cache_with_one_copy_of_each() {
+    let sandbox = Sandbox::new();
+    let server = Server::new().with_text(&sandbox, "/bucket/text");
+    // Both have listed before either fetches.
+    server.change(|state| state.meeting = Some(Arc::new(Barrier::new(2))));
+    let said = std::thread::scope(|scope| {
+        let prepare = |out: &'static str| {
+            let (server, sandbox) = (&server, &sandbox);
+            scope.spawn(move || {
+                let set = "--set pretrain.sources.0.path=s3://bucket/text/*.jsonl";
+                server.run(
+                    sandbox,
+                    &format!("prepare recipe.toml --only pretrain --out {out} {set}"),
+                )
+            })
+        };
+        let both = [prepare("one"), prepare("two")];
+        both.map(|one| one.join().unwrap())
+    });
+    said.iter().for_each(ok);
+    assert_eq!(gets(&server.asked()), 5);
+    let digest = |out: &str| sandbox.digest(&format!("{out}/data/pretrain"));
+    assert_eq!(digest("one"), digest("two"));
+    let files = super::sandbox::files(&sandbox.path("cache/pausedata/sources"));
+    let named = |name: &str| files.iter().filter(|path| path.ends_with(name)).count();
+    assert_eq!(
+        (named("data"), named("record.json"), named("part")),
+        (5, 5, 0)
+    );
+    let left = files
+        .iter()
+        .filter(|path| path.display().to_string().contains(".tmp-"));
+    assert_eq!(left.count(), 0);
 }
 
 #[test]
