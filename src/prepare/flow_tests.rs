@@ -82,18 +82,18 @@ fn flowing(items: u32, faults: Faults, threads: usize, room: usize) -> Result<Ve
         Stop::default(),
     );
     let outcome = Mutex::new(None);
-    let (most, now) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let most = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let step = flow.step(
                         |item| {
-                            let working = now.fetch_add(1, Ordering::SeqCst) + 1;
-                            most.fetch_max(working, Ordering::SeqCst);
-                            let made = caught(|| work(item, faults));
-                            now.fetch_sub(1, Ordering::SeqCst);
-                            made.map_err(Failure::into_error)
+                            most.fetch_max(*lock(&budget.taken), Ordering::SeqCst);
+                            // Others get a chance to take more than they may.
+                            (0..item % 4 * 8).for_each(|_| std::thread::yield_now());
+                            most.fetch_max(*lock(&budget.taken), Ordering::SeqCst);
+                            work(item, faults)
                         },
                         (&budget, |_| 1),
                         (&stop, || "stopped".into()),
@@ -110,15 +110,112 @@ fn flowing(items: u32, faults: Faults, threads: usize, room: usize) -> Result<Ve
     });
     assert!(most.into_inner() <= room.max(1), "the budget is overdrawn");
     assert_eq!(*lock(&budget.taken), 0, "bytes are not given back");
-    let outcome = lock(&outcome).take().unwrap();
+    said(lock(&outcome).take().unwrap())
+}
+
+type Collecting<I> = Flow<I, Collect, u32, String, Vec<u32>>;
+
+/// One step in whose midst `depth` others are made: what several threads do when the first
+/// is the slowest, whatever the machine.
+fn dive<I>(flow: &Collecting<I>, budget: &Budget, faults: Faults, depth: u32) -> Step
+where
+    I: Iterator<Item = Result<u32, String>>,
+{
+    flow.step(
+        |item| {
+            if 0 < depth {
+                dive(flow, budget, faults, depth - 1);
+            }
+            work(item, faults)
+        },
+        (budget, |_| 1),
+        (&Stop::default(), || "stopped".into()),
+    )
+}
+
+/// A flow whose items are worked on in groups, the last of each first.
+fn diving(items: u32, faults: Faults, depth: u32) -> Result<Vec<u32>, String> {
+    let sink = Collect {
+        made: Vec::new(),
+        fails_at: faults.sink,
+    };
+    let (flow, budget) = (Flow::new(source(items, faults), sink), Budget::new(99));
+    while dive(&flow, &budget, faults, depth) == Step::Worked {}
+    assert_eq!(*lock(&budget.taken), 0, "bytes are not given back");
+    said(flow.take_outcome().unwrap())
+}
+
+fn said<T>(outcome: Result<T, Failure<String>>) -> Result<T, String> {
     outcome.map_err(|failure| match failure {
         Failure::Error(error) => error,
         Failure::Panic(panic) => *panic.downcast::<String>().unwrap(),
     })
 }
 
+/// An item that is still worked on when an earlier one fails is forgotten, its bytes given
+/// back.
+#[test]
+fn what_comes_after_a_failure_is_forgotten() {
+    use std::sync::mpsc::channel;
+
+    let sink = Collect {
+        made: Vec::new(),
+        fails_at: Some(0),
+    };
+    let none = Faults {
+        source: None,
+        work: None,
+        panic: None,
+        sink: None,
+    };
+    let (flow, budget, stop) = (
+        Flow::new(source(9, none), sink),
+        Budget::new(9),
+        Stop::default(),
+    );
+    let step = |work: &dyn Fn(u32)| {
+        let work = |item| {
+            work(item);
+            Ok(item)
+        };
+        flow.step(work, (&budget, |_| 1), (&stop, || "stopped".into()))
+    };
+    let ((taken, is_taken), (failed, has_failed)) = (channel(), channel());
+    let (first, first_taken) = channel();
+    std::thread::scope(|scope| {
+        let step = &step;
+        scope.spawn(move || {
+            first_taken.recv().unwrap();
+            step(&|item| {
+                assert_eq!(item, 1);
+                taken.send(()).unwrap();
+                has_failed.recv().unwrap();
+            })
+        });
+        step(&|item| {
+            assert_eq!(item, 0);
+            first.send(()).unwrap();
+            is_taken.recv().unwrap();
+        });
+        failed.send(()).unwrap();
+    });
+    assert_eq!(said(flow.take_outcome().unwrap()), Err("sink 0".into()));
+    assert_eq!(*lock(&budget.taken), 0, "bytes are not given back");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_flow_keeps_the_order_whoever_is_slow(
+        items in 0u32..40,
+        faults in prop::array::uniform4(prop::option::weighted(0.3, 0u32..40)),
+        depth in 0u32..6,
+    ) {
+        let [source, work, panic, sink] = faults;
+        let faults = Faults { source, work, panic, sink };
+        prop_assert_eq!(diving(items, faults, depth), naive(items, faults));
+    }
 
     #[test]
     fn a_flow_comes_to_what_a_loop_comes_to(

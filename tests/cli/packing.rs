@@ -1,10 +1,13 @@
 //! Packing and mixtures: nothing is lost that is not counted, and it is proved.
 
+use std::path::Path;
+
 use pausedata::dataset::Dataset;
+use pausedata::fs;
 use pausedata::manifest::{Manifest, Split};
 
 use super::laws::bytes;
-use super::sandbox::{RECIPE, Sandbox};
+use super::sandbox::{RECIPE, Sandbox, files};
 
 const PRETRAIN: &str = "out/data/pretrain";
 
@@ -76,6 +79,59 @@ fn every_method_is_proved_and_counts_what_it_cuts_and_leaves_empty() {
         concat <= best_fit && best_fit < document,
         "{concat}, {best_fit} and {document} rows"
     );
+}
+
+/// Documents of many lengths, one of them longer than a row, some taken twice.
+const GOLDEN: &str = r#"
+seed = 3
+[tokenizer]
+file = "tokenizer.json"
+[pretrain]
+sources = [{ path = "long.jsonl" }, { path = "short.jsonl", weight = 1.5 }]
+pause = { policy = "random", fraction = 0.125 }
+pack = { seq_len = 48, method = "best-fit", shard_tokens = 192 }
+"#;
+
+/// A dataset that was packed by best-fit once, in `data/golden/`: its bytes may not change.
+#[test]
+fn best_fit_packs_as_it_did() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden/v1-best-fit");
+    let tokenizer = golden.with_file_name("v1-finetune-u16/tokenizer.json");
+    let sandbox = Sandbox::new();
+    sandbox.write("tokenizer.json", fs::read(&tokenizer).unwrap());
+    let line = |letters: usize| {
+        format!(
+            "{{\"text\": \"{}\"}}\n",
+            "on the mat ".repeat(9)[..letters].trim()
+        )
+    };
+    let lines = |lengths: &[usize]| lengths.iter().map(|n| line(*n)).collect::<String>();
+    sandbox.write("long.jsonl", lines(&[30, 95, 18, 41, 26, 12, 36]));
+    sandbox.write("short.jsonl", lines(&[9, 3, 14, 5, 11, 7]));
+    let manifest = prepare(&sandbox, GOLDEN.into());
+    let totals = &manifest.splits[&Split::Train].totals;
+    assert!(0 < totals.cut && 0 < totals.padded, "{totals:?}");
+    let made = sandbox.path(PRETRAIN);
+    fs::remove_file(&made.join("origin.json")).unwrap();
+    // As with expect-test: a wanted change is written by this variable.
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        for path in files(&made) {
+            fs::copy(&path, &golden.join(path.strip_prefix(&made).unwrap())).unwrap();
+        }
+    }
+    let all = |folder: &Path| -> Vec<_> {
+        let files = files(folder).into_iter();
+        let named = files.map(|path| {
+            let name = path.strip_prefix(folder).unwrap().to_path_buf();
+            (name, fs::read(&path).unwrap())
+        });
+        named.collect()
+    };
+    for ((name, now), (then, bytes)) in all(&made).into_iter().zip(all(&golden)) {
+        assert_eq!(name, then);
+        assert!(now == bytes, "{} changed", name.display());
+    }
+    assert_eq!(files(&made).len(), files(&golden).len());
 }
 
 #[test]

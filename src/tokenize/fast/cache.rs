@@ -298,3 +298,27 @@ fn long_home(piece: &[u8]) -> (usize, u32) {
     let (at, tag) = (hash as usize & ((1 << LONG_BITS) - 1), (hash >> 32) as u32);
     (at, tag >> RECORD_BITS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces lie in words of four bytes, so zeros behind a piece are in its words too; a
+    /// hash may lead from the one to the other.
+    #[test]
+    fn a_long_piece_is_not_one_with_zeros_behind_it() {
+        let record = |learnt: &[u8], piece: &[u8]| {
+            let mut cache = Cache::new();
+            cache.learn(Key::NONE, learnt, &[7, 8]);
+            cache.record(0, piece).map(<[u32]>::to_vec)
+        };
+        let piece = b"seventeen letters";
+        assert_eq!(record(piece, piece), Some(vec![7, 8]));
+        for zeros in 1..=3 {
+            let longer = [&piece[..], &[0; 3][..zeros]].concat();
+            assert_eq!(record(piece, &longer), None);
+            assert_eq!(record(&longer, piece), None);
+            assert_eq!(record(&longer, &longer), Some(vec![7, 8]));
+        }
+    }
+}
