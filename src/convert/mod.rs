@@ -294,6 +294,7 @@ impl Work<'_> {
                 ));
             }
         }
+        result.check_columns()?;
         // The same form again must be the same dataset.
         let same_form = to.shards() == Some(self.source.manifest.shard_format);
         if same_form && dataset != self.source.digest {
