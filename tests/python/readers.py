@@ -203,6 +203,51 @@ def check_stage(proof, program, run, folder, stage):
             check_columns(proof, f"{stage} {split} {form}", table, finetune, reserved)
 
 
+RECORD = np.dtype([("inserted", "u1"), ("target", "<u4"), ("weight", "<f4")])
+STORED = '{policy="stride",every=7,count=2,token={filler="."},target="repeat",target_weight=0.5}'
+
+
+def stored_labels(path, lengths):
+    """The labels of rows whose targets lie in an `.aux`, as schemas/shard-v1.md has it."""
+    records = np.memmap(path, RECORD, "r", 64, (int(lengths.sum()),))
+    assert {0.5, 1.0} <= set(np.unique(records["weight"]).tolist()), "no weights are stored"
+    for row in np.split(records, np.cumsum(lengths)[:-1]):
+        targets = np.where(row["weight"] > 0, row["target"].astype("<i4"), UNSCORED)
+        yield np.concatenate([[UNSCORED], targets])[: len(row)]
+
+
+def check_stored(proof, run, folder):
+    """Targets, weights and fillers: stored beside the ids, and the labels of Parquet files."""
+    run("prepare", "pipelines/sample.toml", "--out", folder / "stored-run", "--only", "pretrain",
+        "--set", f"pretrain.pause={STORED}")
+    source = folder / "stored-run" / "data" / "pretrain"
+    report = json.loads(run("verify", source, "--json"))
+    assert report["failed"] == 0
+    expected = report["content"]["train"]
+    beside = {"binary": "shards", "megatron": "pausedata/shards", "nanogpt": "pausedata/shards"}
+    for form in FORMS:
+        where = folder / f"stored-{form}"
+        run("convert", source, "--to", form, "--out", where)
+        back = folder / f"stored-{form}-back"
+        run("convert", where, "--to", "binary", "--out", back)
+        again = json.loads(run("verify", back, "--json"))["digest"]
+        proof.check(f"stored targets: there and back as {form}", again, report["digest"])
+        if form in beside:
+            records = where / beside[form]
+            lengths = [Index(path).lengths for path in in_order(records, "train", "idx")]
+            files = in_order(records, "train", "aux")
+            labels = [row for file, of in zip(files, lengths) for row in stored_labels(file, of)]
+            files = in_order(where / "shards", "train", "bin") or [where / "train.bin"]
+            start = 1024 if form == "binary" else 0
+            ids = np.concatenate([np.fromfile(path, "<u2", offset=start) for path in files])
+            rows = zip(np.split(ids, np.cumsum(np.concatenate(lengths))[:-1]), labels)
+        else:
+            files = in_order(where / ("shards" if form == "parquet" else ""), "train", "parquet")
+            table = pq.read_table(files)
+            rows = table_rows(table["input_ids"].to_pylist(), table["labels"].to_pylist())
+        proof.check(f"stored targets: labels of {form}", digest(rows), expected)
+
+
 def main():
     program, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,6 +265,7 @@ def main():
     proof = Proof()
     for stage in ["pretrain", "finetune"]:
         check_stage(proof, program, run, folder, stage)
+    check_stored(proof, run, folder)
     print(f"{proof.passed} passed, {proof.failed} failed")
     sys.exit(1 if proof.failed else 0)
 
