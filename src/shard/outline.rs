@@ -1,15 +1,18 @@
-//! A shard without its ids: what its `.idx` says.
+//! A shard without its ids: what its `.idx` and `.aux` say.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::Error;
+use super::aux::Aux;
 use super::file::{agrees, damaged, map, paths, read_index};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, Header};
 use crate::fs;
 use crate::manifest::{Manifest, ShardFormat, ShardRecord};
+use crate::sequence::Stored;
 
 /// Rows and documents of a shard whose ids may lie elsewhere.
 #[derive(Debug)]
@@ -18,12 +21,14 @@ pub struct Outline {
     header: Header,
     bytes: Mmap,
     index: Index,
+    aux: Option<Aux>,
 }
 
 impl Outline {
-    /// Reads and checks `shards/<name>.idx` in `folder`; no other file of the shard is opened.
+    /// Reads and checks `shards/<name>.idx` in `folder`, and `.aux` where there is one; the
+    /// file with the ids is not opened.
     pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
-        let [_, path, _] =
+        let [_, path, aux] =
             paths(folder, &record.name, manifest.shard_format).map_err(damaged(folder))?;
         let bytes = map(&fs::open(&path)?, &path)?;
         let (header, home) = match manifest.shard_format {
@@ -39,6 +44,7 @@ impl Outline {
         agrees(&header, record, manifest).map_err(damaged(&path))?;
         let index = read_index(&bytes, &path, (&header, home), record)?;
         Ok(Self {
+            aux: Aux::open(aux, (manifest.pause.fields(), record.aux), &header)?,
             path,
             header,
             bytes,
@@ -62,6 +68,12 @@ impl Outline {
         Ok((length, prefix))
     }
 
+    /// What stands beside some ids of the shard, counted from its first; none where they
+    /// tell everything.
+    pub fn stored(&self, ids: Range<usize>) -> Result<Option<Stored>, Error> {
+        self.aux.as_ref().map(|aux| aux.row(ids)).transpose()
+    }
+
     /// The documents whose first id lies in the shard, in stream order.
     pub fn documents(&self) -> Vec<DocumentRecord> {
         self.index.documents(&self.bytes)
@@ -78,7 +90,7 @@ fn header(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
         rows: record.rows,
         id_width: manifest.id_width,
         vocab_size: manifest.tokenizer.vocab_size,
-        reserved: manifest.tokenizer.reserved,
+        reserved: manifest.tokenizer.reserved.basic(),
         row_length: u32::try_from(manifest.row_length).ok()?,
         stage: manifest.stage,
         unit,

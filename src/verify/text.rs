@@ -38,10 +38,11 @@ pub fn corpus(
     let name = "the sources are at hand";
     let (data_root, access) = match sources {
         Sources::Ignored => return Ok(None),
-        Sources::At(Some(root), access) => (root.clone(), access.clone()),
-        Sources::At(None, access) => {
-            let root = origin(&dataset.folder).unwrap_or_else(|| PathBuf::from("."));
-            (root, access.clone())
+        Sources::At {
+            data_root, access, ..
+        } => {
+            let root = data_root.clone().or_else(|| origin(&dataset.folder));
+            (root.unwrap_or_else(|| PathBuf::from(".")), access.clone())
         }
     };
     let reach = Reach { data_root, access };
