@@ -7,7 +7,7 @@ use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::row::RowView;
 use crate::sequence::Sequence;
-use crate::shard::{self, Shard};
+use crate::shard::{self, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 
 /// A dataset that was opened: manifest, tokenizer and shards belong together.
@@ -106,14 +106,20 @@ impl Error {
 }
 
 impl Dataset {
+    /// Opens the dataset in `folder`, whose shards are mapped; see [`Dataset::open_by`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_by(Reading::Mmap, folder)
+    }
+
     /// Opens the dataset in `folder`: checks its manifest, its tokenizer's
     /// digest, and the lengths, headers and indexes of all shards.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub fn open_by(reading: Reading, folder: &Path) -> Result<Self, Error> {
         let (manifest, digest) = Manifest::open(folder)?;
         read_tokenizer(folder, &manifest)?;
+        let rows = |split| Rows::open(reading, folder, &manifest, split);
         Ok(Self {
-            train: Rows::open(folder, &manifest, Split::Train)?,
-            validation: Rows::open(folder, &manifest, Split::Validation)?,
+            train: rows(Split::Train)?,
+            validation: rows(Split::Validation)?,
             folder: folder.to_path_buf(),
             manifest,
             digest,
@@ -148,16 +154,45 @@ impl Dataset {
 
     /// A copy of one row of a split, counted over its shards.
     pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        self.see(split, index, |row| row.to_sequence())
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.row(row)?)
     }
 
-    /// Shows one row of a split to `see`, without a copy.
+    /// Shows one row of a split to `see`, without a copy where shards are mapped.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
     pub fn see<T>(
         &self,
         split: Split,
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.see(row, see)?)
+    }
+
+    /// Checks that nobody made the shards shorter that rows were seen of.
+    pub fn confirm(&self, rows: impl Iterator<Item = (Split, u64)>) -> Result<(), Error> {
+        let places = rows.map(|(split, index)| Ok((split, self.place(split, index)?.0)));
+        let mut shards = places.collect::<Result<Vec<_>, Error>>()?;
+        shards.sort_unstable();
+        shards.dedup();
+        let seen = shards
+            .iter()
+            .filter_map(|(split, at)| self.shards(*split).get(*at));
+        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    }
+
+    /// Says that a row will be read soon, so that the system may fetch it from its disk.
+    pub fn will_need(&self, split: Split, index: u64) {
+        // A row that is not there is an error when it is read.
+        if let Ok((_, shard, row)) = self.place(split, index) {
+            shard.will_need(row);
+        }
+    }
+
+    /// The number of the shard that holds a row, the shard, and the row's number in it.
+    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -170,7 +205,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok(shard.see(index - start, see)?)
+        Ok((at, shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.
@@ -187,14 +222,19 @@ impl Dataset {
 }
 
 impl Rows {
-    fn open(folder: &Path, manifest: &Manifest, split: Split) -> Result<Self, Error> {
+    fn open(
+        reading: Reading,
+        folder: &Path,
+        manifest: &Manifest,
+        split: Split,
+    ) -> Result<Self, Error> {
         let Some(record) = manifest.splits.get(&split) else {
             return Ok(Self::default());
         };
         let mut rows = Self::default();
         let mut end = 0u64;
         for shard in &record.shards {
-            let shard = Shard::open(folder, shard, manifest)?;
+            let shard = Shard::open_by(reading, folder, shard, manifest)?;
             end = end.saturating_add(shard.rows());
             rows.shards.push(shard);
             rows.ends.push(end);
