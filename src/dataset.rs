@@ -151,6 +151,12 @@ impl Dataset {
         self.see(split, index, |row| row.to_sequence())
     }
 
+    /// How many ids a row of a split has, by the index alone.
+    pub fn length(&self, split: Split, index: u64) -> Option<usize> {
+        let (shard, row) = self.split(split).find(index)?;
+        shard.length(row)
+    }
+
     /// Shows one row of a split to `see`, without a copy.
     pub fn see<T>(
         &self,
@@ -164,13 +170,8 @@ impl Dataset {
             row: index,
             rows: self.rows(split),
         };
-        let at = rows.ends.partition_point(|end| *end <= index);
-        let shard = rows.shards.get(at).ok_or_else(no_row)?;
-        let start = match at.checked_sub(1) {
-            Some(before) => rows.ends.get(before).copied().unwrap_or(0),
-            None => 0,
-        };
-        Ok(shard.see(index - start, see)?)
+        let (shard, row) = rows.find(index).ok_or_else(no_row)?;
+        Ok(shard.see(row, see)?)
     }
 
     /// The shards of a split, in the order of their rows.
@@ -187,6 +188,14 @@ impl Dataset {
 }
 
 impl Rows {
+    /// The shard of a row, and the row's index in it.
+    fn find(&self, index: u64) -> Option<(&Shard, u64)> {
+        let at = self.ends.partition_point(|end| *end <= index);
+        let shard = self.shards.get(at)?;
+        let before = at.checked_sub(1).and_then(|before| self.ends.get(before));
+        Some((shard, index - before.copied().unwrap_or(0)))
+    }
+
     fn open(folder: &Path, manifest: &Manifest, split: Split) -> Result<Self, Error> {
         let Some(record) = manifest.splits.get(&split) else {
             return Ok(Self::default());

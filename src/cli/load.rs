@@ -81,6 +81,9 @@ pub struct Args {
     /// Take rows as they stand, not in a random order
     #[arg(long)]
     pub sequential: bool,
+    /// Sort rows by length among N batches, so that little is padding; 0 leaves them unsorted
+    #[arg(long, default_value_t = 0, value_name = "N", conflicts_with = "sequential")]
+    pub bucket: u64,
     /// How batches are written; `jsonl` with --json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
@@ -162,6 +165,7 @@ fn loader(args: &Args, datasets: Vec<Dataset>) -> Result<Loader, Failure> {
             true => Order::Sequential,
             false => Order::Shuffled,
         },
+        bucket: args.bucket,
         share: Share {
             rank: args.rank,
             world: args.world,

@@ -1,7 +1,7 @@
 //! Decoding by a scripted reader, and by a real model against its twin.
 
 use super::*;
-use crate::model::config::{Activation, Config, Norm, Positions};
+use crate::model::config::{Activation, Attention, Config, Norm, Positions};
 use crate::rng::Stream;
 use crate::tokenize::Training;
 
@@ -24,9 +24,19 @@ impl Reader for Counter {
         self.context
     }
 
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
-        self.calls.push(ids.iter().map(|id| id.0).collect());
-        let last = ids.last().unwrap();
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error> {
+        self.calls.push(prompt.ids.iter().map(|id| id.0).collect());
+        Ok(self.after(*prompt.ids.last().unwrap()))
+    }
+
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error> {
+        self.calls.push(vec![id.0]);
+        Ok(self.after(id))
+    }
+}
+
+impl Counter {
+    fn after(&self, last: TokenId) -> Vec<f32> {
         let mut logits = vec![0.0; 14];
         for better in [10, 12, 13] {
             logits[better] = 9.0;
@@ -37,7 +47,7 @@ impl Reader for Counter {
             9 => 11,
             id => id as usize + 1,
         }] = 5.0;
-        Ok(logits)
+        logits
     }
 }
 
@@ -62,7 +72,7 @@ fn run(
         key: Key::new(1),
     };
     let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
-    let read = prompt_ids(&prompt, pauses, RESERVED, context).unwrap();
+    let read = self::prompt(&prompt, pauses, RESERVED, context).unwrap();
     let mut seen = Vec::new();
     let mut on_ids = |ids: &[TokenId]| {
         seen = ids.to_vec();
@@ -95,7 +105,7 @@ fn the_context_is_filled_to_the_last_position_and_never_passed() {
     let (calls, ids, ended) = run(&[1], 3, 100, 4);
     assert_eq!(calls.concat().len(), 4);
     assert_eq!((ids, ended), (vec![5], Ended::Context));
-    let error = prompt_ids(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
+    let error = prompt(&[TokenId(1); 2], 3, RESERVED, 4).err().unwrap();
     assert_eq!(
         error.to_string(),
         "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
@@ -113,8 +123,9 @@ fn a_prompt_gets_the_pauses_that_the_vocabulary_has() {
         ..RESERVED
     };
     let ids = |reserved| -> Vec<u32> {
-        let ids = prompt_ids(&[TokenId(1)], 3, reserved, 9).unwrap();
-        ids.into_iter().map(|id| id.0).collect()
+        let prompt = prompt(&[TokenId(1)], 3, reserved, 9).unwrap();
+        assert_eq!(prompt.prefix, 1);
+        prompt.ids.into_iter().map(|id| id.0).collect()
     };
     assert_eq!(ids(RESERVED), [1, 10, 10, 10]);
     assert_eq!(ids(extra(2, false)), [1, 20, 21, 20]);
@@ -167,6 +178,8 @@ pub fn model(vocab_size: usize) -> Model {
         activation: Activation::Gelu,
         bias: true,
         tied: false,
+        attention: Attention::Causal,
+        window: None,
     };
     let model = Model::new(&config, Key::new(2), &Device::flex());
     let larger = |values: Vec<f32>| values.into_iter().map(|x| x * 12.0).collect();

@@ -198,12 +198,13 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         (None, Some(from)) => Start::From(from),
         (None, None) => Start::Fresh,
     };
-    let config = match plan.model_from() {
+    let mut config = match plan.model_from() {
         Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
     let recipe = recipe.ok_or(Error::Untrained)?;
+    config.attention = recipe.attention;
     let members = plan.mixture_dirs(stage).into_iter();
     let members = members.map(|folder| match folder == dataset.folder {
         true => Ok(dataset.clone()),

@@ -112,6 +112,12 @@ impl Shard {
         self.header.rows
     }
 
+    /// How many ids a row has, by the index alone.
+    pub fn length(&self, row: u64) -> Option<usize> {
+        let (_, length, _) = self.index.row(&self.index_bytes, row)?;
+        Some(length)
+    }
+
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         self.see(row, |row| row.to_sequence())

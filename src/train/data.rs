@@ -39,6 +39,7 @@ pub fn loading(job: &Job) -> Config {
             .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
         split: Split::Train,
         order: Order::Shuffled,
+        bucket: job.train.bucket,
         share: Share::WHOLE,
         epochs: None,
     }

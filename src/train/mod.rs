@@ -40,14 +40,16 @@ const PREFETCHED: usize = 4;
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, not what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it. The loader's state has
-/// the mixture, whose datasets may be moved.
-const FREE: [&str; 6] = [
+/// the buckets and the mixture, whose datasets may be moved, and the model the attention.
+const FREE: [&str; 8] = [
     "checkpoint_every",
     "keep",
     "validate_every",
     "validation_rows",
     "mixture",
     "curriculum",
+    "bucket",
+    "attention",
 ];
 
 /// What to train, on what, and where.
@@ -366,9 +368,15 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
         });
     }
     let (config, values) = checkpoint::read_model(folder)?;
+    // A stage decides what its positions attend to.
     let of = |config: &Config| {
+        let attention = job.config.attention;
+        let shape = Config {
+            attention,
+            ..config.clone()
+        };
         let mut fingerprint = Fingerprint::default();
-        fingerprint.add("model", &json!(config));
+        fingerprint.add("model", &json!(shape));
         fingerprint
     };
     match of(&config).differences(&of(&job.config)).into_iter().next() {
@@ -376,7 +384,7 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
             start: folder.to_path_buf(),
             difference,
         }),
-        None => Ok(Model::from_values(&config, values, &job.device)),
+        None => Ok(Model::from_values(&job.config, values, &job.device)),
     }
 }
 

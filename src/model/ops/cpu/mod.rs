@@ -146,13 +146,13 @@ fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 impl Trainable for Flex {
     fn embedding(params: FlexTensor, ids: Arc<[u32]>, pass: Pass) -> FlexTensor {
         let params = params.to_contiguous();
-        let out = embedding::forward(params.storage(), &ids, &pass.shape, pass.extent);
+        let out = embedding::forward(params.storage(), &ids, &pass);
         matrix(out, pass.shape.d)
     }
 
     fn block(x: FlexTensor, params: FlexTensor, pass: Pass) -> FlexTensor {
         let (x, params) = (x.to_contiguous(), params.to_contiguous());
-        let (y, _) = block::forward(x.storage(), params.storage(), &pass.shape, pass.extent);
+        let (y, _) = block::forward(x.storage(), params.storage(), &pass);
         matrix(y, pass.shape.d)
     }
 
@@ -198,7 +198,7 @@ impl<C: CheckpointStrategy> Trainable for Autodiff<Flex, C> {
         match BlockGradient.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let (y, saved) =
-                    block::forward(x.storage(), params.storage(), &pass.shape, pass.extent);
+                    block::forward(x.storage(), params.storage(), &pass);
                 let y = matrix(y, pass.shape.d);
                 prepared.finish((x, params, Arc::new(saved), pass), y)
             }
@@ -248,7 +248,7 @@ impl Backward<Flex, 1> for EmbeddingGradient {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (ids, pass) = ops.state;
         if let [Some(node)] = ops.parents {
-            let gradient = embedding::backward(dy.storage(), &ids, &pass.shape, pass.extent);
+            let gradient = embedding::backward(dy.storage(), &ids, &pass);
             grads.register::<Flex>(node.id, vector(gradient));
         }
     }
@@ -265,7 +265,7 @@ impl Backward<Flex, 2> for BlockGradient {
             params.storage(),
             &saved,
             dy.storage(),
-            (&pass.shape, pass.extent),
+            &pass,
         );
         let [x_node, params_node] = ops.parents;
         if let Some(node) = x_node {
