@@ -142,6 +142,34 @@ impl Batch {
         starts
     }
 
+    /// Where each position stands in its document, `rows * length`; 0 for padding.
+    pub fn positions(&self) -> Vec<u32> {
+        let mut positions = self.starts();
+        for row in positions.chunks_mut(self.length.max(1)) {
+            for (start, place) in row.iter_mut().zip(0..) {
+                *start = place - *start;
+            }
+        }
+        positions
+    }
+
+    /// Which document of its row each position belongs to, from 0, `rows * length`;
+    /// none for padding.
+    pub fn documents(&self) -> Vec<Option<u32>> {
+        let mut documents = Vec::with_capacity(self.rows * self.length);
+        for (row, starts) in self.starts().chunks(self.length.max(1)).enumerate() {
+            let n = (self.lengths.get(row)).map_or(starts.len(), |length| *length as usize);
+            let (mut document, mut last) = (0, 0);
+            documents.extend(starts.iter().take(n).map(|start| {
+                document += u32::from(*start != last);
+                last = *start;
+                Some(document)
+            }));
+            documents.resize((row + 1) * self.length, None);
+        }
+        documents
+    }
+
     /// What each position must predict, `rows * length`; any id where the weight is 0.
     pub fn targets(&self) -> Vec<u32> {
         if let Some(stored) = &self.stored {

@@ -1,6 +1,9 @@
 //! Decoding by a scripted reader, and by a real model against its twin.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
+use crate::batch::Batch;
 use crate::model::config::{Activation, Attention, Config, Norm, Positions};
 use crate::rng::Stream;
 use crate::tokenize::Training;
@@ -198,14 +201,21 @@ fn naive(
     let reserved = tokenizer.reserved();
     let mut row = Vec::new();
     tokenizer.encode(prompt, &mut row).unwrap();
+    if row.is_empty() {
+        row.push(reserved.end);
+    }
     row.extend(vec![reserved.pause; pauses]);
     let start = row.len();
     while row.len() < start + max_tokens && row.len() <= model.config.context {
-        let logits: Vec<f32> = model
-            .logits(&row, 1, row.len())
-            .into_data()
-            .iter()
-            .collect();
+        let batch = Batch {
+            rows: 1,
+            length: row.len(),
+            ids: row.as_slice().into(),
+            prefixes: vec![u32::try_from(start - pauses).unwrap()],
+            end: Some(reserved.end),
+            ..Batch::default()
+        };
+        let logits: Vec<f32> = model.logits_of(&batch).into_data().iter().collect();
         let last = &logits[(row.len() - 1) * model.config.vocab_size..];
         let allowed = |id: &usize| {
             let id = TokenId(u32::try_from(*id).unwrap());
@@ -226,11 +236,42 @@ fn naive(
 #[test]
 fn greedy_answers_equal_those_of_the_naive_twin() {
     let (model, tokenizer) = (model(270), tokenizer());
-    let mut answers = std::collections::BTreeSet::new();
-    for prompt in ["abc", "Q: what?", "é"] {
+    let mut all = Vec::new();
+    for (attention, window) in [
+        (Attention::Causal, None),
+        (Attention::PrefixLm, None),
+        (Attention::Document, None),
+        (Attention::PrefixLm, Some(4)),
+    ] {
+        let config = Config {
+            attention,
+            window,
+            ..model.config.clone()
+        };
+        let model = Model::from_values(&config, model.values(), &Device::flex());
+        all.push(answers(&model, &tokenizer));
+    }
+    // A prompt that is read in both directions is read otherwise; documents differ
+    // from plain rows where the prompt is an end.
+    assert!(all[0].values().zip(all[1].values()).any(|(a, b)| a != b));
+    let (causal, documents) = (&all[0], &all[2]);
+    let differ = causal
+        .iter()
+        .filter(|(key, answer)| documents[*key] != **answer);
+    let differ: Vec<&str> = differ.map(|((prompt, _), _)| prompt.as_str()).collect();
+    assert!(
+        !differ.is_empty() && differ.iter().all(|prompt| prompt.is_empty()),
+        "{differ:?}"
+    );
+}
+
+/// Answers to some prompts with some numbers of pauses, which are those of the twin.
+fn answers(model: &Model, tokenizer: &Tokenizer) -> BTreeMap<(String, usize), Vec<TokenId>> {
+    let mut answers = BTreeMap::new();
+    for prompt in ["abc", "Q: what?", "é", ""] {
         for pauses in [0, 1, 7] {
-            let expected = naive(&model, &tokenizer, prompt, pauses, 50);
-            let generator = Generator::new(&model, self::tokenizer());
+            let expected = naive(model, tokenizer, prompt, pauses, 50);
+            let generator = Generator::new(model, self::tokenizer());
             let request = Request {
                 pauses: u32::try_from(pauses).unwrap(),
                 max_tokens: 50,
@@ -239,13 +280,15 @@ fn greedy_answers_equal_those_of_the_naive_twin() {
             };
             let answer = generator.answer(prompt, &request).unwrap();
             assert_eq!(answer.ids, expected, "{prompt} with {pauses} pauses");
-            answers.insert(answer.ids);
+            answers.insert((prompt.to_string(), pauses), answer.ids);
         }
     }
+    let different: BTreeSet<_> = answers.values().collect();
     assert!(
-        3 < answers.len(),
+        3 < different.len(),
         "the model hears neither prompts nor pauses"
     );
+    answers
 }
 
 #[test]

@@ -80,7 +80,10 @@ impl Buckets {
             return Vec::new();
         }
         let window = self.window(k, unsorted);
-        let (n, from) = (window.batches.end - window.batches.start, window.batches.start);
+        let (n, from) = (
+            window.batches.end - window.batches.start,
+            window.batches.start,
+        );
         let shuffled = Permutation::new(n, self.key.item(from));
         // The last batch may be short, and so may any part of the sorted rows be.
         let missing = (n * self.rows_per_batch).saturating_sub(window.rows.len() as u64);
@@ -117,7 +120,10 @@ impl Buckets {
     fn batches(&self, k: u64) -> Range<u64> {
         let phase = self.phases.iter().rev().find(|from| **from <= k);
         let next = self.phases.iter().find(|from| k < **from);
-        let (mut start, mut end) = (phase.map_or(0, |from| *from), next.map_or(self.end, |next| self.end.min(*next)));
+        let (mut start, mut end) = (
+            phase.map_or(0, |from| *from),
+            next.map_or(self.end, |next| self.end.min(*next)),
+        );
         if let Some(n_rows) = self.epoch {
             // The epoch of the batch's last row; it begins in this batch or before.
             let last = (k + 1).saturating_mul(self.rows_per_batch) - 1;

@@ -35,6 +35,7 @@ use crate::fingerprint::{self, Difference, Fingerprint};
 use crate::manifest::Split;
 use crate::row::RowView;
 use crate::token::{IdWidth, Reserved};
+use crate::units::percent;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -316,7 +317,9 @@ impl Loader {
     pub fn rows_of(&self, k: u64) -> Vec<Pick> {
         let Share { rank, world } = self.config.share;
         match &self.buckets {
-            None => self.sampler.rows(k, (rank as u64..self.n_rows_of(k)).step_by(world)),
+            None => self
+                .sampler
+                .rows(k, (rank as u64..self.n_rows_of(k)).step_by(world)),
             Some(buckets) => {
                 let rows = buckets.rows(k, self).into_iter();
                 rows.skip(rank).step_by(world).collect()
@@ -329,6 +332,20 @@ impl Loader {
         let n_rows = self.config.rows_per_batch as u64;
         let left = |end: u64| end.saturating_sub(k.saturating_mul(n_rows));
         self.n_rows().map_or(n_rows, |end| left(end).min(n_rows))
+    }
+
+    /// What buckets change about padding, as a person reads it; of the first of some
+    /// batches, and none where there are no buckets.
+    pub fn bucket_note(&self, batches: Range<u64>) -> Option<String> {
+        let end = batches.start.saturating_add(self.config.bucket);
+        let some = batches.start..batches.end.min(end);
+        if some.is_empty() {
+            return None;
+        }
+        let [unsorted, sorted] = self.padding(some).map(percent);
+        Some(format!(
+            "{sorted} of positions are padding, {unsorted} without buckets"
+        ))
     }
 
     /// The share of positions that are padding in some global batches of this process,

@@ -280,8 +280,10 @@ fn logits(x: &[f32], embedding: &[f32], last: &[f32], shape: &Shape) -> Vec<f32>
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Config;
     use super::super::{Device, testing};
     use super::*;
+    use crate::batch::{Batch, BatchIds};
     use crate::rng::Key;
 
     #[test]
@@ -312,6 +314,54 @@ mod tests {
             check(&cache.extend(&[ids[40]]).unwrap(), 40);
             cache.clear();
             check(&cache.extend(&[ids[0]]).unwrap(), 0);
+        }
+    }
+
+    /// A prefix is read in one go, what follows in pieces of any size; documents end in
+    /// the middle of pieces.
+    #[test]
+    fn cached_logits_equal_those_of_the_whole_row_under_every_mask() {
+        let kinds = [Attention::Causal, Attention::Document, Attention::PrefixLm];
+        let kinds = kinds
+            .into_iter()
+            .flat_map(|kind| [(kind, None), (kind, Some(6))]);
+        for (attention, window) in kinds {
+            for config in [testing::gpt2(), testing::llama()] {
+                let config = Config {
+                    attention,
+                    window,
+                    ..config
+                };
+                let model = Model::new(&config, Key::new(5), &Device::flex());
+                let values = model.values().into_iter();
+                let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
+                let model = Model::from_values(&config, values.collect(), &Device::flex());
+                let mut ids = testing::batch(&config, 1, 60, 9).ids.widened();
+                [7, 30, 31, 45].into_iter().for_each(|end| ids[end] = 2);
+                let batch = Batch {
+                    rows: 1,
+                    length: 60,
+                    ids: BatchIds::U32(ids.clone()),
+                    prefixes: vec![13],
+                    end: Some(TokenId(2)),
+                    ..Batch::default()
+                };
+                let whole: Vec<f32> = model.logits_of(&batch).into_data().iter().collect();
+                let ids: Vec<TokenId> = ids.into_iter().map(TokenId).collect();
+                let mut cache = Cache::new(&model).ending_with(TokenId(2));
+                let mut read = 0;
+                for piece in [17, 1, 1, 15, 1, 10, 15] {
+                    let piece = &ids[read..read + piece];
+                    let found = match read {
+                        0 => cache.prefill(piece, 13).unwrap(),
+                        _ => cache.extend(piece).unwrap(),
+                    };
+                    read += piece.len();
+                    let expected = &whole[(read - 1) * config.vocab_size..][..config.vocab_size];
+                    let off = testing::distance(&found, expected);
+                    assert!(off < 1e-5, "{attention:?} {window:?} at {read}: {off}");
+                }
+            }
         }
     }
 

@@ -70,7 +70,9 @@ impl Mask {
         };
         let prefix = |row: usize| match (config.attention, batch.prefixes.get(row)) {
             // A row is shorter than 2^31 ids.
-            (Attention::PrefixLm, Some(prefix)) => (*prefix).min(u32::try_from(length).unwrap_or(u32::MAX)),
+            (Attention::PrefixLm, Some(prefix)) => {
+                (*prefix).min(u32::try_from(length).unwrap_or(u32::MAX))
+            }
             _ => 0,
         };
         let window = config.window();
@@ -91,7 +93,9 @@ impl Mask {
         // The caller asks for positions of the batch, of which there are fewer than 2^31 a row.
         let at = u32::try_from(position % self.length.max(1)).unwrap_or(u32::MAX - 1);
         match &self.reaches {
-            Some(reaches) => (reaches.get(position).copied()).unwrap_or(Reach::new(at, at, 0, None)),
+            Some(reaches) => {
+                (reaches.get(position).copied()).unwrap_or(Reach::new(at, at, 0, None))
+            }
             None => Reach::new(at, 0, 0, None),
         }
     }

@@ -171,6 +171,23 @@ pub enum Error {
     /// The optimizer's moments cannot be read.
     #[error(transparent)]
     Optimizer(#[from] optimizer::Error),
+    /// A dataset of the mixture trains on what is held out.
+    #[error(
+        "`{}` trains on a text that `{}` holds out: document {document} of `{file}`",
+        dataset.display(), own.display()
+    )]
+    Leak {
+        /// The dataset.
+        dataset: PathBuf,
+        /// The stage's own.
+        own: PathBuf,
+        /// The input file of the text.
+        file: String,
+        /// Its document in the file, from 1.
+        document: u64,
+        /// The share that the stage holds out.
+        share: f64,
+    },
     /// Datasets that cannot be mixed.
     #[error(transparent)]
     Clash(#[from] Box<Clash>),
@@ -202,6 +219,9 @@ impl Error {
                 ),
                 None => "no checkpoint was made before; lower `lr` or `clip`".into(),
             }),
+            Self::Leak { share, .. } => Some(format!(
+                "prepare it with `validation = {share}` or more: then both hold out the same texts"
+            )),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
             Self::Loader(error) => error.hint().map(String::from),
@@ -217,6 +237,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let fingerprint = fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
+    data::check_held_out(job)?;
     let mut learner = match &latest {
         Some(checkpoint) => resumed(job, checkpoint, &fingerprint, &loader)?,
         None => started(job)?,
@@ -229,6 +250,9 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         validate_every,
         ..
     } = job.train;
+    if let Some(note) = loader.bucket_note(learner.step..steps) {
+        progress.note(&note);
+    }
     progress.start(stage(job), Some(steps), Unit::Steps);
     progress.advance(learner.step);
     let mut clock = Clock::start();
@@ -482,6 +506,7 @@ fn line(
         tokens,
         real: batch.counts.real,
         pauses: batch.counts.pauses,
+        padding: batch.counts.padding,
         scored: batch.counts.scored,
         totals: learner.totals,
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,

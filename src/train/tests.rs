@@ -1,6 +1,7 @@
 //! Whole runs of a small model: law 8 (exact resume), law 9 (sum over count),
 //! and what stops a run.
 
+mod attention;
 mod mixture;
 
 use std::collections::BTreeMap;

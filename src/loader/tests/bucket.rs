@@ -5,14 +5,21 @@ use crate::permutation::Permutation;
 use crate::rng::{Key, Stream};
 
 fn bucketed(members: &[u64], config: Config, phases: &[u64]) -> Loader {
-    let toys = members.iter().map(|n_rows| Arc::new(Toy::new(*n_rows)) as Arc<dyn Rows>);
+    let toys = members
+        .iter()
+        .map(|n_rows| Arc::new(Toy::new(*n_rows)) as Arc<dyn Rows>);
     let phase = |from| Phase {
         from,
-        weights: (1..=members.len()).map(|weight| (weight as u64 + from) as f64).collect(),
+        weights: (1..=members.len())
+            .map(|weight| (weight as u64 + from) as f64)
+            .collect(),
     };
     let mixture = match members {
         [_] => Vec::new(),
-        _ => std::iter::once(0).chain(phases.iter().copied()).map(phase).collect(),
+        _ => std::iter::once(0)
+            .chain(phases.iter().copied())
+            .map(phase)
+            .collect(),
     };
     Loader::of_several(toys.collect(), mixture, config).unwrap()
 }
@@ -45,14 +52,18 @@ fn twin(loader: &Loader, batches: u64, phases: &[u64]) -> Vec<Vec<Pick>> {
         }
         let mut rows: Vec<Pick> = (next..end).flat_map(|k| plain.rows_of(k)).collect();
         rows.sort_by_key(length);
-        let key = Key::new(loader.config.seed).stream(Stream::Bucket).item(next);
+        let key = Key::new(loader.config.seed)
+            .stream(Stream::Bucket)
+            .item(next);
         let order = Permutation::new(end - next, key);
         // Parts as large as they are; the last batch's may be smaller than the others.
         let sizes: Vec<usize> = (next..end).map(|k| plain.rows_of(k).len()).collect();
         let mut parts = vec![Vec::new(); sizes.len()];
         let mut rest = rows.into_iter();
         for part in 0..sizes.len() {
-            let place = (0..).position(|place| order.at(place) == part as u64).unwrap();
+            let place = (0..)
+                .position(|place| order.at(place) == part as u64)
+                .unwrap();
             parts[place] = rest.by_ref().take(sizes[place]).collect();
         }
         all.extend(parts);

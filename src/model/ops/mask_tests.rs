@@ -23,7 +23,9 @@ const ALL: [Attention; 3] = [Attention::Causal, Attention::Document, Attention::
 
 /// Every kind of attention, with and without a window.
 fn masked(config: &Config) -> impl Iterator<Item = Config> {
-    let kinds = ALL.into_iter().flat_map(|kind| [(kind, None), (kind, Some(5))]);
+    let kinds = ALL
+        .into_iter()
+        .flat_map(|kind| [(kind, None), (kind, Some(5))]);
     kinds.map(|(attention, window)| Config {
         attention,
         window,
@@ -38,9 +40,13 @@ fn rows(config: &Config, rows: usize, length: usize, seed: u64) -> Batch {
     let mut batch = batch(config, rows, length, seed);
     batch.end = Some(END);
     batch.prefixes = (0..rows).map(|_| below(length)).collect();
-    batch.lengths = (0..rows).map(|_| (length / 2) as u32 + below(length - length / 2)).collect();
+    batch.lengths = (0..rows)
+        .map(|_| (length / 2) as u32 + below(length - length / 2))
+        .collect();
     let mut ids = batch.ids.widened();
-    ids.iter_mut().filter(|_| below(6) == 0).for_each(|id| *id = END.0);
+    ids.iter_mut()
+        .filter(|_| below(6) == 0)
+        .for_each(|id| *id = END.0);
     batch.ids = BatchIds::U32(ids);
     batch
 }
@@ -58,7 +64,9 @@ fn row(ids: &[u32]) -> Batch {
 
 fn logits(model: &Model, batch: &Batch) -> Vec<Vec<f32>> {
     let all = to_vec(&model.logits_of(batch));
-    all.chunks(model.config.vocab_size).map(<[f32]>::to_vec).collect()
+    all.chunks(model.config.vocab_size)
+        .map(<[f32]>::to_vec)
+        .collect()
 }
 
 #[test]
@@ -69,8 +77,14 @@ fn fused_equals_plain_under_every_mask() {
             let [fused, plain] = [Kernels::Fused, Kernels::Plain].map(|form| model(&config, form));
             let (loss, found) = gradients(&fused, &batch, 0.5);
             let (oracle, expected) = gradients(&plain, &batch, 0.5);
-            let at = format!("{:?}, window {:?}, {n} x {length}", config.attention, config.window);
-            assert!((loss - oracle).abs() <= 1e-5 * oracle.abs(), "{at}: {loss} {oracle}");
+            let at = format!(
+                "{:?}, window {:?}, {n} x {length}",
+                config.attention, config.window
+            );
+            assert!(
+                (loss - oracle).abs() <= 1e-5 * oracle.abs(),
+                "{at}: {loss} {oracle}"
+            );
             for (found, expected) in found.iter().zip(&expected) {
                 let off = distance(found, expected);
                 assert!(off < 2e-5, "{at}: {off}");
@@ -90,10 +104,14 @@ fn masked_gradients_equal_finite_differences() {
         let square = gradients.iter().flatten().map(|&g| f64::from(g).powi(2));
         let norm = square.sum::<f64>().sqrt();
         let loss_at = |t: f64| {
-            let moved = model.values().into_iter().zip(&gradients).map(|(values, g)| {
-                let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
-                values.iter().zip(g).map(step).collect()
-            });
+            let moved = model
+                .values()
+                .into_iter()
+                .zip(&gradients)
+                .map(|(values, g)| {
+                    let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
+                    values.iter().zip(g).map(step).collect()
+                });
             let moved = Model::from_values(&config, moved.collect(), &Device::flex());
             f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
         };
@@ -101,7 +119,10 @@ fn masked_gradients_equal_finite_differences() {
         let wide = loss_at(2.0 * h) - loss_at(-2.0 * h);
         let slope = (8.0 * (loss_at(h) - loss_at(-h)) - wide) / (12.0 * h);
         let at = (config.attention, config.window);
-        assert!((slope - norm).abs() < 2e-3 * norm, "{at:?}: slope {slope}, norm {norm}");
+        assert!(
+            (slope - norm).abs() < 2e-3 * norm,
+            "{at:?}: slope {slope}, norm {norm}"
+        );
     }
 }
 
@@ -126,7 +147,10 @@ fn a_packed_row_is_its_documents_alone() {
                 logits(&model, &row(&ids))
             });
             for (position, (found, alone)) in found.zip(alone).enumerate() {
-                assert!(distance(&found, &alone) < 1e-5, "{form:?}, position {position}");
+                assert!(
+                    distance(&found, &alone) < 1e-5,
+                    "{form:?}, position {position}"
+                );
             }
         }
     }
@@ -161,7 +185,8 @@ fn nothing_is_heard_that_is_not_seen() {
                 ids: BatchIds::U32(ids),
                 ..batch.clone()
             };
-            for (position, (before, after)) in before.iter().zip(logits(&model, &other)).enumerate() {
+            for (position, (before, after)) in before.iter().zip(logits(&model, &other)).enumerate()
+            {
                 let same_row = position / 70 == changed / 70;
                 let sees = same_row && mask.reach(position).keys().contains(&(changed % 70));
                 let at = (config.attention, config.window);

@@ -197,8 +197,7 @@ impl<C: CheckpointStrategy> Trainable for Autodiff<Flex, C> {
         let params = params.into_primitive().to_contiguous();
         match BlockGradient.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) =
-                    block::forward(x.storage(), params.storage(), &pass);
+                let (y, saved) = block::forward(x.storage(), params.storage(), &pass);
                 let y = matrix(y, pass.shape.d);
                 prepared.finish((x, params, Arc::new(saved), pass), y)
             }
@@ -260,13 +259,8 @@ impl Backward<Flex, 2> for BlockGradient {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, params, saved, pass) = ops.state;
-        let (dx, gradient) = block::backward(
-            x.storage(),
-            params.storage(),
-            &saved,
-            dy.storage(),
-            &pass,
-        );
+        let (dx, gradient) =
+            block::backward(x.storage(), params.storage(), &saved, dy.storage(), &pass);
         let [x_node, params_node] = ops.parents;
         if let Some(node) = x_node {
             grads.register::<Flex>(node.id, matrix(dx, pass.shape.d));
