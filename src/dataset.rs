@@ -158,6 +158,12 @@ impl Dataset {
         Ok(shard.row(row)?)
     }
 
+    /// How many ids a row of a split has, by the index alone.
+    pub fn length(&self, split: Split, index: u64) -> Result<usize, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.length(row)?)
+    }
+
     /// Shows one row of a split to `see`, without a copy where shards are mapped.
     ///
     /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.

@@ -343,6 +343,12 @@ pub struct RejectsRecord {
 }
 
 impl Manifest {
+    /// The share of documents that the recipe holds out.
+    pub fn validation(&self) -> f64 {
+        let share = self.recipe.get("validation");
+        share.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
+    }
+
     /// Reads and checks the manifest of the dataset in `folder`; the digest names the dataset.
     pub fn open(folder: &Path) -> Result<(Self, Digest), Error> {
         let path = folder.join(FILE);

@@ -165,6 +165,7 @@ impl Collator {
             stored: self.stored,
             lengths: self.lengths,
             prefixes: self.prefixes,
+            end: Some(self.reserved.end),
             counts,
         }
     }
@@ -351,7 +352,11 @@ mod tests {
 
     #[test]
     fn nothing_makes_an_empty_batch() {
-        assert_eq!(collate(&[], IdWidth::U16), Batch::default());
+        let nothing = Batch {
+            end: Some(RESERVED.end),
+            ..Batch::default()
+        };
+        assert_eq!(collate(&[], IdWidth::U16), nothing);
         let empty = collate(&[Sequence::default()], IdWidth::U16);
         assert_eq!((empty.rows, empty.length), (1, 0));
     }

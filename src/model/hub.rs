@@ -11,7 +11,7 @@ use std::ops::Range;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::config::{Activation, Config, Norm, Positions};
+use super::config::{Activation, Attention, Config, Norm, Positions};
 use super::layout::{Group, Part, layout};
 
 /// Files that are not a model we can hold.
@@ -404,6 +404,8 @@ fn read_llama(object: &Map<String, Value>) -> Result<Config, Error> {
         activation: Activation::SwiGlu,
         bias: flag("attention_bias") || flag("mlp_bias"),
         tied: flag("tie_word_embeddings"),
+        attention: Attention::Causal,
+        window: None,
     })
 }
 
@@ -430,6 +432,8 @@ fn read_gpt2(object: &Map<String, Value>) -> Result<Config, Error> {
         activation: Activation::Gelu,
         bias: true,
         tied: tied.unwrap_or(true),
+        attention: Attention::Causal,
+        window: None,
     })
 }
 

@@ -117,6 +117,12 @@ impl Shard {
         self.header.rows
     }
 
+    /// How many ids a row has, by the index alone.
+    pub fn length(&self, row: u64) -> Result<usize, Error> {
+        let place = self.index.place(row).ok_or_else(|| self.no_row(row))?;
+        Ok(u32::from_le_bytes(self.idx.array(place.length)?) as usize)
+    }
+
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         let copy = self.see(row, |row| row.to_sequence())?;

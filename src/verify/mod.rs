@@ -11,6 +11,7 @@ mod held;
 mod notes;
 mod recount;
 mod rows;
+mod splits;
 mod text;
 
 use std::collections::BTreeMap;
@@ -142,6 +143,7 @@ pub fn run(
             return Ok(report);
         }
     };
+    splits::check(&dataset, &mut report);
     rows::check(&dataset, progress, stop, &mut report)?;
     rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, (progress, stop), &mut report)?;

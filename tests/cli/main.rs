@@ -21,5 +21,6 @@ mod pictures;
 mod policies;
 mod report;
 mod sandbox;
+mod splits;
 #[cfg(feature = "train")]
 mod training;
