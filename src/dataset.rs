@@ -1,14 +1,18 @@
 //! A sealed dataset: its manifest, its tokenizer and its rows.
 
+pub mod online;
+
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
+use crate::pause::{self, Insertion};
 use crate::row::RowView;
 use crate::sequence::Sequence;
 use crate::shard::{self, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
+use online::Online;
 
 /// A dataset that was opened: manifest, tokenizer and shards belong together.
 #[derive(Debug)]
@@ -21,6 +25,19 @@ pub struct Dataset {
     pub folder: PathBuf,
     train: Rows,
     validation: Rows,
+    /// How rows get their pauses, where they are not on disk.
+    online: Option<Online>,
+}
+
+/// Names a row of a run: the same row may differ from epoch to epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// The split.
+    pub split: Split,
+    /// Which pass over the split.
+    pub epoch: u64,
+    /// The row's index in the split.
+    pub index: u64,
 }
 
 /// The shards of a split as one list of rows.
@@ -65,6 +82,24 @@ pub enum Error {
         #[source]
         source: tokenize::Error,
     },
+    /// Its vocabulary or the length of its rows does not go with a pause policy.
+    #[error("the pauses cannot be placed in rows of `{}`", folder.display())]
+    Policy {
+        /// The dataset.
+        folder: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: pause::Error,
+    },
+    /// Its rows cannot get the pauses that were asked for.
+    #[error("the rows of `{}` cannot get their pauses when they are read", folder.display())]
+    Online {
+        /// The dataset.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: online::Error,
+    },
     /// Two statements about the dataset contradict each other.
     #[error("`{}`: {what}: the manifest says {expected}, found {found}", path.display())]
     Contradiction {
@@ -96,6 +131,8 @@ impl Error {
             Self::Manifest(error) => error.hint(),
             Self::Shard(error) => error.hint(),
             Self::File(_) | Self::NoRow { .. } => None,
+            Self::Online { source, .. } => Some(source.hint()),
+            Self::Policy { .. } => Some("change the policy"),
             Self::OtherTokenizer { .. } | Self::Tokenizer { .. } | Self::Contradiction { .. } => {
                 Some(
                     "bring the dataset's own files back, or remove its folder and run `pausedata prepare` again",
@@ -111,12 +148,53 @@ impl Dataset {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let (manifest, digest) = Manifest::open(folder)?;
         read_tokenizer(folder, &manifest)?;
-        Ok(Self {
+        let config = manifest.pause.clone();
+        let dataset = Self {
             train: Rows::open(folder, &manifest, Split::Train)?,
             validation: Rows::open(folder, &manifest, Split::Validation)?,
             folder: folder.to_path_buf(),
             manifest,
             digest,
+            online: None,
+        };
+        match config.is_at_load() {
+            true => dataset.with_pause(config),
+            false => Ok(dataset),
+        }
+    }
+
+    /// The same dataset with other pauses: its manifest then names them.
+    ///
+    /// # Errors
+    /// Where its rows are not on disk as these pauses need them.
+    pub fn with_pause(mut self, config: pause::Config) -> Result<Self, Error> {
+        let online = match config == self.manifest.pause && !config.is_at_load() {
+            true => return Ok(self),
+            false => Online::new(&self, &config)?,
+        };
+        self.online = config.is_at_load().then_some(online);
+        self.manifest.pause = config;
+        Ok(self)
+    }
+
+    /// What a pause policy does with the rows of this dataset.
+    pub fn insertion(&self, config: &pause::Config) -> Result<Insertion, Error> {
+        let row_length = self.manifest.row_length;
+        let reads = config.policy.reads_text() || config.fields().inserted;
+        let made = match reads {
+            true => self.tokenizer()?.insertion(config, row_length),
+            false => Insertion::new(config.clone(), self.manifest.tokenizer.reserved, row_length)
+                .map_err(tokenize::Error::Pause),
+        };
+        made.map_err(|error| match error {
+            tokenize::Error::Pause(source) => Error::Policy {
+                folder: self.folder.clone(),
+                source,
+            },
+            source => Error::Tokenizer {
+                path: self.folder.join(TOKENIZER_FILE),
+                source,
+            },
         })
     }
 
@@ -141,17 +219,50 @@ impl Dataset {
         }
     }
 
-    /// How many rows a split has.
+    /// How many rows a split has; where pauses are not on disk, with them.
     pub fn rows(&self, split: Split) -> u64 {
+        match &self.online {
+            Some(online) => online.rows(split),
+            None => self.rows_on_disk(split),
+        }
+    }
+
+    /// How many rows of a split are on disk.
+    pub fn rows_on_disk(&self, split: Split) -> u64 {
         self.split(split).ends.last().copied().unwrap_or(0)
     }
 
-    /// A copy of one row of a split, counted over its shards.
+    /// A copy of one row of a split in epoch 0.
     pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        self.see(split, index, |row| row.to_sequence())
+        let epoch = 0;
+        self.row_at(At {
+            split,
+            epoch,
+            index,
+        })
     }
 
-    /// Shows one row of a split to `see`, without a copy.
+    /// A copy of one row.
+    pub fn row_at(&self, at: At) -> Result<Sequence, Error> {
+        let mut copy = Sequence::default();
+        self.read(at, &mut |row| copy = row.to_sequence())?;
+        Ok(copy)
+    }
+
+    /// Shows one row to `see`.
+    pub fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), Error> {
+        match &self.online {
+            Some(online) => online.see(self, at, see),
+            None => self.see(at.split, at.index, see),
+        }
+    }
+
+    /// How rows get their pauses, where they are not on disk.
+    pub fn online(&self) -> Option<&Online> {
+        self.online.as_ref()
+    }
+
+    /// Shows one row of a split to `see` as it is on disk, without a copy.
     pub fn see<T>(
         &self,
         split: Split,
@@ -162,7 +273,7 @@ impl Dataset {
         let no_row = || Error::NoRow {
             split,
             row: index,
-            rows: self.rows(split),
+            rows: self.rows_on_disk(split),
         };
         let at = rows.ends.partition_point(|end| *end <= index);
         let shard = rows.shards.get(at).ok_or_else(no_row)?;

@@ -51,7 +51,7 @@ impl Explain for manifest::Error {
 impl Explain for dataset::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoRow { .. } => Kind::BadInput,
+            Self::NoRow { .. } | Self::Policy { .. } | Self::Online { .. } => Kind::BadInput,
             _ => Kind::Damaged,
         }
     }
@@ -105,6 +105,7 @@ impl Explain for convert::Error {
             Self::Exists { .. }
             | Self::Strange { .. }
             | Self::Stored { .. }
+            | Self::AtLoad { .. }
             | Self::WideIds { .. } => Kind::BadInput,
             Self::Dataset(error) => error.kind(),
             Self::Manifest(error) => error.kind(),

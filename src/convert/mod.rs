@@ -99,6 +99,15 @@ pub enum Error {
         /// The dataset.
         folder: PathBuf,
     },
+    /// The rows are not on disk as they are read.
+    #[error(
+        "the rows of `{}` get their pauses when they are read (`when = \"at-load\"`), which other programs do not",
+        folder.display()
+    )]
+    AtLoad {
+        /// The dataset.
+        folder: PathBuf,
+    },
     /// The folder is neither a dataset nor something that was converted from one.
     #[error("`{}` is no dataset, and nothing that `pausedata convert` made: it has neither `{}` nor `{}`",
         folder.display(), manifest::FILE, export::FILE)]
@@ -165,6 +174,9 @@ impl Error {
             Self::Stored { .. } => {
                 Some("`pack.format` in the recipe prepares such a dataset as Parquet shards")
             }
+            Self::AtLoad { .. } => Some(
+                "prepare it with `when = \"prepare\"`, or with `policy = \"none\"` to export its text without pauses",
+            ),
             Self::WideIds { .. } => Some("convert to `megatron` or `parquet-compact`"),
             Self::Inexact { .. } => Some("please report it: nothing was written"),
         }
@@ -187,7 +199,11 @@ pub fn run(
     }
     let source = Source::open(from)?;
     let manifest = &source.manifest;
-    if manifest.pause.fields() != Fields::default()
+    if manifest.pause.is_at_load() && to.shards().is_none() {
+        let folder = from.to_path_buf();
+        return Err(Error::AtLoad { folder });
+    }
+    if manifest.pause.on_disk().fields() != Fields::default()
         || manifest.tokenizer.reserved != manifest.tokenizer.reserved.basic()
     {
         let folder = from.to_path_buf();

@@ -70,7 +70,7 @@ impl Shard {
             }
         };
         let touched = Touched::new(home.blocks_start()..ids.len());
-        let fields = manifest.pause.fields();
+        let fields = manifest.pause.on_disk().fields();
         let aux = Aux::open(aux, (fields, record.aux), &header)?;
         let mut before = Vec::new();
         if aux.is_some() && format == ShardFormat::Parquet {
@@ -115,6 +115,17 @@ impl Shard {
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         self.see(row, |row| row.to_sequence())
+    }
+
+    /// How many ids a row holds, and how many of them are prefix; reads the index alone.
+    pub fn shape(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
+        let found = self.index.row(&self.index_bytes, row);
+        let shape = found.map(|(_, length, prefix)| (length, prefix));
+        shape.ok_or_else(|| Error::NoRow {
+            path: self.data.clone(),
+            row,
+            rows: self.header.rows,
+        })
     }
 
     /// Shows one row to `see`, without a copy.
