@@ -156,9 +156,9 @@ fn law_5_examples_of_epoch_0_are_those_that_are_prepared() {
     let standard = shards(&sandbox, "standard/data/finetune");
     let mut rows = std::collections::BTreeSet::new();
     for (number, pause) in [
-        "policy=\"suffix\",count=10",
-        "policy=\"suffix\",count={min=0,max=13}",
-        "policy=\"suffix\",count=12,token={filler=\".\"},target=\"repeat\"",
+        "policy=\"suffix\",count=13",
+        "policy=\"suffix\",count={min=0,max=14}",
+        "policy=\"suffix\",count=15,token={filler=\".\"},target=\"repeat\"",
         "policy=\"prefix\",count=[0,3]",
         "policy=\"random\",fraction=0.3",
         "policy=\"stride\",every=2",
