@@ -58,7 +58,7 @@ pub fn of(dataset: &Dataset, split: Split) -> Result<Content, Error> {
     for first in (0..rows).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
         let digests: Vec<[u8; 32]> = (first..rows.min(first + CHUNK))
             .into_par_iter()
-            .map(|row| dataset.see(split, row, |row| of_row(&row.to_sequence(), reserved)))
+            .map(|row| Ok(of_row(&dataset.row_on_disk(split, row)?, reserved)))
             .collect::<Result<_, Error>>()?;
         digests.iter().for_each(|digest| hasher.0.update(digest));
     }

@@ -2,6 +2,7 @@
 
 pub mod online;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
@@ -10,7 +11,7 @@ use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::pause::{self, Insertion};
 use crate::row::RowView;
 use crate::sequence::Sequence;
-use crate::shard::{self, Shard};
+use crate::shard::{self, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 use online::Online;
 
@@ -143,15 +144,21 @@ impl Error {
 }
 
 impl Dataset {
+    /// Opens the dataset in `folder`, whose shards are mapped; see [`Dataset::open_by`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_by(Reading::Mmap, folder)
+    }
+
     /// Opens the dataset in `folder`: checks its manifest, its tokenizer's
     /// digest, and the lengths, headers and indexes of all shards.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub fn open_by(reading: Reading, folder: &Path) -> Result<Self, Error> {
         let (manifest, digest) = Manifest::open(folder)?;
         read_tokenizer(folder, &manifest)?;
         let config = manifest.pause.clone();
+        let rows = |split| Rows::open(reading, folder, &manifest, split);
         let dataset = Self {
-            train: Rows::open(folder, &manifest, Split::Train)?,
-            validation: Rows::open(folder, &manifest, Split::Validation)?,
+            train: rows(Split::Train)?,
+            validation: rows(Split::Validation)?,
             folder: folder.to_path_buf(),
             manifest,
             digest,
@@ -246,10 +253,18 @@ impl Dataset {
     pub fn row_at(&self, at: At) -> Result<Sequence, Error> {
         let mut copy = Sequence::default();
         self.read(at, &mut |row| copy = row.to_sequence())?;
-        Ok(copy)
+        self.confirm(std::iter::once(at)).map(|()| copy)
     }
 
-    /// Shows one row to `see`.
+    /// A copy of one row of a split as it is on disk.
+    pub fn row_on_disk(&self, split: Split, index: u64) -> Result<Sequence, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.row(row)?)
+    }
+
+    /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
     pub fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), Error> {
         match &self.online {
             Some(online) => online.see(self, at, see),
@@ -262,13 +277,53 @@ impl Dataset {
         self.online.as_ref()
     }
 
-    /// Shows one row of a split to `see` as it is on disk, without a copy.
+    /// The rows on disk that a row is made of.
+    fn on_disk(&self, at: At) -> Result<Range<u64>, Error> {
+        match &self.online {
+            Some(online) => online.on_disk(at),
+            None => Ok(at.index..at.index.saturating_add(1)),
+        }
+    }
+
+    /// Shows one row of a split to `see` as it is on disk; as [`Dataset::read`].
     pub fn see<T>(
         &self,
         split: Split,
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.see(row, see)?)
+    }
+
+    /// Checks that nobody made the shards shorter that rows were seen of.
+    pub fn confirm(&self, rows: impl Iterator<Item = At>) -> Result<(), Error> {
+        let mut shards = Vec::new();
+        for at in rows {
+            for row in self.on_disk(at)? {
+                shards.push((at.split, self.place(at.split, row)?.0));
+            }
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        let seen = shards
+            .iter()
+            .filter_map(|(split, at)| self.shards(*split).get(*at));
+        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    }
+
+    /// Says that a row will be read soon, so that the system may fetch it from its disk.
+    pub fn will_need(&self, at: At) {
+        // A row that is not there is an error when it is read.
+        for row in self.on_disk(at).unwrap_or_default() {
+            if let Ok((_, shard, row)) = self.place(at.split, row) {
+                shard.will_need(row);
+            }
+        }
+    }
+
+    /// The number of the shard that holds a row, the shard, and the row's number in it.
+    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -281,7 +336,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok(shard.see(index - start, see)?)
+        Ok((at, shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.
@@ -298,14 +353,19 @@ impl Dataset {
 }
 
 impl Rows {
-    fn open(folder: &Path, manifest: &Manifest, split: Split) -> Result<Self, Error> {
+    fn open(
+        reading: Reading,
+        folder: &Path,
+        manifest: &Manifest,
+        split: Split,
+    ) -> Result<Self, Error> {
         let Some(record) = manifest.splits.get(&split) else {
             return Ok(Self::default());
         };
         let mut rows = Self::default();
         let mut end = 0u64;
         for shard in &record.shards {
-            let shard = Shard::open(folder, shard, manifest)?;
+            let shard = Shard::open_by(reading, folder, shard, manifest)?;
             end = end.saturating_add(shard.rows());
             rows.shards.push(shard);
             rows.ends.push(end);

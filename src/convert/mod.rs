@@ -312,7 +312,7 @@ impl Work<'_> {
                 let what = format!("rows of the {split} split");
                 return Err(inexact(&what, expected.to_string(), found.to_string()));
             }
-            if !self.source.same_documents(&result, *split) {
+            if !self.source.same_documents(&result, *split)? {
                 let what = format!("documents of the {split} split");
                 return Err(inexact(
                     &what,

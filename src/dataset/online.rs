@@ -6,6 +6,7 @@
 //! shards serves every policy. Elsewhere a row on disk is a row; examples that have no
 //! room for their pauses are left out, as preparation would have left them out.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -245,6 +246,19 @@ impl Online {
             text.prefix = prefix;
         })?;
         Ok(pause::apply(&self.insertion, &text, found.key))
+    }
+
+    /// The rows on disk that a row is made of.
+    pub fn on_disk(&self, at: At) -> Result<Range<u64>, super::Error> {
+        let Found { unit, row, .. } = self.find(at)?;
+        let rows = match self.recut {
+            None => unit.on_disk(row)..unit.on_disk(row) + 1,
+            Some(Recut { real, on_disk }) => {
+                let end = unit.ids.min((row + 1) * real);
+                row * real / on_disk..end.div_ceil(on_disk)
+            }
+        };
+        Ok(unit.first_on_disk + rows.start..unit.first_on_disk + rows.end)
     }
 
     fn units_of(&self, split: Split) -> &[UnitRows] {

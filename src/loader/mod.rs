@@ -46,7 +46,16 @@ pub trait Rows: Send + Sync {
     /// How many rows a split has.
     fn rows(&self, split: Split) -> u64;
     /// Shows a row to `see`, once, unless it cannot be read.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Rows::confirm`] after it.
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
+    /// Checks that rows were shown as they are: nobody took away meanwhile what they were
+    /// read from. Asked once a batch.
+    fn confirm(&self, _: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
+        Ok(())
+    }
+    /// Says that a row will be read soon.
+    fn will_need(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -66,6 +75,14 @@ impl Rows for Dataset {
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
         Ok(self.read(at, see)?)
+    }
+
+    fn confirm(&self, rows: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
+        Ok(self.confirm(rows)?)
+    }
+
+    fn will_need(&self, at: At) {
+        self.will_need(at);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -167,6 +184,15 @@ pub enum Error {
         /// The row.
         index: u64,
         /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// What rows were read from was changed meanwhile.
+    #[error("rows of the {split:?} split cannot be trusted")]
+    Changed {
+        /// The split.
+        split: Split,
+        /// What happened.
         #[source]
         source: BoxError,
     },
@@ -314,17 +340,25 @@ impl Loader {
         let split = self.config.split;
         let empty = || Error::Empty { split };
         let first = self.members.first().ok_or_else(empty)?;
-        let mut collator = Collator::new(first.reserved(), first.id_width());
+        let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
         for pick in picks {
             let member = self.members.get(pick.member).ok_or_else(empty)?;
-            let at = At {
-                split,
-                epoch: pick.epoch,
-                index: pick.index,
-            };
-            push(&**member, at, &mut collator)?;
+            push(&**member, pick.at(split), &mut collator)?;
+        }
+        for (place, member) in self.members.iter().enumerate() {
+            let own = picks.iter().filter(|pick| pick.member == place);
+            confirm(&**member, split, own.map(|pick| pick.at(split)))?;
         }
         Ok(collator.finish())
+    }
+
+    /// Says that the rows of global batch `k` will be read soon.
+    pub fn will_need(&self, k: u64) {
+        for pick in self.rows_of(k) {
+            if let Some(member) = self.members.get(pick.member) {
+                member.will_need(pick.at(self.config.split));
+            }
+        }
     }
 
     /// The global batches `from..to`, made by a thread that is at most `depth` batches
@@ -358,12 +392,25 @@ impl Config {
     }
 }
 
-/// The batch of some rows, padded to the longest.
-pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
-    let mut collator = Collator::new(dataset.reserved(), dataset.id_width());
-    for at in rows {
-        push(dataset, at, &mut collator)?;
+impl Pick {
+    fn at(&self, split: Split) -> At {
+        At {
+            split,
+            epoch: self.epoch,
+            index: self.index,
+        }
     }
+}
+
+/// The batch of some rows of a split, padded to the longest.
+pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
+    let rows: Vec<At> = rows.collect();
+    let mut collator = Collator::new(dataset.reserved(), dataset.id_width()).expect(rows.len());
+    for at in &rows {
+        push(dataset, *at, &mut collator)?;
+    }
+    let split = rows.first().map_or(Split::Train, |at| at.split);
+    confirm(dataset, split, rows.iter().copied())?;
     Ok(collator.finish())
 }
 
@@ -374,6 +421,16 @@ fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error
         index: at.index,
         source,
     })
+}
+
+/// Checks that rows that were pushed are those of the dataset.
+fn confirm(
+    dataset: &dyn Rows,
+    split: Split,
+    mut rows: impl Iterator<Item = At>,
+) -> Result<(), Error> {
+    let confirmed = dataset.confirm(&mut rows);
+    confirmed.map_err(|source| Error::Changed { split, source })
 }
 
 impl fmt::Debug for Loader {
