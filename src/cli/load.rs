@@ -10,13 +10,14 @@ use pausedata::dataset::Dataset;
 use pausedata::loader::mixture::Phase;
 use pausedata::loader::{Config, Loader, Order, Rows, Share, State, stream, together};
 use pausedata::manifest::Stage;
+use pausedata::pause::Fields;
 use pausedata::progress::{Progress, Stop};
 use pausedata::token::IdWidth;
 
 use super::Outcome;
 use super::failure::{Failure, Kind};
 use super::ui::{self, Ui};
-use super::values::{Split, Weights};
+use super::values::{Pause, Split, Weights};
 
 /// Batches that are made ready while one is written.
 const PREFETCHED: usize = 2;
@@ -27,6 +28,7 @@ Examples:
   pausedata load runs/quickstart/data/pretrain --rows 2 --batches 1 --format jsonl
   pausedata load a/data/pretrain b/data/pretrain --weights 3,1 --weights 5000:1,1 --rows 32
   pausedata load runs/quickstart/data/pretrain --rows 32 --rank 0 --world 8 --from 4000
+  pausedata load runs/shared/pretrain --pause '{ policy = \"random\", fraction = 0.2 }' --rows 32
 
 Batch k depends on the datasets, their weights, --seed, --rows and k alone: a program that
 counts its batches stops at any of them and goes on with `--from K`, with as many ranks as
@@ -88,6 +90,8 @@ pub struct Args {
         conflicts_with = "sequential"
     )]
     pub bucket: u64,
+    #[command(flatten)]
+    pub pause: Pause,
     /// How batches are written; `jsonl` with --json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
@@ -157,7 +161,7 @@ impl From<Field> for stream::Field {
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
-    let datasets = folders.map(|folder| Ok(Dataset::open(folder)?));
+    let datasets = folders.map(|folder| args.pause.open(folder));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
     together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;
@@ -308,6 +312,9 @@ fn check_bare(datasets: &[Dataset]) -> Result<(), Failure> {
         let problem = match (manifest.id_width, manifest.stage) {
             (IdWidth::U32, _) => "has ids of 4 bytes",
             (_, Stage::Finetune) => "has prefixes, which ids alone do not show",
+            _ if manifest.pause.is_at_load() && manifest.pause.fields() != Fields::default() => {
+                "has targets or pauses that ids alone do not show"
+            }
             _ if shards.into_iter().any(|shard| shard.aux.is_some()) => {
                 "has targets or pauses that ids alone do not show"
             }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+pub use crate::dataset::At;
 pub use collate::Collator;
 pub use order::{Order, Pick};
 pub use prefetch::Prefetch;
@@ -39,17 +40,6 @@ use crate::units::percent;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Names a row of a run: the same row may differ from epoch to epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    /// The split.
-    pub split: Split,
-    /// Which pass over the split.
-    pub epoch: u64,
-    /// The row's index in the split.
-    pub index: u64,
-}
 
 /// What a loader reads: rows by split, epoch and index.
 pub trait Rows: Send + Sync {
@@ -94,15 +84,15 @@ impl Rows for Dataset {
     }
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
-        Ok(self.see(at.split, at.index, see)?)
+        Ok(self.read(at, see)?)
     }
 
     fn confirm(&self, rows: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
-        Ok(self.confirm(rows.map(|at| (at.split, at.index)))?)
+        Ok(self.confirm(rows)?)
     }
 
     fn will_need(&self, at: At) {
-        self.will_need(at.split, at.index);
+        self.will_need(at);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -111,6 +101,10 @@ impl Rows for Dataset {
         identity.add("tokenizer", &json!(self.manifest.tokenizer.digest));
         // The digest says all; this tells a person what is another.
         identity.add("recipe", &self.manifest.recipe);
+        if self.manifest.pause.is_at_load() {
+            // The recipe holds what is on disk.
+            identity.add("recipe.pause", &json!(self.manifest.pause));
+        }
         identity
     }
 }

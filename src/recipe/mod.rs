@@ -54,6 +54,10 @@ pub struct Recipe {
 pub struct Stage {
     /// Where documents come from, in order.
     pub sources: Vec<Source>,
+    /// The dataset's folder, from the run's folder on (`../shared/pretrain`), for recipes
+    /// that share one; `data/pretrain` or `data/finetune` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<std::path::PathBuf>,
     /// What is done to a document's text before anything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize: Option<curate::Normalize>,
@@ -272,6 +276,11 @@ impl Train {
 }
 
 impl Stage {
+    /// Whether other recipes may read its dataset too.
+    pub fn is_shared(&self) -> bool {
+        self.data.is_some()
+    }
+
     /// What becomes of documents before they are encoded.
     pub fn rules(&self) -> curate::Rules {
         curate::Rules {

@@ -194,7 +194,11 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
-    let dataset = Arc::new(Dataset::open(&plan.data_dir(stage))?);
+    let mut dataset = Dataset::open(&plan.data_dir(stage))?;
+    if let Some(recipe) = plan.stage(stage) {
+        dataset = dataset.with_pause(recipe.pause.clone())?;
+    }
+    let dataset = Arc::new(dataset);
     let before = trained(plan).take_while(|before| *before != stage).last();
     let start = match (before, plan.model_from()) {
         (Some(before), _) => Start::From(plan.train_dir(before)),

@@ -74,7 +74,7 @@ impl Shard {
             }
         };
         let touched = Touched::new(home.blocks_start()..ids.len());
-        let stored = (manifest.pause.fields(), record.aux);
+        let stored = (manifest.pause.on_disk().fields(), record.aux);
         let aux = Aux::open(aux, stored, &header, reading)?;
         let mut before = Vec::new();
         if aux.is_some() && format == ShardFormat::Parquet {
@@ -117,16 +117,17 @@ impl Shard {
         self.header.rows
     }
 
-    /// How many ids a row has, by the index alone.
-    pub fn length(&self, row: u64) -> Result<usize, Error> {
-        let place = self.index.place(row).ok_or_else(|| self.no_row(row))?;
-        Ok(u32::from_le_bytes(self.idx.array(place.length)?) as usize)
-    }
-
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         let copy = self.see(row, |row| row.to_sequence())?;
         self.check_lengths().map(|()| copy)
+    }
+
+    /// How many ids a row holds, and how many of them are prefix; reads the index alone.
+    pub fn shape(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
+        let (bytes, prefix) = self.place(row)?;
+        let width = self.home.id_width(&self.header);
+        Ok((bytes.len() / width.bytes(), prefix))
     }
 
     /// Shows one row to `see`, without a copy where files are mapped.

@@ -42,7 +42,7 @@ impl Outline {
         Ok(Self {
             aux: Aux::open(
                 aux,
-                (manifest.pause.fields(), record.aux),
+                (manifest.pause.on_disk().fields(), record.aux),
                 &header,
                 Reading::Mmap,
             )?,

@@ -186,7 +186,7 @@ pub fn check(
 
 fn drops_text(dataset: &Dataset) -> bool {
     matches!(
-        dataset.manifest.pause.policy,
+        dataset.manifest.pause.on_disk().policy,
         Policy::Random {
             overflow: Overflow::Drop,
             ..

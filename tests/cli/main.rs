@@ -16,6 +16,7 @@ mod laws;
 mod loading;
 mod manners;
 mod offline;
+mod online;
 mod packing;
 mod pictures;
 mod policies;
