@@ -95,16 +95,9 @@ impl Field {
         let whole = [rows, length];
         match (self, &batch.ids) {
             (Self::Ids, BatchIds::U16(ids)) => {
-                array(
-                    "<i4",
-                    &whole,
-                    ids.iter().map(|id| u32::from(*id).to_le_bytes()),
-                    out,
-                );
+                integers(&whole, ids.iter().map(|id| u32::from(*id)), out);
             }
-            (Self::Ids, BatchIds::U32(ids)) => {
-                array("<i4", &whole, ids.iter().map(|id| id.to_le_bytes()), out);
-            }
+            (Self::Ids, BatchIds::U32(ids)) => integers(&whole, ids.iter().copied(), out),
             (Self::NarrowIds, BatchIds::U16(ids)) => {
                 array("<u2", &whole, ids.iter().map(|id| id.to_le_bytes()), out);
             }
@@ -113,62 +106,33 @@ impl Field {
             }
             (Self::Targets, _) => {
                 let targets = targets(batch);
-                array(
-                    "<i4",
-                    &whole,
-                    targets.iter().map(|target| target.to_le_bytes()),
-                    out,
-                );
+                let bytes = targets.iter().map(|target| target.to_le_bytes());
+                array("<i4", &whole, bytes, out);
             }
             (Self::Weights, _) => {
                 let weights = batch.weights();
-                array(
-                    "<f4",
-                    &whole,
-                    weights.iter().map(|weight| weight.to_le_bytes()),
-                    out,
-                );
+                let bytes = weights.iter().map(|weight| weight.to_le_bytes());
+                array("<f4", &whole, bytes, out);
             }
             (Self::Scored, _) => {
-                array(
-                    "|u1",
-                    &[rows, length / 8],
-                    batch.scored.iter().map(|bits| [*bits]),
-                    out,
-                );
+                let bytes = batch.scored.iter().map(|bits| [*bits]);
+                array("|u1", &[rows, length / 8], bytes, out);
             }
-            (Self::Positions, _) => {
-                let positions = batch.positions();
-                array(
-                    "<i4",
-                    &whole,
-                    positions.iter().map(|place| place.to_le_bytes()),
-                    out,
-                );
-            }
+            (Self::Positions, _) => integers(&whole, batch.positions().into_iter(), out),
             (Self::Documents, _) => {
-                let documents = batch.documents();
-                let document = |document: &Option<u32>| document.unwrap_or(u32::MAX).to_le_bytes();
-                array("<i4", &whole, documents.iter().map(document), out);
+                let documents = batch.documents().into_iter();
+                // All bits of -1 are set.
+                integers(&whole, documents.map(|at| at.unwrap_or(u32::MAX)), out);
             }
-            (Self::Prefixes, _) => {
-                array(
-                    "<i4",
-                    &[rows],
-                    batch.prefixes.iter().map(|prefix| prefix.to_le_bytes()),
-                    out,
-                );
-            }
-            (Self::Lengths, _) => {
-                array(
-                    "<i4",
-                    &[rows],
-                    batch.lengths.iter().map(|length| length.to_le_bytes()),
-                    out,
-                );
-            }
+            (Self::Prefixes, _) => integers(&[rows], batch.prefixes.iter().copied(), out),
+            (Self::Lengths, _) => integers(&[rows], batch.lengths.iter().copied(), out),
         }
     }
+}
+
+/// Appends an array of 32-bit integers.
+fn integers(shape: &[usize], values: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
+    array("<i4", shape, values.map(u32::to_le_bytes), out);
 }
 
 /// Appends an array: a header of version 1.0 of NumPy's format, which fills a multiple of

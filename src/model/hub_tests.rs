@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::config::Config;
+use super::config::{Attention, Config};
 use super::hub::{Error, from_hub, to_hub};
 use super::kv_cache::Cache;
 use super::{Device, Model, testing};
@@ -18,7 +18,12 @@ fn values(config: &Config) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_shape_comes_back_bit_for_bit() {
-    for config in testing::table() {
+    let windowed = testing::table().into_iter().map(|config| Config {
+        window: Some(7),
+        attention: Attention::PrefixLm,
+        ..config
+    });
+    for config in testing::table().into_iter().chain(windowed) {
         let values = values(&config);
         let (json, bytes) = to_hub(&values, &config).unwrap();
         let (found, back) = from_hub(&json.to_string(), &bytes).unwrap();
@@ -33,7 +38,11 @@ fn foreign_configurations_are_understood_without_our_object() {
         bias: true,
         ..testing::llama()
     };
-    for config in [testing::llama(), testing::gpt2(), biased] {
+    let mistral = Config {
+        window: Some(7),
+        ..testing::llama()
+    };
+    for config in [testing::llama(), testing::gpt2(), biased, mistral] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
         json.as_object_mut().unwrap().remove("pausedata").unwrap();
