@@ -3,9 +3,12 @@
 //! A file is written under a temporary name beside its place, synced, renamed,
 //! and its folder synced; a crash at any point leaves the old file or the new.
 
+pub mod mapped;
+
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A file operation that failed.
@@ -64,6 +67,25 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut bytes)
         .map_err(Error::new("read", path))?;
     Ok(bytes)
+}
+
+/// Fills `bytes` from a position of a file; fewer are an error.
+pub fn read_at(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Says that some bytes of a file will be read soon; a hint, which may do nothing.
+pub fn will_need(file: &File, bytes: &Range<usize>) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let position = |at: usize| libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+        let (start, length) = (position(bytes.start), position(bytes.len()));
+        // SAFETY: it is asked about an open file, and touches no memory of ours.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), start, length, libc::POSIX_FADV_WILLNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unused = (file, bytes);
 }
 
 /// Reads a whole file, which must have at most `most` bytes.

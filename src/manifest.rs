@@ -17,6 +17,7 @@ use crate::curate::contamination::EvaluationFile;
 use crate::digest::Digest;
 use crate::fs;
 use crate::pause;
+use crate::rng::{Key, Stream};
 use crate::seal::{self, Broken};
 use crate::token::{IdWidth, Reserved};
 
@@ -57,7 +58,7 @@ pub struct Manifest {
     pub shard_format: ShardFormat,
     /// Longest row in ids, pauses included.
     pub row_length: usize,
-    /// Where pauses went.
+    /// Where pauses went, or where they go when a row is read.
     pub pause: pause::Config,
     /// The input files, in order; [`crate::document::DocumentId::file`] indexes them.
     pub corpus: Vec<FileRecord>,
@@ -118,6 +119,16 @@ pub enum Split {
     Train,
     /// Held out for the validation loss.
     Validation,
+}
+
+/// What draws the pauses of a unit's rows in an epoch: `.item(row)` is the key of one of
+/// them, counted in the split of the unit.
+pub fn row_key(seed: u64, epoch: u64, split: Split, unit: u64) -> Key {
+    Key::new(seed)
+        .stream(Stream::Pause)
+        .epoch(epoch)
+        .item(split as u64)
+        .item(unit)
 }
 
 /// The tokenizer of a dataset.
@@ -343,6 +354,12 @@ pub struct RejectsRecord {
 }
 
 impl Manifest {
+    /// The share of documents that the recipe holds out.
+    pub fn validation(&self) -> f64 {
+        let share = self.recipe.get("validation");
+        share.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
+    }
+
     /// Reads and checks the manifest of the dataset in `folder`; the digest names the dataset.
     pub fn open(folder: &Path) -> Result<(Self, Digest), Error> {
         let path = folder.join(FILE);

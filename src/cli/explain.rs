@@ -51,7 +51,7 @@ impl Explain for manifest::Error {
 impl Explain for dataset::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoRow { .. } => Kind::BadInput,
+            Self::NoRow { .. } | Self::Policy { .. } | Self::Online { .. } => Kind::BadInput,
             _ => Kind::Damaged,
         }
     }
@@ -64,7 +64,7 @@ impl Explain for dataset::Error {
 impl Explain for loader::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Row { .. } => Kind::Damaged,
+            Self::Row { .. } | Self::Changed { .. } => Kind::Damaged,
             Self::Spawn(_) | Self::Thread { .. } => Kind::Failed,
             _ => Kind::BadInput,
         }
@@ -102,7 +102,10 @@ impl Explain for convert::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
-            Self::Exists { .. } | Self::Strange { .. } | Self::WideIds { .. } => Kind::BadInput,
+            Self::Exists { .. }
+            | Self::Strange { .. }
+            | Self::AtLoad { .. }
+            | Self::WideIds { .. } => Kind::BadInput,
             Self::Dataset(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
             Self::Shard(error) => error.kind(),

@@ -9,6 +9,7 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Remote;
 use super::ui::{FAILED, Format, NAME, PASSED, Ui};
+use super::values::Pause;
 
 /// Prove a dataset: checksums, round trip to the original text, masks, counts
 ///
@@ -24,6 +25,8 @@ pub struct Args {
     /// The dataset: a folder with a manifest.json
     #[arg(value_name = "DATASET")]
     pub dataset: PathBuf,
+    #[command(flatten)]
+    pub pause: Pause,
     /// Read the source files under this folder again and compare them byte for byte
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             temp_dir: args.temp_dir.clone(),
         },
     };
-    let report = verify::run(&args.dataset, &sources, ui, &stop)?;
+    let report = verify::run(&args.dataset, args.pause.config(), &sources, ui, &stop)?;
     match ui.format() {
         Format::Json => ui.print_json(&Printed::of(&report))?,
         Format::Text => ui.print(&text(&report))?,

@@ -89,6 +89,15 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// The rows are not on disk as they are read.
+    #[error(
+        "the rows of `{}` get their pauses when they are read (`when = \"at-load\"`), which other programs do not",
+        folder.display()
+    )]
+    AtLoad {
+        /// The dataset.
+        folder: PathBuf,
+    },
     /// The folder is neither a dataset nor something that was converted from one.
     #[error("`{}` is no dataset, and nothing that `pausedata convert` made: it has neither `{}` nor `{}`",
         folder.display(), manifest::FILE, export::FILE)]
@@ -152,6 +161,9 @@ impl Error {
             Self::Record { .. } | Self::Changed { .. } => {
                 Some("bring the file back from a copy, or convert the dataset again")
             }
+            Self::AtLoad { .. } => Some(
+                "prepare it with `when = \"prepare\"`, or with `policy = \"none\"` to export its text without pauses",
+            ),
             Self::WideIds { .. } => Some("convert to `megatron` or `parquet-compact`"),
             Self::Inexact { .. } => Some("please report it: nothing was written"),
         }
@@ -173,6 +185,10 @@ pub fn run(
         return Err(Error::Exists { folder });
     }
     let source = Source::open(from)?;
+    if source.manifest.pause.is_at_load() && to.shards().is_none() {
+        let folder = from.to_path_buf();
+        return Err(Error::AtLoad { folder });
+    }
     if to == Form::Nanogpt && source.manifest.id_width == IdWidth::U32 {
         let vocab_size = source.manifest.tokenizer.vocab_size;
         return Err(Error::WideIds { vocab_size });
@@ -285,7 +301,7 @@ impl Work<'_> {
                 let what = format!("rows of the {split} split");
                 return Err(inexact(&what, expected.to_string(), found.to_string()));
             }
-            if !self.source.same_documents(&result, *split) {
+            if !self.source.same_documents(&result, *split)? {
                 let what = format!("documents of the {split} split");
                 return Err(inexact(
                     &what,

@@ -72,7 +72,7 @@ impl Sink for Shards<'_> {
     fn open(&mut self, name: &str, outline: &Outline) -> Result<(), Error> {
         let spec = ShardSpec::of(outline.header(), self.manifest);
         let mut writer = ShardWriter::create(&self.folder, name, &spec)?;
-        for document in outline.documents() {
+        for document in outline.documents()? {
             writer.document(document);
         }
         self.writer = Some(writer);

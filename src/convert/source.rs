@@ -121,12 +121,14 @@ impl Source {
     }
 
     /// Whether another source lists the same documents in the same shards.
-    pub fn same_documents(&self, other: &Self, split: Split) -> bool {
-        let documents = |source: &Self| -> Vec<_> {
+    pub fn same_documents(&self, other: &Self, split: Split) -> Result<bool, Error> {
+        let documents = |source: &Self| {
             let outlines = source.outlines(split).iter();
-            outlines.map(Outline::documents).collect()
+            outlines
+                .map(Outline::documents)
+                .collect::<Result<Vec<_>, _>>()
         };
-        documents(self) == documents(other)
+        Ok(documents(self)? == documents(other)?)
     }
 
     /// Gives all rows of a split to `sink`, and returns their digests.

@@ -18,7 +18,6 @@ use crate::manifest::TOKENIZER_FILE;
 use crate::model::kv_cache::{self, Cache};
 use crate::model::{Device, Model};
 use crate::pause::{self, Habit, Insertion};
-use crate::prepare;
 use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::token::{PauseIds, Reserved, TokenId};
@@ -49,9 +48,6 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// The model's pauses are no tokens of its tokenizer.
-    #[error("the pauses that the model was trained with cannot be placed")]
-    Pauses(#[source] Box<prepare::Error>),
     /// The prompt leaves no room for an answer.
     #[error(
         "the prompt has {prompt} tokens and {pauses} pauses, but the model reads {context} at most"
@@ -144,7 +140,7 @@ impl Generator {
     /// Answers by `model` as it is now.
     pub fn new(model: &Model, tokenizer: Tokenizer) -> Self {
         Self {
-            empty: Cache::new(model),
+            empty: Cache::new(model).ending_with(tokenizer.reserved().end),
             context: model.config.context,
             habit: pauses::usual(tokenizer.reserved()),
             tokenizer,
@@ -186,7 +182,7 @@ impl Generator {
 
     fn decode(
         &self,
-        prompt: &str,
+        text: &str,
         request: &Request,
         on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
@@ -196,10 +192,10 @@ impl Generator {
             own_pauses: &pauses::own(&self.habit, self.tokenizer.reserved()),
         };
         let mut ids = Vec::new();
-        self.tokenizer.encode(prompt, &mut ids)?;
+        self.tokenizer.encode(text, &mut ids)?;
         let n_pauses = request.pauses;
         let insertion = pauses::after_prompt(&self.habit, n_pauses, &self.tokenizer, self.context)?;
-        let read = prompt_ids(
+        let prompt = prompt(
             &ids,
             (n_pauses, insertion),
             vocabulary.reserved,
@@ -209,11 +205,11 @@ impl Generator {
             cache: self.empty.clone(),
             context: self.context,
         };
-        let (ids, paused, ended) = decode(&mut reader, vocabulary, &read, request, on_ids)?;
+        let (ids, paused, ended) = decode(&mut reader, vocabulary, &prompt, request, on_ids)?;
         Ok(Answer {
             text: self.tokenizer.decode(&ids)?,
             ids,
-            read,
+            read: prompt.ids,
             paused,
             ended,
         })
@@ -225,8 +221,11 @@ trait Reader {
     /// How many ids it can read.
     fn context(&self) -> usize;
 
-    /// Reads more ids, at least one, and returns the logits after the last.
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error>;
+    /// Reads the prompt and returns the logits after its last id.
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error>;
+
+    /// Reads one more id and returns the logits after it.
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error>;
 }
 
 /// A row of a model that remembers what it has read.
@@ -240,8 +239,12 @@ impl Reader for Row {
         self.context
     }
 
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
-        self.cache.extend(ids)
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error> {
+        self.cache.prefill(&prompt.ids, prompt.prefix)
+    }
+
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error> {
+        self.cache.extend(&[id])
     }
 }
 
@@ -255,15 +258,23 @@ struct Vocabulary<'a> {
     own_pauses: &'a [TokenId],
 }
 
-/// The ids that the model reads before it answers: the prompt and its pauses, placed by
-/// the function that places them in training; there is none where they do not fit. An
-/// empty prompt is an end token, after which a new document begins.
-fn prompt_ids(
+/// What the model reads before it answers.
+struct Prompt {
+    /// The prompt and its pauses.
+    ids: Vec<TokenId>,
+    /// How many of them are the prompt's: a prefix as in finetuning.
+    prefix: usize,
+}
+
+/// The prompt and its pauses, placed by the function that places them in training; there is
+/// none where they do not fit. An empty prompt is an end token, after which a new document
+/// begins.
+fn prompt(
     prompt: &[TokenId],
     (pauses, insertion): (u32, Option<Insertion>),
     reserved: Reserved,
     context: usize,
-) -> Result<Vec<TokenId>, Error> {
+) -> Result<Prompt, Error> {
     let prompt = if prompt.is_empty() {
         &[reserved.end]
     } else {
@@ -281,7 +292,8 @@ fn prompt_ids(
     if context < ids.len() {
         return Err(too_long());
     }
-    Ok(ids)
+    let prefix = prompt.len();
+    Ok(Prompt { ids, prefix })
 }
 
 /// Reads `prompt` and decodes until the end token, the limit, or the end of
@@ -290,7 +302,7 @@ fn prompt_ids(
 fn decode(
     reader: &mut dyn Reader,
     vocabulary: Vocabulary,
-    prompt: &[TokenId],
+    prompt: &Prompt,
     request: &Request,
     on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
 ) -> Result<(Vec<TokenId>, usize, Ended), Error> {
@@ -299,10 +311,10 @@ fn decode(
     if request.max_tokens == 0 {
         return Ok((ids, paused, Ended::MaxTokens));
     }
-    let mut logits = reader.read(prompt)?;
+    let mut logits = reader.begin(prompt)?;
     loop {
         let chosen = ids.len() + paused;
-        let position = prompt.len() + chosen;
+        let position = prompt.ids.len() + chosen;
         mask(&mut logits, vocabulary);
         let mut rng = request.key.item(chosen as u64).rng();
         let id = request.sampling.choose(&logits, &mut rng);
@@ -322,7 +334,7 @@ fn decode(
         if reader.context() <= position {
             return Ok((ids, paused, Ended::Context));
         }
-        logits = reader.read(&[id])?;
+        logits = reader.read(id)?;
     }
 }
 

@@ -1,10 +1,8 @@
 //! The pauses of a model: which tokens they are, and which of them it gives itself.
 
-use super::Error;
 use crate::pause::{self, Count, Habit, Insertion, Policy, Rule, Token};
-use crate::prepare;
 use crate::token::{Reserved, TokenId};
-use crate::tokenize::Tokenizer;
+use crate::tokenize::{self, Tokenizer};
 
 /// What a model that names no habit has: distinct pauses, or delimited ones, where the
 /// vocabulary has them.
@@ -52,12 +50,13 @@ pub fn after_prompt(
     pauses: u32,
     tokenizer: &Tokenizer,
     context: usize,
-) -> Result<Option<Insertion>, Error> {
-    match prepare::place(&suffix(habit, pauses), tokenizer, context) {
+) -> Result<Option<Insertion>, tokenize::Error> {
+    use pause::Error::{Filler, NoToken};
+
+    match tokenizer.insertion(&suffix(habit, pauses), context) {
         Ok(insertion) => Ok(Some(insertion)),
-        Err(prepare::Error::Pause(error)) if !matches!(error, pause::Error::NoToken { .. }) => {
-            Ok(None)
-        }
-        Err(error) => Err(Error::Pauses(Box::new(error))),
+        Err(error @ tokenize::Error::Pause(Filler { .. } | NoToken { .. })) => Err(error),
+        Err(tokenize::Error::Pause(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }

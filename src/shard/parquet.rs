@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::Error;
 use super::blocks::Blocks;
+use super::bytes::{Bytes, Reading};
 use super::columns::{self, Columns, DOC_IDS, INPUT_IDS, LABELS};
 use super::layout::{Fault, Header};
 use crate::digest::checksum;
@@ -180,7 +181,7 @@ pub fn check_columns(
     header: &Header,
     rows: &mut dyn Iterator<Item = Result<Sequence, Error>>,
 ) -> Result<(), Error> {
-    let damaged = |fault: Fault| super::file::damaged(path)(fault);
+    let damaged = |fault: Fault| super::bytes::damaged(path)(fault);
     let file = fs::open(path)?;
     let builder = decoded(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     let expected = columns::schema(header.stage);
@@ -246,7 +247,7 @@ impl IdRows {
         let (Some(lists), Some(values)) = (lists, values) else {
             let found = batch.schema().to_string();
             let fault = Fault::new("column `input_ids`", "list of uint32", found);
-            return Err(super::file::damaged(&self.path)(fault));
+            return Err(super::bytes::damaged(&self.path)(fault));
         };
         let ends = lists.value_offsets().windows(2);
         let row = |ends: &[i32]| {
@@ -308,16 +309,16 @@ fn difference(expected: &RecordBatch, found: &RecordBatch, first: u64) -> Option
 
 /// Compares the runs of ids in the file with what was written.
 fn prove(path: &Path, runs: &[Run]) -> Result<(), Error> {
-    let map = super::file::map(&fs::open(path)?, path)?;
+    let file = Bytes::open(path, None, Reading::Mmap)?;
     for (group, run) in runs.iter().enumerate() {
         let start = usize::try_from(run.start).unwrap_or(usize::MAX);
-        let bytes = map.get(start..start.saturating_add(4 * run.ids));
-        let found = bytes.map_or(0, checksum);
-        if bytes.is_none() || found != run.checksum {
+        let end = start.saturating_add(4 * run.ids);
+        let found = file.see(start..end, |bytes| Ok(checksum(bytes)))?;
+        if found != run.checksum {
             let field = format!("ids of row group {group} at byte {start}");
             let expected = format!("{:016x}", run.checksum);
             let fault = Fault::new(field, expected, format!("{found:016x}"));
-            return Err(super::file::damaged(path)(fault));
+            return Err(file.damaged(fault));
         }
     }
     Ok(())

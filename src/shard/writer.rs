@@ -225,7 +225,7 @@ impl ShardSpec {
             tokenizer: header.tokenizer,
             unit: header.unit,
             part: header.part,
-            fields: manifest.pause.fields(),
+            fields: manifest.pause.on_disk().fields(),
         }
     }
 

@@ -7,6 +7,7 @@
 mod bytes;
 mod error;
 mod fast;
+mod insertion;
 mod reserve;
 mod tokens;
 mod train;

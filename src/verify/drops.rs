@@ -145,7 +145,7 @@ fn tally(
     let tokenizer = dataset
         .tokenizer()
         .map_err(|error| Wrong::Reason(chain(&error)))?;
-    let insertion = rows::insertion(dataset).map_err(Wrong::Reason)?;
+    let insertion = rows::cutting(dataset).map_err(Wrong::Reason)?;
     let stage = stage(dataset).map_err(|error| Wrong::Reason(error.to_string()))?;
     let judge = Judge {
         curator,

@@ -9,8 +9,10 @@ mod drops;
 mod files;
 mod held;
 mod notes;
+mod online;
 mod recount;
 mod rows;
+mod splits;
 mod text;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ use crate::manifest::{self, Manifest, Split};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::remote::Access;
-use crate::{fs, prepare};
+use crate::{fs, pause, prepare};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -109,8 +111,11 @@ pub enum Sources {
 ///
 /// # Errors
 /// Only where the folder itself cannot be read, or a signal asked to stop; damage is a failed check.
+///
+/// `pause` is what its rows get when they are read, where that is not what its manifest says.
 pub fn run(
     folder: &Path,
+    pause: Option<&pause::Config>,
     sources: &Sources,
     progress: &dyn Progress,
     stop: &Stop,
@@ -135,14 +140,21 @@ pub fn run(
     if 0 < report.failed() {
         return Ok(report); // Rows of a damaged dataset prove nothing.
     }
-    let dataset = match Dataset::open(folder) {
+    let opened = Dataset::open(folder);
+    let dataset = match (opened, pause) {
+        (Ok(dataset), Some(pause)) => dataset.with_pause(pause.clone()),
+        (opened, _) => opened,
+    };
+    let dataset = match dataset {
         Ok(dataset) => dataset,
         Err(error) => {
             report.check("the dataset opens", None, Err(chain(&error)));
             return Ok(report);
         }
     };
+    splits::check(&dataset, &mut report);
     rows::check(&dataset, progress, stop, &mut report)?;
+    online::check(&dataset, progress, stop, &mut report)?;
     rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, (progress, stop), &mut report)?;
     let temp_dir = match sources {

@@ -335,7 +335,7 @@ fn judge_dataset(
 ) -> Verdict {
     let found = rows(folder);
     let stop = Stop::default();
-    let report = verify::run(folder, &verify::Sources::Ignored, &Silent, &stop);
+    let report = verify::run(folder, None, &verify::Sources::Ignored, &Silent, &stop);
     let report = report.map_err(|error| chain(&error))?;
     if intact {
         return match (found, report.failed()) {
