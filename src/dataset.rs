@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::pause::{self, Insertion};
-use crate::row::RowView;
+use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
 use crate::shard::{self, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
@@ -272,6 +272,20 @@ impl Dataset {
         }
     }
 
+    /// What decides its rows but for pauses that they get when they are read: where they get
+    /// none, the digest.
+    pub fn name(&self) -> Digest {
+        let pause = self.manifest.pause.deciding(self.manifest.row_length);
+        let manifest = Manifest {
+            pause,
+            ..self.manifest.clone()
+        };
+        match (&self.online, serde_json::to_vec(&manifest)) {
+            (Some(_), Ok(manifest)) => Digest::of(&manifest),
+            _ => self.digest,
+        }
+    }
+
     /// How rows get their pauses, where they are not on disk.
     pub fn online(&self) -> Option<&Online> {
         self.online.as_ref()
@@ -294,6 +308,19 @@ impl Dataset {
     ) -> Result<T, Error> {
         let (_, shard, row) = self.place(split, index)?;
         Ok(shard.see(row, see)?)
+    }
+
+    /// Shows `n` ids of a row on disk to `see`, from a position on, and how many the row has;
+    /// as [`Dataset::read`].
+    fn see_part<T>(
+        &self,
+        split: Split,
+        index: u64,
+        part: (usize, usize),
+        see: impl FnOnce(Ids<'_>, usize) -> T,
+    ) -> Result<T, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.see_part(row, part, see)?)
     }
 
     /// Checks that nobody made the shards shorter that rows were seen of.

@@ -61,18 +61,6 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// At most `n` of them, from a position on.
-    pub fn part(self, from: usize, n: usize) -> Self {
-        fn part<T>(ids: &[T], from: usize, n: usize) -> &[T] {
-            let rest = ids.get(from..).unwrap_or_default();
-            rest.get(..n).unwrap_or(rest)
-        }
-        match self {
-            Self::U16(ids) => Self::U16(part(ids, from, n)),
-            Self::U32(ids) => Self::U32(part(ids, from, n)),
-        }
-    }
-
     /// Their bytes.
     pub fn bytes(self) -> &'a [u8] {
         match self {

@@ -61,10 +61,7 @@ fn pause_table(text: &str) -> Result<pause::Config, String> {
         let problem = error.message();
         format!("{problem}: expected a table, as in {{ policy = \"random\", fraction = 0.1 }}")
     })?;
-    Ok(pause::Config {
-        when: pause::When::AtLoad,
-        ..stage.pause
-    })
+    Ok(stage.pause.at_load())
 }
 
 /// One part of a dataset.

@@ -83,7 +83,7 @@ pub struct Online {
     train: Vec<UnitRows>,
     validation: Vec<UnitRows>,
     /// Memory of readers that are not at work.
-    idle: Mutex<Vec<Box<Memory>>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
 /// Another cut of a stream.
@@ -209,7 +209,7 @@ impl Online {
             joined,
             narrow,
             wide,
-        } = &mut *memory;
+        } = &mut memory;
         let insertion = &self.insertion;
         let shown = self.text(dataset, found, joined, &mut |ids, prefix| {
             let (ids, prefix) = match ids {
@@ -370,14 +370,14 @@ impl Online {
             let expected = on_disk.min(unit.ids - row * on_disk);
             let n = (expected - from).min(end - at);
             let row = unit.first_on_disk + row;
-            let length = dataset.see(split, row, |row| {
-                let part = row.ids.part(size(from), size(n));
+            let part = (size(from), size(n));
+            let length = dataset.see_part(split, row, part, |ids, length| {
                 match n == end - start {
-                    true => see(part, None),
-                    false => joined.extend_from_slice(part.bytes()),
+                    true => see(ids, None),
+                    false => joined.extend_from_slice(ids.bytes()),
                 }
-                width = part.width();
-                row.len() as u64
+                width = ids.width();
+                length as u64
             })?;
             if length != expected {
                 let source = Error::NoStream {

@@ -87,7 +87,7 @@ impl Rows for Dataset {
 
     fn identity(&self) -> Fingerprint {
         let mut identity = Fingerprint::default();
-        identity.add("dataset", &json!(self.digest));
+        identity.add("dataset", &json!(self.name()));
         identity.add("tokenizer", &json!(self.manifest.tokenizer.digest));
         // The digest says all; this tells a person what is another.
         identity.add("recipe", &self.manifest.recipe);

@@ -180,6 +180,9 @@ pub struct Member {
     pub dataset: Option<std::path::PathBuf>,
     /// Its part of the rows, beside the weights of the others.
     pub weight: f64,
+    /// Pauses that its rows get when they are read, in place of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<pause::Config>,
 }
 
 /// A change of weights in training.

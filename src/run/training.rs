@@ -208,10 +208,14 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
     let recipe = recipe.ok_or(Error::Untrained)?;
-    let members = plan.mixture_dirs(stage).into_iter();
-    let members = members.map(|folder| match folder == dataset.folder {
-        true => Ok(dataset.clone()),
-        false => Ok(Arc::new(Dataset::open(&folder)?)),
+    let members = plan.mixture_dirs(stage).into_iter().zip(&recipe.mixture);
+    let members = members.map(|(folder, member)| match &member.pause {
+        None if folder == dataset.folder => Ok(dataset.clone()),
+        None => Ok(Arc::new(Dataset::open(&folder)?)),
+        Some(pause) => {
+            let pause = pause.clone().at_load();
+            Ok(Arc::new(Dataset::open(&folder)?.with_pause(pause)?))
+        }
     });
     let mixture = members.collect::<Result<_, Error>>()?;
     Ok(train::Job {

@@ -136,17 +136,46 @@ impl Shard {
     /// after it.
     pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
         let (bytes, prefix) = self.place(row)?;
-        self.check_blocks(&bytes)?;
         let stored = self.stored(row, &bytes)?;
-        let width = self.home.id_width(&self.header);
-        self.ids.see(bytes, |bytes| {
-            let ids = Ids::from_bytes(bytes, width);
-            self.check_ids(row, ids)?;
-            Ok(see(RowView {
+        self.see_bytes((row, 0), bytes, |ids| {
+            see(RowView {
                 ids,
                 prefix,
                 stored: stored.as_ref(),
-            }))
+            })
+        })
+    }
+
+    /// Shows `n` of a row's ids to `see`, from a position on, and how many the row has; reads
+    /// and checks no others. As [`Shard::see`].
+    pub fn see_part<T>(
+        &self,
+        row: u64,
+        (from, n): (usize, usize),
+        see: impl FnOnce(Ids<'_>, usize) -> T,
+    ) -> Result<T, Error> {
+        let (bytes, _) = self.place(row)?;
+        let width = self.home.id_width(&self.header).bytes();
+        let length = bytes.len() / width;
+        let from = from.min(length);
+        let start = bytes.start + from * width;
+        let bytes = start..start + n.min(length - from) * width;
+        self.see_bytes((row, from), bytes, |ids| see(ids, length))
+    }
+
+    /// Shows ids that were checked; they are those of a row from a position on.
+    fn see_bytes<T>(
+        &self,
+        at: (u64, usize),
+        bytes: Range<usize>,
+        see: impl FnOnce(Ids<'_>) -> T,
+    ) -> Result<T, Error> {
+        self.check_blocks(&bytes)?;
+        let width = self.home.id_width(&self.header);
+        self.ids.see(bytes, |bytes| {
+            let ids = Ids::from_bytes(bytes, width);
+            self.check_ids(at, ids)?;
+            Ok(see(ids))
         })
     }
 
@@ -201,13 +230,14 @@ impl Shard {
         first..first + bytes.len() / self.home.id_width(&self.header).bytes()
     }
 
-    /// Checks that the ids of a row are in the vocabulary.
-    fn check_ids(&self, row: u64, ids: Ids<'_>) -> Result<(), Error> {
+    /// Checks that ids of a row, from a position on, are in the vocabulary.
+    fn check_ids(&self, (row, from): (u64, usize), ids: Ids<'_>) -> Result<(), Error> {
         let vocab_size = self.header.vocab_size;
         if ids.largest().is_some_and(|id| vocab_size <= id.0)
             && let Some((position, id)) = outside(&ids.to_vec(), vocab_size)
         {
             let below = format!("an id below {vocab_size}");
+            let position = from + position;
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(self.ids.damaged(fault));
         }

@@ -23,7 +23,8 @@ fn prepare_another(sandbox: &Sandbox) {
     sandbox.ok(&format!("prepare recipe.toml --out b {tokenizer} {pause}"));
 }
 
-fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
+/// The rows that `load` writes.
+pub fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
     let said = sandbox.ok(&format!("load {arguments} --format jsonl"));
     let lines = said.out.lines();
     lines
@@ -31,7 +32,7 @@ fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
         .collect()
 }
 
-fn number(row: &Value, key: &str) -> u64 {
+pub fn number(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap()
 }
 
@@ -53,9 +54,17 @@ fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
     let mut rows: Vec<u64> = whole.iter().map(|row| number(row, "row")).collect();
     rows.sort_unstable();
     assert!(rows.into_iter().eq(0..whole.len() as u64));
-    let n_batches = whole.len().div_ceil(16);
-    assert!(4 < n_batches && !whole.len().is_multiple_of(16));
+    assert!(4 < whole.len() / 16 && !whole.len().is_multiple_of(16));
+    assert_eq!(
+        step_by_step(&sandbox, &arguments, whole.len().div_ceil(16)),
+        whole
+    );
+    assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+}
 
+/// The rows of batches of 16, each made by other processes, as many as the step before did
+/// not have.
+pub fn step_by_step(sandbox: &Sandbox, arguments: &str, n_batches: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     for (step, world) in (0..n_batches).zip([1, 2, 3, 8].into_iter().cycle()) {
         let position = |rank| match rank {
@@ -67,14 +76,13 @@ fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
                 "--batches 1 --world {world} --rank {rank} {}",
                 position(rank)
             );
-            load(&sandbox, &format!("{arguments} {rank}")).into_iter()
+            load(sandbox, &format!("{arguments} {rank}")).into_iter()
         };
         let mut shares: Vec<_> = (0..world).map(run).collect();
         let dealt = (0..16).map(|place| shares[place % world].next());
         rows.extend(dealt.flatten());
     }
-    assert_eq!(rows, whole);
-    assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+    rows
 }
 
 /// The global batch that a state says comes next.
