@@ -154,45 +154,40 @@ impl Dataset {
 
     /// A copy of one row of a split, counted over its shards.
     pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.row(row)?)
     }
 
     /// Shows one row of a split to `see`, without a copy where shards are mapped.
     ///
-    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
+    /// What `see` was shown does not count where this fails.
     pub fn see<T>(
         &self,
         split: Split,
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.see(row, see)?)
     }
 
-    /// Checks that nobody made the shards shorter that rows were seen of.
-    pub fn confirm(&self, rows: impl Iterator<Item = (Split, u64)>) -> Result<(), Error> {
-        let places = rows.map(|(split, index)| Ok((split, self.place(split, index)?.0)));
-        let mut shards = places.collect::<Result<Vec<_>, Error>>()?;
-        shards.sort_unstable();
-        shards.dedup();
-        let seen = shards
-            .iter()
-            .filter_map(|(split, at)| self.shards(*split).get(*at));
-        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    /// Takes all blocks for right that no row has touched yet: their checksums are not
+    /// compared. For files that somebody else has just verified.
+    pub fn trust_blocks(&self) {
+        let shards = self.train.shards.iter().chain(&self.validation.shards);
+        shards.for_each(Shard::trust_blocks);
     }
 
     /// Says that a row will be read soon, so that the system may fetch it from its disk.
     pub fn will_need(&self, split: Split, index: u64) {
         // A row that is not there is an error when it is read.
-        if let Ok((_, shard, row)) = self.place(split, index) {
+        if let Ok((shard, row)) = self.place(split, index) {
             shard.will_need(row);
         }
     }
 
-    /// The number of the shard that holds a row, the shard, and the row's number in it.
-    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
+    /// The shard that holds a row, and the row's index in it.
+    fn place(&self, split: Split, index: u64) -> Result<(&Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -205,7 +200,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok((at, shard, index - start))
+        Ok((shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.

@@ -1,4 +1,4 @@
-//! Time that a thread worked, as the system counts it.
+//! Time that a thread worked and memory that the process has, as the system counts them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,4 +39,14 @@ fn on_cpu() -> Option<Duration> {
     let text = fs::read_text(Path::new("/proc/thread-self/schedstat")).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Bytes of memory that are this process's alone, not those of files; where the system tells.
+pub fn private_bytes() -> Option<u64> {
+    let text = fs::read_text(Path::new("/proc/self/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(1024 * kibibytes)
 }

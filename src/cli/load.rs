@@ -16,7 +16,7 @@ use pausedata::token::IdWidth;
 use super::Outcome;
 use super::failure::{Failure, Kind};
 use super::ui::{self, Ui};
-use super::values::{Split, Weights};
+use super::values::{Reads, Split, Weights};
 
 /// Batches that are made ready while one is written.
 const PREFETCHED: usize = 2;
@@ -87,6 +87,8 @@ pub struct Args {
     /// Keep here what was written, and go on from it; other datasets or arguments are refused
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    #[command(flatten)]
+    pub reads: Reads,
 }
 
 /// How batches are written.
@@ -103,7 +105,7 @@ pub enum Format {
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
-    let datasets = folders.map(|folder| Ok(Dataset::open(folder)?));
+    let datasets = folders.map(|folder| Ok(args.reads.open(folder)?));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
     together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;

@@ -1,7 +1,7 @@
 //! Rows to a batch.
 
 use crate::batch::{Batch, BatchIds, Counts, LENGTH_STEP, StoredTargets};
-use crate::row::{self, Ids, RowView};
+use crate::row::{Ids, RowView, wide};
 use crate::token::{IdWidth, Reserved};
 
 /// Takes rows one after the other and makes a batch of them, padded to the longest.
@@ -77,14 +77,17 @@ impl Collator {
         row.pauses(self.reserved.into(), &mut self.words);
         let n_pauses = ones(&self.words);
         match targets {
-            Some(stored) => row::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
+            Some(stored) => wide::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
             None => scored(&mut self.words, prefix as usize, n),
         }
         self.counts.scored += ones(&self.words);
         self.counts.pauses += n_pauses;
         self.counts.real += n as u64 - n_pauses;
-        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
-        self.scored.extend(bytes.take(n.div_ceil(8)));
+        let start = self.scored.len();
+        for word in &self.words {
+            self.scored.extend_from_slice(&word.to_le_bytes());
+        }
+        self.scored.truncate(start + n.div_ceil(8));
         // A row is shorter than 2^31 ids.
         self.lengths.push(u32::try_from(n).unwrap_or(u32::MAX));
         self.prefixes.push(prefix);
@@ -263,6 +266,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::row;
     use crate::sequence::drawing::{RESERVED, row as drawn, word};
     use crate::sequence::{Sequence, Stored};
     use crate::token::TokenId;

@@ -57,13 +57,8 @@ pub trait Rows: Send + Sync {
     fn rows(&self, split: Split) -> u64;
     /// Shows a row to `see`, once, unless it cannot be read.
     ///
-    /// What `see` was shown does not count where this fails, or [`Rows::confirm`] after it.
+    /// What `see` was shown does not count where this fails.
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
-    /// Checks that rows were shown as they are: nobody took away meanwhile what they were
-    /// read from. Asked once a batch.
-    fn confirm(&self, _: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
-        Ok(())
-    }
     /// Says that a row will be read soon.
     fn will_need(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
@@ -85,10 +80,6 @@ impl Rows for Dataset {
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
         Ok(self.see(at.split, at.index, see)?)
-    }
-
-    fn confirm(&self, rows: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
-        Ok(self.confirm(rows.map(|at| (at.split, at.index)))?)
     }
 
     fn will_need(&self, at: At) {
@@ -190,15 +181,6 @@ pub enum Error {
         /// The row.
         index: u64,
         /// Why.
-        #[source]
-        source: BoxError,
-    },
-    /// What rows were read from was changed meanwhile.
-    #[error("rows of the {split:?} split cannot be trusted")]
-    Changed {
-        /// The split.
-        split: Split,
-        /// What happened.
         #[source]
         source: BoxError,
     },
@@ -351,10 +333,6 @@ impl Loader {
             let member = self.members.get(pick.member).ok_or_else(empty)?;
             push(&**member, pick.at(split), &mut collator)?;
         }
-        for (place, member) in self.members.iter().enumerate() {
-            let own = picks.iter().filter(|pick| pick.member == place);
-            confirm(&**member, split, own.map(|pick| pick.at(split)))?;
-        }
         Ok(collator.finish())
     }
 
@@ -408,15 +386,13 @@ impl Pick {
     }
 }
 
-/// The batch of some rows of a split, padded to the longest.
+/// The batch of some rows, padded to the longest.
 pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
-    let rows: Vec<At> = rows.collect();
-    let mut collator = Collator::new(dataset.reserved(), dataset.id_width()).expect(rows.len());
-    for at in &rows {
-        push(dataset, *at, &mut collator)?;
+    let collator = Collator::new(dataset.reserved(), dataset.id_width());
+    let mut collator = collator.expect(rows.size_hint().0);
+    for at in rows {
+        push(dataset, at, &mut collator)?;
     }
-    let split = rows.first().map_or(Split::Train, |at| at.split);
-    confirm(dataset, split, rows.iter().copied())?;
     Ok(collator.finish())
 }
 
@@ -427,16 +403,6 @@ fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error
         index: at.index,
         source,
     })
-}
-
-/// Checks that rows that were pushed are those of the dataset.
-fn confirm(
-    dataset: &dyn Rows,
-    split: Split,
-    mut rows: impl Iterator<Item = At>,
-) -> Result<(), Error> {
-    let confirmed = dataset.confirm(&mut rows);
-    confirmed.map_err(|source| Error::Changed { split, source })
 }
 
 impl fmt::Debug for Loader {

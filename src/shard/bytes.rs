@@ -137,19 +137,6 @@ impl Bytes {
         }
     }
 
-    /// Checks that no bytes were taken from the end of the file.
-    ///
-    /// A mapped file that is cut in the middle of a page shows zeros after the cut; whoever
-    /// reads it asks here afterwards.
-    pub fn check_length(&self) -> Result<(), Error> {
-        match &self.mapped {
-            // A call that reads beyond the end says so.
-            None => Ok(()),
-            Some(_) if length(&self.file, &self.path)? == self.length as u64 => Ok(()),
-            Some(_) => Err(self.lost()),
-        }
-    }
-
     /// An error about this file.
     pub fn damaged(&self, fault: Fault) -> Error {
         damaged(&self.path)(fault)
