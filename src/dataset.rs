@@ -7,7 +7,7 @@ use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::row::RowView;
 use crate::sequence::Sequence;
-use crate::shard::{self, Reading, Shard};
+use crate::shard::{self, Ahead, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 
 /// A dataset that was opened: manifest, tokenizer and shards belong together.
@@ -178,11 +178,18 @@ impl Dataset {
         shards.for_each(Shard::trust_blocks);
     }
 
-    /// Says that a row will be read soon, so that the system may fetch it from its disk.
-    pub fn will_need(&self, split: Split, index: u64) {
+    /// Says that a row will be read soon, so that the system may get it from its disk.
+    pub fn will_need(&self, split: Split, index: u64, ahead: Ahead) {
         // A row that is not there is an error when it is read.
         if let Ok((shard, row)) = self.place(split, index) {
-            shard.will_need(row);
+            shard.will_need(row, ahead);
+        }
+    }
+
+    /// Says that a row is read next, so that the processor may get it from memory.
+    pub fn fetch(&self, split: Split, index: u64) {
+        if let Ok((shard, row)) = self.place(split, index) {
+            shard.fetch(row);
         }
     }
 

@@ -8,13 +8,20 @@ use serde::Serialize;
 use crate::fs;
 
 /// What a pass took.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Took {
     /// Seconds that this thread ran on a processor; where the system does not tell,
     /// those that passed.
     pub cpu_seconds: f64,
     /// Seconds that passed.
     pub wall_seconds: f64,
+}
+
+impl std::ops::AddAssign for Took {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_seconds += other.cpu_seconds;
+        self.wall_seconds += other.wall_seconds;
+    }
 }
 
 /// Does `work` on this thread and measures it.

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,9 +12,10 @@ use super::clock::{Took, measure, private_bytes};
 use crate::batch::Counts;
 use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
+use crate::fs;
 use crate::loader::{self, Config, Loader, Order, Rows, Share};
 use crate::manifest::Split;
-use crate::shard::Reading;
+use crate::shard::{self, Reading, ShardSpec, ShardWriter};
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Options {
     pub reading: Reading,
     /// Whether checksums are compared.
     pub checks: Checks,
+    /// A new folder, in which the rows are written again, to measure that.
+    pub write: Option<PathBuf>,
 }
 
 /// Whether the checksum of a block is compared when a row first touches it.
@@ -69,6 +72,21 @@ pub struct Report {
     pub private_bytes_before: Option<u64>,
     /// The most of them at the end of an epoch.
     pub private_bytes: Option<u64>,
+    /// Writing the rows again, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+}
+
+/// Rows in memory that became shards.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Written {
+    /// Its time, with checks of every id, checksums, digests and fsync.
+    #[serde(flatten)]
+    pub took: Took,
+    /// Ids of rows.
+    pub tokens: u64,
+    /// Ids a second of [`Took::cpu_seconds`].
+    pub tokens_per_cpu_second: f64,
 }
 
 /// A pass over the rows of a split.
@@ -111,6 +129,15 @@ pub enum Error {
     /// A batch cannot be made.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// A shard cannot be written.
+    #[error(transparent)]
+    Shard(#[from] shard::Error),
+    /// The folder to write to has something in it.
+    #[error("`{}` exists: expected a new folder to write shards to", folder.display())]
+    Exists {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 /// Times that the first batch is measured, each with a dataset that was just opened.
@@ -132,6 +159,9 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let dataset = dataset?;
     let first_batch_ms = (0..TRIALS).map(|_| first_batch_ms(options));
     let first_batch_ms = first_batch_ms.collect::<Result<_, Error>>()?;
+    let written = options.write.as_ref();
+    let written = written.map(|folder| write(&dataset, options.split, folder));
+    let written = written.transpose()?;
     let (digest, rows) = (dataset.digest, dataset.rows(options.split));
     let loader = loader(options, dataset)?;
     let n_batches = loader.n_batches().unwrap_or(0);
@@ -153,6 +183,37 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         epochs,
         private_bytes_before,
         private_bytes: most,
+        written,
+    })
+}
+
+/// Writes the rows of a split again, shard by shard, and removes what it wrote.
+fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Error> {
+    if folder.exists() {
+        let folder = folder.to_path_buf();
+        return Err(Error::Exists { folder });
+    }
+    let (mut took, mut tokens) = (Took::default(), 0);
+    for shard in dataset.shards(split) {
+        let rows = (0..shard.rows()).map(|row| shard.row(row));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let spec = ShardSpec {
+            fields: dataset.manifest.pause.fields(),
+            ..ShardSpec::of(shard.header(), dataset.manifest.shard_format)
+        };
+        let (written, some) = measure(|| {
+            let mut writer = ShardWriter::create(folder, &shard.record().name, &spec)?;
+            rows.iter().try_for_each(|row| writer.push(row))?;
+            writer.finish()
+        });
+        tokens += written?.ids;
+        took += some;
+    }
+    fs::remove_dir(folder).map_err(shard::Error::from)?;
+    Ok(Written {
+        took,
+        tokens,
+        tokens_per_cpu_second: tokens as f64 / took.cpu_seconds,
     })
 }
 

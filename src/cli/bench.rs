@@ -58,6 +58,9 @@ pub struct Load {
     pub split: Split,
     #[command(flatten)]
     pub reads: Reads,
+    /// Also write the rows as new shards into this folder, which is removed again
+    #[arg(long, value_name = "NEW_FOLDER")]
+    pub write: Option<PathBuf>,
 }
 
 /// Arguments of `bench tokenize`.
@@ -120,6 +123,7 @@ fn load(args: &Load, ui: &Ui) -> Result<Outcome, Failure> {
             true => Checks::None,
             false => Checks::FirstTouch,
         },
+        write: args.write.clone(),
     })?;
     let share = report.share_at(args.rate as f64);
     match ui.format() {
@@ -178,6 +182,10 @@ fn loaded(report: &loader::Report, rate: u64, share: f64) -> String {
             epoch.batch_ms.max,
         );
     }
+    if let Some(written) = report.written {
+        let speed = written.tokens_per_cpu_second.round() as u64;
+        text += &format!("\nwritten again at {} tokens/CPU-s\n", units::short(speed));
+    }
     text + &format!(
         "\nprivate memory {private}\n\
          beside a training of {} tokens a second it takes {} of a core\n",
@@ -213,6 +221,8 @@ impl From<loader::Error> for Failure {
         match error {
             loader::Error::Dataset(error) => error.into(),
             loader::Error::Loader(error) => error.into(),
+            loader::Error::Shard(error) => error.into(),
+            error @ loader::Error::Exists { .. } => Self::of(Kind::BadInput, &error),
         }
     }
 }

@@ -75,12 +75,12 @@ impl Collator {
         }
         let prefix = row.prefix.unwrap_or(0);
         row.pauses(self.reserved.into(), &mut self.words);
-        let n_pauses = ones(&self.words);
+        let n_pauses = wide::ones(&self.words);
         match targets {
             Some(stored) => wide::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
             None => scored(&mut self.words, prefix as usize, n),
         }
-        self.counts.scored += ones(&self.words);
+        self.counts.scored += wide::ones(&self.words);
         self.counts.pauses += n_pauses;
         self.counts.real += n as u64 - n_pauses;
         let start = self.scored.len();
@@ -189,26 +189,26 @@ impl Collator {
     }
 }
 
-/// How many bits are set.
-fn ones(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
-}
-
 /// Makes the bits of a row's pauses say what it scores by the paper's rule: a position
 /// whose next id is no pause, neither part of a prefix nor past the end.
 fn scored(words: &mut [u64], prefix: usize, n: usize) {
-    let (start, end) = (prefix.max(1), n);
-    let mut next = 0;
-    for (index, word) in words.iter_mut().enumerate().rev() {
-        // The bits of a word before a position of the row.
-        let before = |position: usize| match position.saturating_sub(64 * index) {
-            bits @ 0..64 => (1u64 << bits) - 1,
-            _ => u64::MAX,
-        };
-        let real = !*word & before(end) & !before(start);
-        // What is real is the target of the position before it.
-        *word = real >> 1 | next << 63;
-        next = real;
+    for word in words.iter_mut() {
+        *word = !*word;
+    }
+    // The first id is nobody's target.
+    let start = prefix.max(1).min(n);
+    let (before, within) = words.split_at_mut((start / 64).min(words.len()));
+    before.fill(0);
+    if let Some(first) = within.first_mut() {
+        *first &= u64::MAX << (start % 64);
+    }
+    if let (Some(last), 1..) = (words.last_mut(), n % 64) {
+        *last &= !(u64::MAX << (n % 64));
+    }
+    // What is a target counts for the position before it.
+    let mut words = words.iter_mut().peekable();
+    while let Some(word) = words.next() {
+        *word = *word >> 1 | words.peek().map_or(0, |next| **next) << 63;
     }
 }
 

@@ -31,7 +31,12 @@ use crate::dataset::Dataset;
 use crate::fingerprint::{self, Difference, Fingerprint};
 use crate::manifest::Split;
 use crate::row::RowView;
+use crate::shard::Ahead;
 use crate::token::{IdWidth, Reserved};
+
+/// Rows that a processor is told of before they are read: as many as its nearer caches
+/// hold, which is more than its memory can bring at once.
+const FETCHED: usize = 16;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -59,8 +64,10 @@ pub trait Rows: Send + Sync {
     ///
     /// What `see` was shown does not count where this fails.
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
-    /// Says that a row will be read soon.
-    fn will_need(&self, _: At) {}
+    /// Says that a row will be read soon, so that it may be got from its disk.
+    fn will_need(&self, _: At, _: Ahead) {}
+    /// Says that a row is read next, so that it may be got from memory.
+    fn fetch(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -82,8 +89,12 @@ impl Rows for Dataset {
         Ok(self.see(at.split, at.index, see)?)
     }
 
-    fn will_need(&self, at: At) {
-        self.will_need(at.split, at.index);
+    fn will_need(&self, at: At, ahead: Ahead) {
+        self.will_need(at.split, at.index, ahead);
+    }
+
+    fn fetch(&self, at: At) {
+        self.fetch(at.split, at.index);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -329,18 +340,25 @@ impl Loader {
         let empty = || Error::Empty { split };
         let first = self.members.first().ok_or_else(empty)?;
         let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
-        for pick in picks {
-            let member = self.members.get(pick.member).ok_or_else(empty)?;
-            push(&**member, pick.at(split), &mut collator)?;
+        for some in picks.chunks(FETCHED) {
+            let rows = some.iter().map(|pick| {
+                let member = self.members.get(pick.member).ok_or_else(empty)?;
+                Ok((&**member, pick.at(split)))
+            });
+            let rows = rows.collect::<Result<Vec<_>, Error>>()?;
+            rows.iter().for_each(|(member, at)| member.fetch(*at));
+            for (member, at) in rows {
+                push(member, at, &mut collator)?;
+            }
         }
         Ok(collator.finish())
     }
 
     /// Says that the rows of global batch `k` will be read soon.
-    pub fn will_need(&self, k: u64) {
+    pub fn will_need(&self, k: u64, ahead: Ahead) {
         for pick in self.rows_of(k) {
             if let Some(member) = self.members.get(pick.member) {
-                member.will_need(pick.at(self.config.split));
+                member.will_need(pick.at(self.config.split), ahead);
             }
         }
     }

@@ -38,6 +38,27 @@ pub fn largest<T: Id>(ids: &[T]) -> Option<T::Number> {
     body(ids)
 }
 
+/// How many bits are set.
+pub fn ones(words: &[u64]) -> u64 {
+    #[inline(always)]
+    fn body(words: &[u64]) -> u64 {
+        words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "popcnt")]
+        fn counted(words: &[u64]) -> u64 {
+            body(words)
+        }
+        if is_x86_feature_detected!("popcnt") {
+            // SAFETY: the processor was just asked and counts bits.
+            return unsafe { counted(words) };
+        }
+    }
+    body(words)
+}
+
 /// Makes `words` say which ids are `one`: a bit an id, the lowest of a word first.
 pub fn equal<T: Id>(ids: &[T], one: T::Number, words: &mut Vec<u64>) {
     #[cfg(target_arch = "x86_64")]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::Error;
 use super::bytes::{Bytes, Reading, damaged};
 use super::layout::{BLOCK_BYTES, Fault, Header};
-use super::touched::Touched;
+use super::touched::{Ahead, Touched};
 use crate::digest::{Digest, checksum};
 use crate::fs::Output;
 use crate::manifest::FORMAT;
@@ -180,9 +180,9 @@ impl Aux {
     }
 
     /// Says that what stands beside some ids will be read soon.
-    pub fn will_need(&self, ids: Range<usize>) {
+    pub fn will_need(&self, ids: Range<usize>, ahead: Ahead) {
         let range = self.range(ids);
-        self.file.will_need(&self.touched.reads(&range));
+        self.touched.will_need(&self.file, &range, ahead);
     }
 
     /// Checks the whole file against the manifest.

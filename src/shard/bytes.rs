@@ -137,6 +137,13 @@ impl Bytes {
         }
     }
 
+    /// Says that some bytes are read next, so that the processor may fetch them.
+    pub fn fetch(&self, range: &Range<usize>) {
+        if let Some(mapped) = &self.mapped {
+            mapped.fetch(range);
+        }
+    }
+
     /// An error about this file.
     pub fn damaged(&self, fault: Fault) -> Error {
         damaged(&self.path)(fault)

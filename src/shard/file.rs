@@ -7,7 +7,7 @@ use super::aux::Aux;
 use super::bytes::{Bytes, Reading, damaged};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, HEADER_BYTES, Header, RawHeader};
-use super::touched::Touched;
+use super::touched::{Ahead, Touched};
 use super::{Error, parquet};
 use crate::digest::Digest;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
@@ -147,14 +147,21 @@ impl Shard {
         self.aux.iter().for_each(Aux::trust_blocks);
     }
 
-    /// Says that a row will be read soon.
-    pub fn will_need(&self, row: u64) {
+    /// Says that a row will be read soon, so that the system may get it from its disk.
+    pub fn will_need(&self, row: u64, ahead: Ahead) {
         // A row that cannot be placed is an error when it is read.
         if let Ok((bytes, _)) = self.place(row) {
-            self.ids.will_need(&self.touched.reads(&bytes));
+            self.touched.will_need(&self.ids, &bytes, ahead);
             if let Some(aux) = &self.aux {
-                aux.will_need(self.records(row, &bytes));
+                aux.will_need(self.records(row, &bytes), ahead);
             }
+        }
+    }
+
+    /// Says that a row is read next, so that the processor may get it from memory.
+    pub fn fetch(&self, row: u64) {
+        if let Ok((bytes, _)) = self.place(row) {
+            self.ids.fetch(&bytes);
         }
     }
 

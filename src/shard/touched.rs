@@ -8,6 +8,16 @@ use super::bytes::Bytes;
 use super::layout::{BLOCK_BYTES, Fault};
 use crate::digest::checksum;
 
+/// What the system is asked to get from its disk before rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Blocks that no row has touched: each is read whole to be checked. What was read once
+    /// is mostly still in memory, where asking takes longer than reading.
+    Blocks,
+    /// Rows too: what was read once is in memory no more.
+    Rows,
+}
+
 /// Which blocks of a file were found right; threads may share it.
 #[derive(Debug)]
 pub struct Touched {
@@ -54,18 +64,15 @@ impl Touched {
         }
     }
 
-    /// The bytes that [`Touched::check`] would read of the blocks that a range touches;
-    /// where it would read none, the range itself.
-    pub fn reads(&self, range: &Range<usize>) -> Range<usize> {
-        let mut unchecked = self
-            .blocks_of(range)
-            .filter(|block| self.unchecked(*block).is_some());
-        let Some(first) = unchecked.next() else {
-            return range.clone();
-        };
-        let last = unchecked.last().unwrap_or(first);
-        let (start, end) = (self.range_of(first).start, self.range_of(last).end);
-        start.min(range.start)..end.max(range.end)
+    /// Says that a range of the file will be read soon, and the blocks that are checked then.
+    pub fn will_need(&self, file: &Bytes, range: &Range<usize>, ahead: Ahead) {
+        let unchecked = |block: &usize| self.unchecked(*block).is_some();
+        for block in self.blocks_of(range).filter(unchecked) {
+            file.will_need(&self.range_of(block));
+        }
+        if ahead == Ahead::Rows {
+            file.will_need(range);
+        }
     }
 
     /// The blocks that a range of the file touches.
