@@ -172,7 +172,7 @@ impl Dataset {
     }
 
     /// Takes all blocks for right that no row has touched yet: their checksums are not
-    /// compared. For files that somebody else has just verified.
+    /// compared, nor are their ids with the vocabulary. For files that were just verified.
     pub fn trust_blocks(&self) {
         let shards = self.train.shards.iter().chain(&self.validation.shards);
         shards.for_each(Shard::trust_blocks);
@@ -186,10 +186,17 @@ impl Dataset {
         }
     }
 
-    /// Says that a row is read next, so that the processor may get it from memory.
-    pub fn fetch(&self, split: Split, index: u64) {
-        if let Ok((shard, row)) = self.place(split, index) {
-            shard.fetch(row);
+    /// Says that some rows of a split are read next, so that the processor may get them from
+    /// memory.
+    pub fn fetch(&self, split: Split, rows: impl Iterator<Item = u64>) {
+        let place = |index| {
+            let (shard, row) = self.place(split, index).ok()?;
+            Some((shard, shard.bytes_of(row)?))
+        };
+        // All places first: each is looked up in memory, and one need not wait for another.
+        let places: Vec<_> = rows.filter_map(place).collect();
+        for (shard, bytes) in places {
+            shard.fetch(&bytes);
         }
     }
 

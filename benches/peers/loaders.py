@@ -29,7 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 
 PEER, WORK, BENCH = sys.argv[1:]
-ROW, BATCH, LIMIT = 2049, 16, 1 << 27
+ROW, BATCH = 2049, 16
 IDS = os.path.join(BENCH, "tokens.u16")
 ENDS = os.path.join(BENCH, "ends.i64")
 OUT = os.path.join(BENCH, "peers", PEER.removesuffix("-map"))
@@ -50,11 +50,9 @@ def private():
 
 def take_tokens():
     """The ids behind one another, cut after a whole row, and where documents end."""
-    parts, total = [], 0
-    for path in sorted(glob.glob(f"{BENCH}/plain/data/pretrain/shards/train-*.bin")):
-        parts.append(np.fromfile(path, np.uint16, offset=1024))
-        total += parts[-1].size
-    ids = np.concatenate(parts)[: min(total, LIMIT) // ROW * ROW]
+    shards = sorted(glob.glob(f"{BENCH}/plain/data/pretrain/shards/train-*.bin"))
+    ids = np.concatenate([np.fromfile(path, np.uint16, offset=1024) for path in shards])
+    ids = ids[: ids.size // ROW * ROW]
     # The vocabulary ends with the reserved ids, of which a pretraining row has one.
     (end,) = np.unique(ids[ids > 50256])
     ends = np.flatnonzero(ids == end) + 1

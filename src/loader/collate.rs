@@ -360,15 +360,29 @@ mod tests {
         assert_eq!((empty.rows, empty.length), (1, 0));
     }
 
+    /// Rows of any lengths, of one, or of one but for the last: shorter and longer than a
+    /// word of bits.
     fn rows() -> impl Strategy<Value = Vec<Sequence>> {
-        let ids = prop::collection::vec((1u32..6).prop_map(TokenId), 0..30);
-        let row = (ids, prop::option::of(0u32..30));
-        let row = row.prop_map(|(ids, prefix)| Sequence {
-            ids,
-            prefix,
-            ..Sequence::default()
-        });
-        prop::collection::vec(row, 0..6)
+        let length = || prop_oneof![0usize..30, 60usize..200];
+        let lengths = prop_oneof![
+            prop::collection::vec(length(), 0..6),
+            (length(), 1usize..6).prop_map(|(n, rows)| vec![n; rows]),
+            (length(), 1usize..6, length()).prop_map(|(n, rows, last)| {
+                let mut lengths = vec![n; rows];
+                lengths.push(last);
+                lengths
+            }),
+        ];
+        let row = |n: usize| {
+            let ids = prop::collection::vec((1u32..6).prop_map(TokenId), n);
+            let row = (ids, prop::option::of(0u32..200));
+            row.prop_map(|(ids, prefix)| Sequence {
+                ids,
+                prefix,
+                ..Sequence::default()
+            })
+        };
+        lengths.prop_flat_map(move |lengths| lengths.into_iter().map(row).collect::<Vec<_>>())
     }
 
     proptest! {

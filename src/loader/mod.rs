@@ -66,8 +66,8 @@ pub trait Rows: Send + Sync {
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
     /// Says that a row will be read soon, so that it may be got from its disk.
     fn will_need(&self, _: At, _: Ahead) {}
-    /// Says that a row is read next, so that it may be got from memory.
-    fn fetch(&self, _: At) {}
+    /// Says that some rows of a split are read next, so that they may be got from memory.
+    fn fetch(&self, _: Split, _: &mut dyn Iterator<Item = u64>) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -93,8 +93,8 @@ impl Rows for Dataset {
         self.will_need(at.split, at.index, ahead);
     }
 
-    fn fetch(&self, at: At) {
-        self.fetch(at.split, at.index);
+    fn fetch(&self, split: Split, rows: &mut dyn Iterator<Item = u64>) {
+        self.fetch(split, rows);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -341,14 +341,13 @@ impl Loader {
         let first = self.members.first().ok_or_else(empty)?;
         let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
         for some in picks.chunks(FETCHED) {
-            let rows = some.iter().map(|pick| {
+            for (place, member) in self.members.iter().enumerate() {
+                let own = some.iter().filter(|pick| pick.member == place);
+                member.fetch(split, &mut own.map(|pick| pick.index));
+            }
+            for pick in some {
                 let member = self.members.get(pick.member).ok_or_else(empty)?;
-                Ok((&**member, pick.at(split)))
-            });
-            let rows = rows.collect::<Result<Vec<_>, Error>>()?;
-            rows.iter().for_each(|(member, at)| member.fetch(*at));
-            for (member, at) in rows {
-                push(member, at, &mut collator)?;
+                push(&**member, pick.at(split), &mut collator)?;
             }
         }
         Ok(collator.finish())

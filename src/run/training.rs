@@ -191,7 +191,10 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
-    let dataset = Arc::new(Dataset::open(&plan.data_dir(stage))?);
+    let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
+    let recipe = recipe.ok_or(Error::Untrained)?;
+    let open = |folder: &Path| Dataset::open_by(recipe.read, folder).map(Arc::new);
+    let dataset = open(&plan.data_dir(stage))?;
     let before = trained(plan).take_while(|before| *before != stage).last();
     let start = match (before, plan.model_from()) {
         (Some(before), _) => Start::From(plan.train_dir(before)),
@@ -202,12 +205,10 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
-    let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
-    let recipe = recipe.ok_or(Error::Untrained)?;
     let members = plan.mixture_dirs(stage).into_iter();
     let members = members.map(|folder| match folder == dataset.folder {
         true => Ok(dataset.clone()),
-        false => Ok(Arc::new(Dataset::open(&folder)?)),
+        false => Ok(open(&folder)?),
     });
     let mixture = members.collect::<Result<_, Error>>()?;
     Ok(train::Job {

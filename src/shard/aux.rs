@@ -167,11 +167,15 @@ impl Aux {
         }))
     }
 
-    /// What stands beside some ids of the shard; checks the blocks that it lies in.
-    pub fn row(&self, ids: Range<usize>) -> Result<Stored, Error> {
+    /// Makes `stored` what stands beside some ids of the shard; checks the blocks that it
+    /// lies in.
+    pub fn row(&self, ids: Range<usize>, stored: &mut Stored) -> Result<(), Error> {
         let range = self.range(ids);
         self.check(&range)?;
-        self.file.see(range, |records| Ok(self.stored(records)))
+        self.file.see(range, |records| {
+            self.fill(records, stored);
+            Ok(())
+        })
     }
 
     /// Takes all blocks for right that no row has touched yet.
@@ -204,8 +208,10 @@ impl Aux {
         HEADER + ids.start * width..HEADER + ids.end * width
     }
 
-    fn stored(&self, records: &[u8]) -> Stored {
-        let mut stored = Stored::default();
+    fn fill(&self, records: &[u8], stored: &mut Stored) {
+        stored.inserted.clear();
+        stored.targets.clear();
+        stored.weights.clear();
         for record in records.chunks_exact(width(self.fields).max(1)) {
             let mut rest = record;
             if self.fields.inserted
@@ -219,7 +225,6 @@ impl Aux {
                 stored.weights.push(f32::from_le_bytes(*weight));
             }
         }
-        stored
     }
 
     /// Checks the blocks that a range of the file touches, once each.

@@ -1,5 +1,6 @@
 //! Shards as files: mapped or read, checked where touched.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +74,10 @@ impl Shard {
                 (idx, header, home, index, ids)
             }
         };
-        let touched = Touched::new(home.blocks_start()..ids.len());
+        let mut touched = Touched::new(home.blocks_start()..ids.len());
+        if format == ShardFormat::Binary {
+            touched = touched.of_ids(header.id_width, header.vocab_size);
+        }
         let stored = (manifest.pause.fields(), record.aux);
         let aux = Aux::open(aux, stored, &header, reading)?;
         let mut before = Vec::new();
@@ -128,15 +132,39 @@ impl Shard {
     pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
         let (bytes, prefix) = self.place(row)?;
         self.check_blocks(&bytes)?;
-        let stored = self.stored(row, &bytes)?;
+        let Some(aux) = &self.aux else {
+            return self.see_ids(row, bytes, prefix, None, see);
+        };
+        thread_local! {
+            /// What stood beside the ids of the last row, kept for its memory.
+            static STORED: Cell<Stored> = const { Cell::new(Stored::NONE) };
+        }
+        let mut stored = STORED.take();
+        aux.row(self.records(row, &bytes), &mut stored)?;
+        let seen = self.see_ids(row, bytes, prefix, Some(&stored), see);
+        STORED.set(stored);
+        seen
+    }
+
+    fn see_ids<T>(
+        &self,
+        row: u64,
+        bytes: Range<usize>,
+        prefix: Option<u32>,
+        stored: Option<&Stored>,
+        see: impl FnOnce(RowView<'_>) -> T,
+    ) -> Result<T, Error> {
         let width = self.home.id_width(&self.header);
         self.ids.see(bytes, |bytes| {
             let ids = Ids::from_bytes(bytes, width);
-            self.check_ids(row, ids)?;
+            if let Home::Parquet { .. } = self.home {
+                // Its blocks hold other things, too.
+                self.check_ids(row, ids)?;
+            }
             Ok(see(RowView {
                 ids,
                 prefix,
-                stored: stored.as_ref(),
+                stored,
             }))
         })
     }
@@ -158,11 +186,15 @@ impl Shard {
         }
     }
 
-    /// Says that a row is read next, so that the processor may get it from memory.
-    pub fn fetch(&self, row: u64) {
-        if let Ok((bytes, _)) = self.place(row) {
-            self.ids.fetch(&bytes);
-        }
+    /// Where the ids of a row are, for [`Shard::fetch`]; none of a row that cannot be placed,
+    /// which is an error when it is read.
+    pub fn bytes_of(&self, row: u64) -> Option<Range<usize>> {
+        self.place(row).ok().map(|(bytes, _)| bytes)
+    }
+
+    /// Says that some ids are read next, so that the processor may get them from memory.
+    pub fn fetch(&self, bytes: &Range<usize>) {
+        self.ids.fetch(bytes);
     }
 
     /// The bytes of a row's ids, and its prefix.
@@ -172,20 +204,27 @@ impl Shard {
             row,
             rows: self.header.rows,
         })?;
-        // The index was checked: what it says lies in the file.
-        let start = u64::from_le_bytes(self.idx.array(place.start)?);
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let length = u32::from_le_bytes(self.idx.array(place.length)?) as usize;
+        // The index was checked: what it says lies in the file, and the rows of a `.bin`
+        // fill it, each up to the next.
+        let position = |bytes| usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+        let (start, end) = match self.home {
+            Home::Binary if row + 1 < self.header.rows => {
+                let both: [u8; 16] = self.idx.array(place.start)?;
+                match both.as_chunks().0 {
+                    [start, end] => (position(*start), position(*end)),
+                    _ => (0, 0),
+                }
+            }
+            Home::Binary => (position(self.idx.array(place.start)?), self.ids.len()),
+            Home::Parquet { .. } => {
+                let start = position(self.idx.array(place.start)?);
+                let length = u32::from_le_bytes(self.idx.array(place.length)?) as usize;
+                let width = self.home.id_width(&self.header);
+                (start, start.saturating_add(length * width.bytes()))
+            }
+        };
         let prefix = place.prefix.map(|at| self.idx.array(at)).transpose()?;
-        let width = self.home.id_width(&self.header);
-        let end = start.saturating_add(length * width.bytes());
         Ok((start..end, prefix.map(u32::from_le_bytes)))
-    }
-
-    /// What stands beside the ids of a row.
-    fn stored(&self, row: u64, bytes: &Range<usize>) -> Result<Option<Stored>, Error> {
-        let stored = |aux: &Aux| aux.row(self.records(row, bytes));
-        self.aux.as_ref().map(stored).transpose()
     }
 
     /// Which records of the `.aux` are a row's: those of its ids, counted over the shard.
