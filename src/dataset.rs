@@ -11,7 +11,7 @@ use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::pause::{self, Insertion};
 use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
-use crate::shard::{self, Reading, Shard};
+use crate::shard::{self, Ahead, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 use online::Online;
 
@@ -253,7 +253,7 @@ impl Dataset {
     pub fn row_at(&self, at: At) -> Result<Sequence, Error> {
         let mut copy = Sequence::default();
         self.read(at, &mut |row| copy = row.to_sequence())?;
-        self.confirm(std::iter::once(at)).map(|()| copy)
+        Ok(copy)
     }
 
     /// A copy of one row of a split as it is on disk.
@@ -264,7 +264,7 @@ impl Dataset {
 
     /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.
     ///
-    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
+    /// What `see` was shown does not count where this fails.
     pub fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), Error> {
         match &self.online {
             Some(online) => online.see(self, at, see),
@@ -306,7 +306,7 @@ impl Dataset {
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.see(row, see)?)
     }
 
@@ -319,38 +319,52 @@ impl Dataset {
         part: (usize, usize),
         see: impl FnOnce(Ids<'_>, usize) -> T,
     ) -> Result<T, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.see_part(row, part, see)?)
     }
 
-    /// Checks that nobody made the shards shorter that rows were seen of.
-    pub fn confirm(&self, rows: impl Iterator<Item = At>) -> Result<(), Error> {
-        let mut shards = Vec::new();
-        for at in rows {
-            for row in self.on_disk(at)? {
-                shards.push((at.split, self.place(at.split, row)?.0));
-            }
-        }
-        shards.sort_unstable();
-        shards.dedup();
-        let seen = shards
-            .iter()
-            .filter_map(|(split, at)| self.shards(*split).get(*at));
-        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    /// Takes all blocks for right that no row has touched yet: their checksums are not
+    /// compared, nor are their ids with the vocabulary. For files that were just verified.
+    pub fn trust_blocks(&self) {
+        let shards = self.train.shards.iter().chain(&self.validation.shards);
+        shards.for_each(Shard::trust_blocks);
     }
 
-    /// Says that a row will be read soon, so that the system may fetch it from its disk.
-    pub fn will_need(&self, at: At) {
+    /// Says that a row will be read soon, so that the system may get it from its disk.
+    pub fn will_need(&self, at: At, ahead: Ahead) {
         // A row that is not there is an error when it is read.
         for row in self.on_disk(at).unwrap_or_default() {
-            if let Ok((_, shard, row)) = self.place(at.split, row) {
-                shard.will_need(row);
+            if let Ok((shard, row)) = self.place(at.split, row) {
+                shard.will_need(row, ahead);
             }
         }
     }
 
-    /// The number of the shard that holds a row, the shard, and the row's number in it.
-    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
+    /// Says that some rows of a split are read next, so that the processor may get them from
+    /// memory.
+    pub fn fetch(&self, split: Split, rows: impl Iterator<Item = u64>) {
+        let epoch = 0;
+        let on_disk = rows.flat_map(|index| {
+            let at = At {
+                split,
+                epoch,
+                index,
+            };
+            self.on_disk(at).unwrap_or_default()
+        });
+        let place = |index| {
+            let (shard, row) = self.place(split, index).ok()?;
+            Some((shard, shard.bytes_of(row)?))
+        };
+        // All places first: each is looked up in memory, and one need not wait for another.
+        let places: Vec<_> = on_disk.filter_map(place).collect();
+        for (shard, bytes) in places {
+            shard.fetch(&bytes);
+        }
+    }
+
+    /// The shard that holds a row, and the row's index in it.
+    fn place(&self, split: Split, index: u64) -> Result<(&Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -363,7 +377,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok((at, shard, index - start))
+        Ok((shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.

@@ -296,8 +296,10 @@ impl Online {
     /// The examples of a unit that have no room for the most pauses they could draw.
     fn left_out(&self, shards: &[Shard]) -> Result<Vec<u64>, super::Error> {
         let mut left_out = Vec::new();
-        if self.insertion.policy().reads_text() {
-            return Ok(left_out); // They were left out when the rows were written.
+        let is_example = |shard: &Shard| shard.header().stage == Stage::Finetune;
+        // A policy that reads text left them out when the rows were written.
+        if self.insertion.policy().reads_text() || !shards.iter().all(is_example) {
+            return Ok(left_out);
         }
         // What the ids are is no matter.
         let ids = vec![TokenId::default(); self.insertion.row_length()];
@@ -307,10 +309,10 @@ impl Online {
                 let (length, prefix) = shard.shape(row)?;
                 let text = Text {
                     ids: ids.get(..length).unwrap_or(&ids),
-                    prefix: Some(prefix.unwrap_or(0)),
+                    prefix,
                     marks: &[],
                 };
-                if prefix.is_some() && self.insertion.row_length() < self.insertion.longest(text) {
+                if self.insertion.row_length() < self.insertion.longest(text) {
                     left_out.push(first + row - left_out.len() as u64);
                 }
             }

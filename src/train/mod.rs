@@ -41,11 +41,12 @@ const PREFETCHED: usize = 4;
 /// they decide what is written, not what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it. The loader's state has
 /// the mixture, whose datasets may be moved.
-const FREE: [&str; 6] = [
+const FREE: [&str; 7] = [
     "checkpoint_every",
     "keep",
     "validate_every",
     "validation_rows",
+    "read",
     "mixture",
     "curriculum",
 ];
