@@ -258,7 +258,7 @@ impl Dataset {
 
     /// A copy of one row of a split as it is on disk.
     pub fn row_on_disk(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.row(row)?)
     }
 

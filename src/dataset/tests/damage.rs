@@ -131,18 +131,23 @@ fn every_way_to_read_gives_the_same_rows() {
         let folder = tempfile::tempdir().unwrap();
         golden.generate(folder.path());
         let tokenizer = (golden.tokenizer)();
+        let at = |split, index| At {
+            split,
+            epoch: 0,
+            index,
+        };
         for reading in [Reading::Mmap, Reading::Pread] {
             let dataset = Dataset::open_by(reading, folder.path()).unwrap();
             for (split, shards) in golden.splits {
                 for (index, drawing) in (0..).zip(shards.iter().copied().flatten()) {
                     for ahead in [Ahead::Blocks, Ahead::Rows] {
-                        dataset.will_need(split, index, ahead);
+                        dataset.will_need(at(split, index), ahead);
                     }
                     dataset.fetch(split, [index, 0, index].into_iter());
                     let row = dataset.row(split, index).unwrap();
                     assert_eq!(row, golden.row(&tokenizer, drawing));
                 }
-                dataset.will_need(split, u64::MAX, Ahead::Rows);
+                dataset.will_need(at(split, u64::MAX), Ahead::Rows);
                 dataset.fetch(split, std::iter::once(u64::MAX));
             }
         }
