@@ -262,6 +262,20 @@ impl Dataset {
         Ok(shard.row(row)?)
     }
 
+    /// How many ids a row has, by the index alone and without the pauses that it gets when
+    /// it is read; of one that is cut again, about.
+    pub fn length(&self, split: Split, index: u64) -> Result<usize, Error> {
+        let epoch = 0;
+        let rows = self.on_disk(At {
+            split,
+            epoch,
+            index,
+        })?;
+        let (shard, row) = self.place(split, rows.start)?;
+        let (length, _) = shard.shape(row)?;
+        Ok(length)
+    }
+
     /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.
     ///
     /// What `see` was shown does not count where this fails.

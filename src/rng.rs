@@ -20,6 +20,8 @@ pub enum Stream {
     Synthetic = 5,
     /// Places of several datasets' rows in a global batch.
     Mixture = 6,
+    /// Order of batches whose rows were sorted by length.
+    Bucket = 7,
 }
 
 /// Names one independent source of random numbers.

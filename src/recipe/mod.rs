@@ -125,6 +125,13 @@ pub struct Train {
     /// Positions of one forward pass, at most; a step accumulates as many passes as it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
+    /// What a position attends to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attention: model::config::Attention,
+    /// Global batches among which rows are sorted by length, so that rows of one length
+    /// share a batch and little is padding; 0 to leave the order random.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bucket: u64,
     /// The highest learning rate.
     pub lr: f64,
     /// How the learning rate moves after the warm-up.

@@ -207,7 +207,11 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
     let mut passed = 0;
     for (stage, recipe) in plan.stages() {
         let folder = plan.data_dir(stage);
-        let sources = verify::Sources::At(Some(plan.data_root.clone()), plan.access.clone());
+        let sources = verify::Sources::At {
+            data_root: Some(plan.data_root.clone()),
+            access: plan.access.clone(),
+            temp_dir: None,
+        };
         let report = verify::run(&folder, Some(&recipe.pause), &sources, progress, stop)?;
         match report.failed() {
             0 => passed += report.passed(),

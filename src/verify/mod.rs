@@ -12,6 +12,7 @@ mod notes;
 mod online;
 mod recount;
 mod rows;
+mod splits;
 mod text;
 
 use std::collections::BTreeMap;
@@ -93,8 +94,15 @@ impl Report {
 /// Which sources the text is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sources {
-    /// Those of the recipe, from this data root, or the one used in preparing.
-    At(Option<PathBuf>, Access),
+    /// Those of the recipe.
+    At {
+        /// Where relative paths start; the data root used in preparing where it is absent.
+        data_root: Option<PathBuf>,
+        /// How those on other machines are reached.
+        access: Access,
+        /// Where duplicates are sorted; the dataset's folder where it is absent.
+        temp_dir: Option<PathBuf>,
+    },
     /// None: text is proved by the checksum of each document alone.
     Ignored,
 }
@@ -144,11 +152,17 @@ pub fn run(
             return Ok(report);
         }
     };
+    splits::check(&dataset, &mut report);
     rows::check(&dataset, progress, stop, &mut report)?;
     online::check(&dataset, progress, stop, &mut report)?;
     rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, (progress, stop), &mut report)?;
-    let curator = drops::curator(&dataset, &corpus, (progress, stop), &mut report)?;
+    let temp_dir = match sources {
+        Sources::At { temp_dir, .. } => temp_dir.as_deref(),
+        Sources::Ignored => None,
+    };
+    let temp_dir = temp_dir.unwrap_or(folder);
+    let curator = drops::curator(&dataset, &corpus, temp_dir, (progress, stop), &mut report)?;
     let sources = corpus
         .as_ref()
         .map(|(corpus, _)| corpus)
@@ -166,6 +180,9 @@ pub enum Error {
     /// The folder cannot be read.
     #[error(transparent)]
     File(#[from] fs::Error),
+    /// There is no place for temporary files.
+    #[error("cannot look for duplicates without a folder for temporary files")]
+    Scratch(#[source] fs::Error),
     /// A signal asked to stop.
     #[error("stopped before the proof was complete")]
     Stopped,

@@ -22,5 +22,6 @@ mod pictures;
 mod policies;
 mod report;
 mod sandbox;
+mod splits;
 #[cfg(feature = "train")]
 mod training;
