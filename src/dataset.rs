@@ -9,9 +9,9 @@ use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::pause::{self, Insertion};
-use crate::row::RowView;
+use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
-use crate::shard::{self, Reading, Shard};
+use crate::shard::{self, Ahead, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
 use online::Online;
 
@@ -253,12 +253,12 @@ impl Dataset {
     pub fn row_at(&self, at: At) -> Result<Sequence, Error> {
         let mut copy = Sequence::default();
         self.read(at, &mut |row| copy = row.to_sequence())?;
-        self.confirm(std::iter::once(at)).map(|()| copy)
+        Ok(copy)
     }
 
     /// A copy of one row of a split as it is on disk.
     pub fn row_on_disk(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.row(row)?)
     }
 
@@ -271,18 +271,32 @@ impl Dataset {
             epoch,
             index,
         })?;
-        let (_, shard, row) = self.place(split, rows.start)?;
+        let (shard, row) = self.place(split, rows.start)?;
         let (length, _) = shard.shape(row)?;
         Ok(length)
     }
 
     /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.
     ///
-    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
+    /// What `see` was shown does not count where this fails.
     pub fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), Error> {
         match &self.online {
             Some(online) => online.see(self, at, see),
             None => self.see(at.split, at.index, see),
+        }
+    }
+
+    /// What decides its rows but for pauses that they get when they are read: where they get
+    /// none, the digest.
+    pub fn name(&self) -> Digest {
+        let pause = self.manifest.pause.deciding(self.manifest.row_length);
+        let manifest = Manifest {
+            pause,
+            ..self.manifest.clone()
+        };
+        match (&self.online, serde_json::to_vec(&manifest)) {
+            (Some(_), Ok(manifest)) => Digest::of(&manifest),
+            _ => self.digest,
         }
     }
 
@@ -306,38 +320,65 @@ impl Dataset {
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
-        let (_, shard, row) = self.place(split, index)?;
+        let (shard, row) = self.place(split, index)?;
         Ok(shard.see(row, see)?)
     }
 
-    /// Checks that nobody made the shards shorter that rows were seen of.
-    pub fn confirm(&self, rows: impl Iterator<Item = At>) -> Result<(), Error> {
-        let mut shards = Vec::new();
-        for at in rows {
-            for row in self.on_disk(at)? {
-                shards.push((at.split, self.place(at.split, row)?.0));
-            }
-        }
-        shards.sort_unstable();
-        shards.dedup();
-        let seen = shards
-            .iter()
-            .filter_map(|(split, at)| self.shards(*split).get(*at));
-        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    /// Shows `n` ids of a row on disk to `see`, from a position on, and how many the row has;
+    /// as [`Dataset::read`].
+    fn see_part<T>(
+        &self,
+        split: Split,
+        index: u64,
+        part: (usize, usize),
+        see: impl FnOnce(Ids<'_>, usize) -> T,
+    ) -> Result<T, Error> {
+        let (shard, row) = self.place(split, index)?;
+        Ok(shard.see_part(row, part, see)?)
     }
 
-    /// Says that a row will be read soon, so that the system may fetch it from its disk.
-    pub fn will_need(&self, at: At) {
+    /// Takes all blocks for right that no row has touched yet: their checksums are not
+    /// compared, nor are their ids with the vocabulary. For files that were just verified.
+    pub fn trust_blocks(&self) {
+        let shards = self.train.shards.iter().chain(&self.validation.shards);
+        shards.for_each(Shard::trust_blocks);
+    }
+
+    /// Says that a row will be read soon, so that the system may get it from its disk.
+    pub fn will_need(&self, at: At, ahead: Ahead) {
         // A row that is not there is an error when it is read.
         for row in self.on_disk(at).unwrap_or_default() {
-            if let Ok((_, shard, row)) = self.place(at.split, row) {
-                shard.will_need(row);
+            if let Ok((shard, row)) = self.place(at.split, row) {
+                shard.will_need(row, ahead);
             }
         }
     }
 
-    /// The number of the shard that holds a row, the shard, and the row's number in it.
-    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
+    /// Says that some rows of a split are read next, so that the processor may get them from
+    /// memory.
+    pub fn fetch(&self, split: Split, rows: impl Iterator<Item = u64>) {
+        let epoch = 0;
+        let on_disk = rows.flat_map(|index| {
+            let at = At {
+                split,
+                epoch,
+                index,
+            };
+            self.on_disk(at).unwrap_or_default()
+        });
+        let place = |index| {
+            let (shard, row) = self.place(split, index).ok()?;
+            Some((shard, shard.bytes_of(row)?))
+        };
+        // All places first: each is looked up in memory, and one need not wait for another.
+        let places: Vec<_> = on_disk.filter_map(place).collect();
+        for (shard, bytes) in places {
+            shard.fetch(&bytes);
+        }
+    }
+
+    /// The shard that holds a row, and the row's index in it.
+    fn place(&self, split: Split, index: u64) -> Result<(&Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
@@ -350,7 +391,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok((at, shard, index - start))
+        Ok((shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.

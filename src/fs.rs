@@ -88,6 +88,22 @@ pub fn will_need(file: &File, bytes: &Range<usize>) {
     let _unused = (file, bytes);
 }
 
+/// How often this thread has read from a disk, as far as the system tells.
+pub fn disk_reads() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: it fills `usage`, whose numbers may also stay 0.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        u64::try_from(usage.ru_inblock).unwrap_or(0)
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
 /// Reads a whole file, which must have at most `most` bytes.
 pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     let found = size(path)?;

@@ -73,6 +73,7 @@ pub struct Rng {
 
 impl Rng {
     /// 64 uniform bits.
+    #[inline]
     pub fn bits(&mut self) -> u64 {
         self.counter += 1;
         mix(self.key ^ mix(self.counter))
@@ -80,6 +81,7 @@ impl Rng {
 
     /// A number in `0..bound`, exactly uniform (Lemire, "Fast random integer
     /// generation in an interval", 2019); 0 where `bound` is 0.
+    #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
             return 0;

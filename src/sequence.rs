@@ -31,6 +31,15 @@ pub struct Stored {
     pub weights: Vec<f32>,
 }
 
+impl Stored {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        inserted: Vec::new(),
+        targets: Vec::new(),
+        weights: Vec::new(),
+    };
+}
+
 impl Sequence {
     /// A pretraining row.
     pub fn plain(ids: Vec<TokenId>) -> Self {

@@ -1,4 +1,4 @@
-//! Time that a thread worked, as the system counts it.
+//! Time that a thread worked and memory that the process has, as the system counts them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,13 +8,20 @@ use serde::Serialize;
 use crate::fs;
 
 /// What a pass took.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Took {
     /// Seconds that this thread ran on a processor; where the system does not tell,
     /// those that passed.
     pub cpu_seconds: f64,
     /// Seconds that passed.
     pub wall_seconds: f64,
+}
+
+impl std::ops::AddAssign for Took {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_seconds += other.cpu_seconds;
+        self.wall_seconds += other.wall_seconds;
+    }
 }
 
 /// Does `work` on this thread and measures it.
@@ -39,4 +46,14 @@ fn on_cpu() -> Option<Duration> {
     let text = fs::read_text(Path::new("/proc/thread-self/schedstat")).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Bytes of memory that are this process's alone, not those of files; where the system tells.
+pub fn private_bytes() -> Option<u64> {
+    let text = fs::read_text(Path::new("/proc/self/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(1024 * kibibytes)
 }

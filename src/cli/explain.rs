@@ -64,7 +64,7 @@ impl Explain for dataset::Error {
 impl Explain for loader::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Row { .. } | Self::Changed { .. } => Kind::Damaged,
+            Self::Row { .. } => Kind::Damaged,
             Self::Spawn(_) | Self::Thread { .. } => Kind::Failed,
             _ => Kind::BadInput,
         }

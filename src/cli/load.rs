@@ -17,7 +17,7 @@ use pausedata::token::IdWidth;
 use super::Outcome;
 use super::failure::{Failure, Kind};
 use super::ui::{self, Ui};
-use super::values::{Pause, Split, Weights};
+use super::values::{Pause, Reads, Split, Weights};
 
 /// Batches that are made ready while one is written.
 const PREFETCHED: usize = 2;
@@ -106,6 +106,8 @@ pub struct Args {
     /// Keep here what was written, and go on from it; other datasets or arguments are refused
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    #[command(flatten)]
+    pub reads: Reads,
 }
 
 /// How batches are written.
@@ -161,7 +163,7 @@ impl From<Field> for stream::Field {
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
-    let datasets = folders.map(|folder| args.pause.open(folder));
+    let datasets = folders.map(|folder| Ok(args.pause.give(args.reads.open(folder)?)?));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
     together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;

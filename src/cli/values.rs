@@ -4,8 +4,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use pausedata::dataset::Dataset;
-use pausedata::{manifest, pause};
+use pausedata::dataset::{self, Dataset};
+use pausedata::{manifest, pause, shard};
 
 use super::failure::Failure;
 
@@ -44,11 +44,15 @@ impl Pause {
 
     /// The dataset in a folder, with these pauses.
     pub fn open(&self, folder: &Path) -> Result<Dataset, Failure> {
-        let dataset = Dataset::open(folder)?;
-        Ok(match self.config() {
-            Some(config) => dataset.with_pause(config.clone())?,
-            None => dataset,
-        })
+        Ok(self.give(Dataset::open(folder)?)?)
+    }
+
+    /// The dataset with these pauses.
+    pub fn give(&self, dataset: Dataset) -> Result<Dataset, dataset::Error> {
+        match self.config() {
+            Some(config) => dataset.with_pause(config.clone()),
+            None => Ok(dataset),
+        }
     }
 }
 
@@ -61,10 +65,7 @@ fn pause_table(text: &str) -> Result<pause::Config, String> {
         let problem = error.message();
         format!("{problem}: expected a table, as in {{ policy = \"random\", fraction = 0.1 }}")
     })?;
-    Ok(pause::Config {
-        when: pause::When::AtLoad,
-        ..stage.pause
-    })
+    Ok(stage.pause.at_load())
 }
 
 /// One part of a dataset.
@@ -82,6 +83,46 @@ impl From<Split> for manifest::Split {
             Split::Train => Self::Train,
             Split::Validation => Self::Validation,
         }
+    }
+}
+
+/// How the files of a dataset are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reading {
+    /// Mapped into memory: the fastest on disks of this machine
+    Mmap,
+    /// By calls that read at a position: for network file systems
+    Pread,
+}
+
+impl From<Reading> for shard::Reading {
+    fn from(reading: Reading) -> Self {
+        match reading {
+            Reading::Mmap => Self::Mmap,
+            Reading::Pread => Self::Pread,
+        }
+    }
+}
+
+/// How a command reads datasets.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Reads {
+    /// How files are read
+    #[arg(long = "read", value_name = "HOW", default_value = "mmap")]
+    pub how: Reading,
+    /// Do not compare the checksum of a block when a row first touches it
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+impl Reads {
+    /// Opens a dataset so.
+    pub fn open(&self, folder: &Path) -> Result<Dataset, dataset::Error> {
+        let dataset = Dataset::open_by(self.how.into(), folder)?;
+        if self.no_verify {
+            dataset.trust_blocks();
+        }
+        Ok(dataset)
     }
 }
 

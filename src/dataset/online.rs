@@ -83,7 +83,7 @@ pub struct Online {
     train: Vec<UnitRows>,
     validation: Vec<UnitRows>,
     /// Memory of readers that are not at work.
-    idle: Mutex<Vec<Box<Memory>>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
 /// Another cut of a stream.
@@ -209,7 +209,7 @@ impl Online {
             joined,
             narrow,
             wide,
-        } = &mut *memory;
+        } = &mut memory;
         let insertion = &self.insertion;
         let shown = self.text(dataset, found, joined, &mut |ids, prefix| {
             let (ids, prefix) = match ids {
@@ -296,8 +296,10 @@ impl Online {
     /// The examples of a unit that have no room for the most pauses they could draw.
     fn left_out(&self, shards: &[Shard]) -> Result<Vec<u64>, super::Error> {
         let mut left_out = Vec::new();
-        if self.insertion.policy().reads_text() {
-            return Ok(left_out); // They were left out when the rows were written.
+        let is_example = |shard: &Shard| shard.header().stage == Stage::Finetune;
+        // A policy that reads text left them out when the rows were written.
+        if self.insertion.policy().reads_text() || !shards.iter().all(is_example) {
+            return Ok(left_out);
         }
         // What the ids are is no matter.
         let ids = vec![TokenId::default(); self.insertion.row_length()];
@@ -307,10 +309,10 @@ impl Online {
                 let (length, prefix) = shard.shape(row)?;
                 let text = Text {
                     ids: ids.get(..length).unwrap_or(&ids),
-                    prefix: Some(prefix.unwrap_or(0)),
+                    prefix,
                     marks: &[],
                 };
-                if prefix.is_some() && self.insertion.row_length() < self.insertion.longest(text) {
+                if self.insertion.row_length() < self.insertion.longest(text) {
                     left_out.push(first + row - left_out.len() as u64);
                 }
             }
@@ -370,14 +372,14 @@ impl Online {
             let expected = on_disk.min(unit.ids - row * on_disk);
             let n = (expected - from).min(end - at);
             let row = unit.first_on_disk + row;
-            let length = dataset.see(split, row, |row| {
-                let part = row.ids.part(size(from), size(n));
+            let part = (size(from), size(n));
+            let length = dataset.see_part(split, row, part, |ids, length| {
                 match n == end - start {
-                    true => see(part, None),
-                    false => joined.extend_from_slice(part.bytes()),
+                    true => see(ids, None),
+                    false => joined.extend_from_slice(ids.bytes()),
                 }
-                width = part.width();
-                row.len() as u64
+                width = ids.width();
+                length as u64
             })?;
             if length != expected {
                 let source = Error::NoStream {

@@ -18,6 +18,9 @@ pub struct Mapped {
     /// Before the map, so that it ends first: what is watched must be mapped.
     watch: watch::Watch,
     map: Mmap,
+    /// The last byte that is not 0, or the first of the last page that has none; whether
+    /// it is not 0.
+    last: Option<(usize, bool)>,
 }
 
 impl Mapped {
@@ -28,8 +31,14 @@ impl Mapped {
         // changes are numbers to us, whatever they are; those that it takes away are
         // watched over (`a_file_that_shrinks_is_an_error` defends it).
         let map = unsafe { Mmap::map(file) }?;
+        let watch = watch::Watch::start(&map)?;
+        let page = map.len().saturating_sub(1) / watch::page_bytes() * watch::page_bytes();
+        let in_page = map.iter().enumerate().skip(page);
+        let last = in_page.clone().rfind(|(_, byte)| **byte != 0);
+        let last = last.or(in_page.clone().next());
         Ok(Self {
-            watch: watch::Watch::start(&map)?,
+            last: last.map(|(at, byte)| (at, *byte != 0)),
+            watch,
             map,
         })
     }
@@ -40,21 +49,49 @@ impl Mapped {
     }
 
     /// Whether every byte that was read until now was the file's.
+    ///
+    /// A file that is cut loses its last page, which is tried here: whatever was read after
+    /// the cut, this is after it. Only where the cut is in the last page itself does that
+    /// stay, with zeros behind the cut; then its last byte that was not 0 is one of them.
     pub fn is_whole(&self) -> bool {
         // The bytes were read before; neither the compiler nor the processor may read
         // them later.
         fence(Ordering::Acquire);
-        !self.watch.lost()
+        let cut = self.last.is_some_and(|(at, set)| {
+            // SAFETY: `at` is a byte of the map.
+            let byte = unsafe { self.map.as_ptr().add(at).read_volatile() };
+            set && byte == 0
+        });
+        fence(Ordering::Acquire);
+        !cut && !self.watch.lost()
     }
 
-    /// Says that some bytes will be read soon, so that the system may fetch them.
+    /// Says that some bytes will be read soon, so that the system may get them from their
+    /// disk.
     pub fn will_need(&self, bytes: &Range<usize>) {
-        self.advise(Advice::WillNeed, bytes);
+        // A hint: without it reading is as right, and slower.
+        drop((self.map).advise_range(Advice::WillNeed, bytes.start, bytes.len()));
     }
 
-    /// A hint: without it reading is as right, and slower.
-    fn advise(&self, advice: Advice, bytes: &Range<usize>) {
-        drop(self.map.advise_range(advice, bytes.start, bytes.len()));
+    /// Makes the pages of some bytes ready, all at once, to be read.
+    pub fn populate(&self, bytes: &Range<usize>) {
+        // Without it, or where it fails, pages are made ready as they are met.
+        #[cfg(target_os = "linux")]
+        drop((self.map).advise_range(Advice::PopulateRead, bytes.start, bytes.len()));
+        #[cfg(not(target_os = "linux"))]
+        let _unused = bytes;
+    }
+
+    /// Says that some bytes are read next, so that the processor may get them from memory.
+    pub fn fetch(&self, bytes: &Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        for line in (self.map.get(bytes.clone()).unwrap_or_default()).chunks(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a hint about a byte of the map, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _unused = bytes;
     }
 }
 
@@ -127,9 +164,14 @@ mod watch {
         }
     }
 
+    /// Bytes of a page, once a map is watched over.
+    pub fn page_bytes() -> usize {
+        PAGE_BYTES.load(Ordering::Relaxed).max(1)
+    }
+
     /// The pages of a map; `None` where their numbers are too large.
     fn pages(map: &[u8]) -> Option<u64> {
-        let page_bytes = PAGE_BYTES.load(Ordering::Relaxed).max(1);
+        let page_bytes = page_bytes();
         let first = (map.as_ptr().addr() / page_bytes) as u64;
         let count = map.len().div_ceil(page_bytes).max(1) as u64;
         let fits = first.leading_zeros() >= COUNT_BITS && count < 1 << COUNT_BITS;

@@ -1,7 +1,7 @@
 //! Rows to a batch.
 
 use crate::batch::{Batch, BatchIds, Counts, LENGTH_STEP, StoredTargets};
-use crate::row::{self, Ids, RowView};
+use crate::row::{Ids, RowView, wide};
 use crate::token::{IdWidth, Reserved};
 
 /// Takes rows one after the other and makes a batch of them, padded to the longest.
@@ -75,16 +75,19 @@ impl Collator {
         }
         let prefix = row.prefix.unwrap_or(0);
         row.pauses(self.reserved.into(), &mut self.words);
-        let n_pauses = ones(&self.words);
+        let n_pauses = wide::ones(&self.words);
         match targets {
-            Some(stored) => row::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
+            Some(stored) => wide::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
             None => scored(&mut self.words, prefix as usize, n),
         }
-        self.counts.scored += ones(&self.words);
+        self.counts.scored += wide::ones(&self.words);
         self.counts.pauses += n_pauses;
         self.counts.real += n as u64 - n_pauses;
-        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
-        self.scored.extend(bytes.take(n.div_ceil(8)));
+        let start = self.scored.len();
+        for word in &self.words {
+            self.scored.extend_from_slice(&word.to_le_bytes());
+        }
+        self.scored.truncate(start + n.div_ceil(8));
         // A row is shorter than 2^31 ids.
         self.lengths.push(u32::try_from(n).unwrap_or(u32::MAX));
         self.prefixes.push(prefix);
@@ -187,26 +190,26 @@ impl Collator {
     }
 }
 
-/// How many bits are set.
-fn ones(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
-}
-
 /// Makes the bits of a row's pauses say what it scores by the paper's rule: a position
 /// whose next id is no pause, neither part of a prefix nor past the end.
 fn scored(words: &mut [u64], prefix: usize, n: usize) {
-    let (start, end) = (prefix.max(1), n);
-    let mut next = 0;
-    for (index, word) in words.iter_mut().enumerate().rev() {
-        // The bits of a word before a position of the row.
-        let before = |position: usize| match position.saturating_sub(64 * index) {
-            bits @ 0..64 => (1u64 << bits) - 1,
-            _ => u64::MAX,
-        };
-        let real = !*word & before(end) & !before(start);
-        // What is real is the target of the position before it.
-        *word = real >> 1 | next << 63;
-        next = real;
+    for word in words.iter_mut() {
+        *word = !*word;
+    }
+    // The first id is nobody's target.
+    let start = prefix.max(1).min(n);
+    let (before, within) = words.split_at_mut((start / 64).min(words.len()));
+    before.fill(0);
+    if let Some(first) = within.first_mut() {
+        *first &= u64::MAX << (start % 64);
+    }
+    if let (Some(last), 1..) = (words.last_mut(), n % 64) {
+        *last &= !(u64::MAX << (n % 64));
+    }
+    // What is a target counts for the position before it.
+    let mut words = words.iter_mut().peekable();
+    while let Some(word) = words.next() {
+        *word = *word >> 1 | words.peek().map_or(0, |next| **next) << 63;
     }
 }
 
@@ -264,6 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::row;
     use crate::sequence::drawing::{RESERVED, row as drawn, word};
     use crate::sequence::{Sequence, Stored};
     use crate::token::TokenId;
@@ -361,15 +365,29 @@ mod tests {
         assert_eq!((empty.rows, empty.length), (1, 0));
     }
 
+    /// Rows of any lengths, of one, or of one but for the last: shorter and longer than a
+    /// word of bits.
     fn rows() -> impl Strategy<Value = Vec<Sequence>> {
-        let ids = prop::collection::vec((1u32..6).prop_map(TokenId), 0..30);
-        let row = (ids, prop::option::of(0u32..30));
-        let row = row.prop_map(|(ids, prefix)| Sequence {
-            ids,
-            prefix,
-            ..Sequence::default()
-        });
-        prop::collection::vec(row, 0..6)
+        let length = || prop_oneof![0usize..30, 60usize..200];
+        let lengths = prop_oneof![
+            prop::collection::vec(length(), 0..6),
+            (length(), 1usize..6).prop_map(|(n, rows)| vec![n; rows]),
+            (length(), 1usize..6, length()).prop_map(|(n, rows, last)| {
+                let mut lengths = vec![n; rows];
+                lengths.push(last);
+                lengths
+            }),
+        ];
+        let row = |n: usize| {
+            let ids = prop::collection::vec((1u32..6).prop_map(TokenId), n);
+            let row = (ids, prop::option::of(0u32..200));
+            row.prop_map(|(ids, prefix)| Sequence {
+                ids,
+                prefix,
+                ..Sequence::default()
+            })
+        };
+        lengths.prop_flat_map(move |lengths| lengths.into_iter().map(row).collect::<Vec<_>>())
     }
 
     proptest! {

@@ -35,8 +35,13 @@ use crate::dataset::Dataset;
 use crate::fingerprint::{self, Difference, Fingerprint};
 use crate::manifest::Split;
 use crate::row::RowView;
+use crate::shard::Ahead;
 use crate::token::{IdWidth, Reserved};
 use crate::units::percent;
+
+/// Rows that a processor is told of before they are read: as many as its nearer caches
+/// hold, which is more than its memory can bring at once.
+const FETCHED: usize = 16;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,15 +58,12 @@ pub trait Rows: Send + Sync {
     fn length(&self, split: Split, index: u64) -> usize;
     /// Shows a row to `see`, once, unless it cannot be read.
     ///
-    /// What `see` was shown does not count where this fails, or [`Rows::confirm`] after it.
+    /// What `see` was shown does not count where this fails.
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
-    /// Checks that rows were shown as they are: nobody took away meanwhile what they were
-    /// read from. Asked once a batch.
-    fn confirm(&self, _: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
-        Ok(())
-    }
-    /// Says that a row will be read soon.
-    fn will_need(&self, _: At) {}
+    /// Says that a row will be read soon, so that it may be got from its disk.
+    fn will_need(&self, _: At, _: Ahead) {}
+    /// Says that some rows of a split are read next, so that they may be got from memory.
+    fn fetch(&self, _: Split, _: &mut dyn Iterator<Item = u64>) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -87,17 +89,17 @@ impl Rows for Dataset {
         Ok(self.read(at, see)?)
     }
 
-    fn confirm(&self, rows: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
-        Ok(self.confirm(rows)?)
+    fn will_need(&self, at: At, ahead: Ahead) {
+        self.will_need(at, ahead);
     }
 
-    fn will_need(&self, at: At) {
-        self.will_need(at);
+    fn fetch(&self, split: Split, rows: &mut dyn Iterator<Item = u64>) {
+        self.fetch(split, rows);
     }
 
     fn identity(&self) -> Fingerprint {
         let mut identity = Fingerprint::default();
-        identity.add("dataset", &json!(self.digest));
+        identity.add("dataset", &json!(self.name()));
         identity.add("tokenizer", &json!(self.manifest.tokenizer.digest));
         // The digest says all; this tells a person what is another.
         identity.add("recipe", &self.manifest.recipe);
@@ -196,15 +198,6 @@ pub enum Error {
         /// The row.
         index: u64,
         /// Why.
-        #[source]
-        source: BoxError,
-    },
-    /// What rows were read from was changed meanwhile.
-    #[error("rows of the {split:?} split cannot be trusted")]
-    Changed {
-        /// The split.
-        split: Split,
-        /// What happened.
         #[source]
         source: BoxError,
     },
@@ -408,22 +401,24 @@ impl Loader {
         let empty = || Error::Empty { split };
         let first = self.members.first().ok_or_else(empty)?;
         let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
-        for pick in picks {
-            let member = self.members.get(pick.member).ok_or_else(empty)?;
-            push(&**member, pick.at(split), &mut collator)?;
-        }
-        for (place, member) in self.members.iter().enumerate() {
-            let own = picks.iter().filter(|pick| pick.member == place);
-            confirm(&**member, split, own.map(|pick| pick.at(split)))?;
+        for some in picks.chunks(FETCHED) {
+            for (place, member) in self.members.iter().enumerate() {
+                let own = some.iter().filter(|pick| pick.member == place);
+                member.fetch(split, &mut own.map(|pick| pick.index));
+            }
+            for pick in some {
+                let member = self.members.get(pick.member).ok_or_else(empty)?;
+                push(&**member, pick.at(split), &mut collator)?;
+            }
         }
         Ok(collator.finish())
     }
 
     /// Says that the rows of global batch `k` will be read soon.
-    pub fn will_need(&self, k: u64) {
+    pub fn will_need(&self, k: u64, ahead: Ahead) {
         for pick in self.rows_of(k) {
             if let Some(member) = self.members.get(pick.member) {
-                member.will_need(pick.at(self.config.split));
+                member.will_need(pick.at(self.config.split), ahead);
             }
         }
     }
@@ -480,15 +475,13 @@ impl Pick {
     }
 }
 
-/// The batch of some rows of a split, padded to the longest.
+/// The batch of some rows, padded to the longest.
 pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
-    let rows: Vec<At> = rows.collect();
-    let mut collator = Collator::new(dataset.reserved(), dataset.id_width()).expect(rows.len());
-    for at in &rows {
-        push(dataset, *at, &mut collator)?;
+    let collator = Collator::new(dataset.reserved(), dataset.id_width());
+    let mut collator = collator.expect(rows.size_hint().0);
+    for at in rows {
+        push(dataset, at, &mut collator)?;
     }
-    let split = rows.first().map_or(Split::Train, |at| at.split);
-    confirm(dataset, split, rows.iter().copied())?;
     Ok(collator.finish())
 }
 
@@ -499,16 +492,6 @@ fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error
         index: at.index,
         source,
     })
-}
-
-/// Checks that rows that were pushed are those of the dataset.
-fn confirm(
-    dataset: &dyn Rows,
-    split: Split,
-    mut rows: impl Iterator<Item = At>,
-) -> Result<(), Error> {
-    let confirmed = dataset.confirm(&mut rows);
-    confirmed.map_err(|source| Error::Changed { split, source })
 }
 
 impl fmt::Debug for Loader {

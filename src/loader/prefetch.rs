@@ -7,7 +7,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Error, GlobalBatch, Loader};
+use crate::fs;
 use crate::panics::message;
+use crate::shard::Ahead;
 
 /// Global batches in order, made by a thread of their own.
 ///
@@ -93,7 +95,18 @@ impl Drop for Prefetch {
 }
 
 fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalBatch, Error>>) {
-    for k in indices {
+    let mut before = fs::disk_reads();
+    for k in indices.clone() {
+        let reads = fs::disk_reads();
+        // Rows that came from a disk just now say that the next ones will, too.
+        let ahead = match reads == before {
+            true => Ahead::Blocks,
+            false => Ahead::Rows,
+        };
+        before = reads;
+        if k + 1 < indices.end {
+            loader.will_need(k + 1, ahead);
+        }
         let made = loader.batch(k);
         let failed = made.is_err();
         if sender.send(made).is_err() || failed {

@@ -121,6 +121,12 @@ impl Config {
         self.when == When::AtLoad
     }
 
+    /// The same pauses, given to rows when they are read.
+    pub fn at_load(self) -> Self {
+        let when = When::AtLoad;
+        Self { when, ..self }
+    }
+
     /// What was done to the rows that are on disk: nothing where pauses come later.
     pub fn on_disk(&self) -> Self {
         match self.when {

@@ -111,7 +111,6 @@ pub fn lay<T: Id>(
     scratch: &mut Scratch,
     row: &mut Vec<T>,
 ) -> Laid {
-    row.clear();
     let pause = T::of(insertion.reserved.pause);
     let part = insertion.part(key);
     let mut laid = Laid {
@@ -121,14 +120,18 @@ pub fn lay<T: Id>(
     };
     let policy = insertion.policy.parts().nth(part);
     match policy.unwrap_or(&Policy::None) {
-        Policy::None | Policy::Mix { .. } => row.extend_from_slice(text.ids),
+        Policy::None | Policy::Mix { .. } => spread(text.ids, &[], 0, pause, row),
         policy @ Policy::Random { law, overflow, .. } => {
             let (prefix, text) = text.parts();
             let n_pauses = insertion.n_pauses_among(policy, *law, text.len());
-            row.extend_from_slice(prefix);
-            let slots = &mut scratch.slots;
-            slots.draw(*law, (text.len(), n_pauses), &mut key.rng());
-            slots.spread(text, n_pauses, pause, row);
+            scratch
+                .slots
+                .draw(*law, (text.len(), n_pauses), &mut key.rng());
+            // Every slot is written, whatever the last row left in it.
+            row.resize(prefix.len() + text.len() + n_pauses, pause);
+            let (before, behind) = row.split_at_mut(prefix.len());
+            before.copy_from_slice(prefix);
+            scratch.slots.spread(text, pause, behind);
             if *overflow == Overflow::Drop && laid.prefix.is_none() {
                 laid.overflowed = cut(insertion.row_length, pause, row);
             }
@@ -162,8 +165,9 @@ fn cut<T: Id>(row_length: usize, pause: T, row: &mut Vec<T>) -> usize {
     overflowed
 }
 
-/// Appends the ids with `count` pauses in each of `gaps`, which rise.
+/// Makes a row of the ids with `count` pauses in each of `gaps`, which rise.
 fn spread<T: Id>(ids: &[T], gaps: &[usize], count: usize, pause: T, row: &mut Vec<T>) {
+    row.clear();
     row.reserve(ids.len() + gaps.len() * count);
     let mut rest = ids;
     let mut at = 0;

@@ -13,7 +13,7 @@ use crate::rng::Rng;
 
 /// Ids that are copied at once: most stretches of text between two pauses are shorter,
 /// and what is copied beyond one is overwritten by what follows it.
-const STRETCH: usize = 16;
+const STRETCH: usize = 32;
 
 /// The most pauses that `law` can place among `n_text` ids.
 pub(super) fn room(law: Law, n_text: usize) -> usize {
@@ -77,18 +77,20 @@ impl Slots {
         }
     }
 
-    /// Appends to `row` the `text` in its order, with `pause` in the slots that were drawn
+    /// Fills `row` with the `text` in its order, and with `pause` in the slots that were drawn
     /// for so many ids.
-    pub fn spread<T: Copy>(&self, text: &[T], n_pauses: usize, pause: T, row: &mut Vec<T>) {
-        let first = row.len();
-        row.resize(first + text.len() + n_pauses, pause);
-        let row = &mut row[first..];
+    pub fn spread<T: Copy>(&self, text: &[T], pause: T, row: &mut [T]) {
         let (mut from, mut at) = (0, 0);
-        for slot in ones(&self.slots) {
-            copy(&text[from..], &mut row[at..], slot - at);
-            row[slot] = pause;
-            from += slot - at;
-            at = slot + 1;
+        for (word, bits) in self.slots.iter().enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let slot = 64 * word + left.trailing_zeros() as usize;
+                left &= left - 1;
+                copy(&text[from..], &mut row[at..], slot - at);
+                row[slot] = pause;
+                from += slot - at;
+                at = slot + 1;
+            }
         }
         row[at..].copy_from_slice(&text[from..]);
     }
@@ -207,9 +209,9 @@ mod tests {
 
     fn placed(law: Law, text: &[TokenId], n_pauses: usize, item: u64) -> Vec<TokenId> {
         let mut rng = Key::new(7).stream(Stream::Pause).item(item).rng();
-        let (mut slots, mut row) = (Slots::default(), Vec::new());
+        let (mut slots, mut row) = (Slots::default(), vec![TokenId(77); text.len() + n_pauses]);
         slots.draw(law, (text.len(), n_pauses), &mut rng);
-        slots.spread(text, n_pauses, PAUSE, &mut row);
+        slots.spread(text, PAUSE, &mut row);
         row
     }
 

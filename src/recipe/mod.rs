@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::Source;
 use crate::loader::mixture;
 use crate::manifest::ShardFormat;
+use crate::shard::Reading;
 use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
@@ -169,6 +170,9 @@ pub struct Train {
     /// Rows a validation loss looks at, at most.
     #[serde(default = "default_validation_rows")]
     pub validation_rows: u64,
+    /// How the files of datasets are read; another way gives the same rows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub read: Reading,
     /// The datasets that rows come from, where there are more than the stage's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<Member>,
@@ -187,6 +191,9 @@ pub struct Member {
     pub dataset: Option<std::path::PathBuf>,
     /// Its part of the rows, beside the weights of the others.
     pub weight: f64,
+    /// Pauses that its rows get when they are read, in place of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<pause::Config>,
 }
 
 /// A change of weights in training.

@@ -388,6 +388,22 @@ mod tests {
         assert_eq!(changed(&["seed=2"]), [true; 2]);
         assert_eq!(changed(&["finetune.pause.count=3"]), [false, true]);
         assert_eq!(changed(&["pretrain.pack.method=best-fit"]), [true, false]);
+        // Pauses that come later leave nothing behind but the room for them.
+        let part = |overrides: &[&str]| {
+            let at_load = ["pretrain.pause.when=at-load"];
+            parts(&[&at_load, overrides].concat())[0].clone()
+        };
+        assert_eq!(part(&[])["pause"], serde_json::json!({ "policy": "none" }));
+        let other = ["pretrain.pause.fraction=0.2", "pretrain.pause.target=emit"];
+        assert_eq!(part(&other), part(&[]));
+        let none = "pretrain.pause={policy=\"none\"}";
+        assert_eq!(part(&[]), parts(&[none])[0]);
+        let fit = "pretrain.pack.method=best-fit";
+        assert_eq!(part(&[fit])["room"], 58);
+        assert_eq!(part(&[fit, "pretrain.pause.law=distinct-gaps"])["room"], 58);
+        let text = "pretrain.pause={policy=\"digits\",when=\"at-load\",target=\"emit\"}";
+        let expected = serde_json::json!({ "policy": "digits", "count": 1, "when": "at-load" });
+        assert_eq!(parts(&[text])[0]["pause"], expected);
         // What older recipes do not say changes nothing where it says what was done.
         assert_eq!(changed(&["pretrain.pack.method=concat-split"]), [false; 2]);
         // The tokenizer is trained on the pretraining text, so finetuning ids follow it.

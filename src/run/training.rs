@@ -194,9 +194,12 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
-    let mut dataset = Dataset::open(&plan.data_dir(stage))?;
-    if let Some(recipe) = plan.stage(stage) {
-        dataset = dataset.with_pause(recipe.pause.clone())?;
+    let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
+    let recipe = recipe.ok_or(Error::Untrained)?;
+    let open = |folder: &Path| Dataset::open_by(recipe.read, folder);
+    let mut dataset = open(&plan.data_dir(stage))?;
+    if let Some(stage) = plan.stage(stage) {
+        dataset = dataset.with_pause(stage.pause.clone())?;
     }
     let dataset = Arc::new(dataset);
     let before = trained(plan).take_while(|before| *before != stage).last();
@@ -209,13 +212,15 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
-    let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
-    let recipe = recipe.ok_or(Error::Untrained)?;
     config.attention = recipe.attention;
-    let members = plan.mixture_dirs(stage).into_iter();
-    let members = members.map(|folder| match folder == dataset.folder {
-        true => Ok(dataset.clone()),
-        false => Ok(Arc::new(Dataset::open(&folder)?)),
+    let members = plan.mixture_dirs(stage).into_iter().zip(&recipe.mixture);
+    let members = members.map(|(folder, member)| match &member.pause {
+        None if folder == dataset.folder => Ok(dataset.clone()),
+        None => Ok(Arc::new(open(&folder)?)),
+        Some(pause) => {
+            let pause = pause.clone().at_load();
+            Ok(Arc::new(open(&folder)?.with_pause(pause)?))
+        }
     });
     let mixture = members.collect::<Result<_, Error>>()?;
     Ok(train::Job {

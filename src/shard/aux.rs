@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::Error;
 use super::bytes::{Bytes, Reading, damaged};
 use super::layout::{BLOCK_BYTES, Fault, Header};
-use super::touched::Touched;
+use super::touched::{Ahead, Touched};
 use crate::digest::{Digest, checksum};
 use crate::fs::Output;
 use crate::manifest::FORMAT;
@@ -167,22 +167,26 @@ impl Aux {
         }))
     }
 
-    /// What stands beside some ids of the shard; checks the blocks that it lies in.
-    pub fn row(&self, ids: Range<usize>) -> Result<Stored, Error> {
+    /// Makes `stored` what stands beside some ids of the shard; checks the blocks that it
+    /// lies in.
+    pub fn row(&self, ids: Range<usize>, stored: &mut Stored) -> Result<(), Error> {
         let range = self.range(ids);
         self.check(&range)?;
-        self.file.see(range, |records| Ok(self.stored(records)))
+        self.file.see(range, |records| {
+            self.fill(records, stored);
+            Ok(())
+        })
+    }
+
+    /// Takes all blocks for right that no row has touched yet.
+    pub fn trust_blocks(&self) {
+        self.touched.trust();
     }
 
     /// Says that what stands beside some ids will be read soon.
-    pub fn will_need(&self, ids: Range<usize>) {
+    pub fn will_need(&self, ids: Range<usize>, ahead: Ahead) {
         let range = self.range(ids);
-        self.file.will_need(&self.touched.reads(&range));
-    }
-
-    /// Checks that the file is still as long as it was.
-    pub fn check_length(&self) -> Result<(), Error> {
-        self.file.check_length()
+        self.touched.will_need(&self.file, &range, ahead);
     }
 
     /// Checks the whole file against the manifest.
@@ -204,8 +208,10 @@ impl Aux {
         HEADER + ids.start * width..HEADER + ids.end * width
     }
 
-    fn stored(&self, records: &[u8]) -> Stored {
-        let mut stored = Stored::default();
+    fn fill(&self, records: &[u8], stored: &mut Stored) {
+        stored.inserted.clear();
+        stored.targets.clear();
+        stored.weights.clear();
         for record in records.chunks_exact(width(self.fields).max(1)) {
             let mut rest = record;
             if self.fields.inserted
@@ -219,7 +225,6 @@ impl Aux {
                 stored.weights.push(f32::from_le_bytes(*weight));
             }
         }
-        stored
     }
 
     /// Checks the blocks that a range of the file touches, once each.

@@ -137,16 +137,17 @@ impl Bytes {
         }
     }
 
-    /// Checks that no bytes were taken from the end of the file.
-    ///
-    /// A mapped file that is cut in the middle of a page shows zeros after the cut; whoever
-    /// reads it asks here afterwards.
-    pub fn check_length(&self) -> Result<(), Error> {
-        match &self.mapped {
-            // A call that reads beyond the end says so.
-            None => Ok(()),
-            Some(_) if length(&self.file, &self.path)? == self.length as u64 => Ok(()),
-            Some(_) => Err(self.lost()),
+    /// Makes the pages of some bytes ready, all at once, to be read.
+    pub fn populate(&self, range: &Range<usize>) {
+        if let Some(mapped) = &self.mapped {
+            mapped.populate(range);
+        }
+    }
+
+    /// Says that some bytes are read next, so that the processor may fetch them.
+    pub fn fetch(&self, range: &Range<usize>) {
+        if let Some(mapped) = &self.mapped {
+            mapped.fetch(range);
         }
     }
 

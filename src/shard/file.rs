@@ -1,5 +1,6 @@
 //! Shards as files: mapped or read, checked where touched.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use super::aux::Aux;
 use super::bytes::{Bytes, Reading, damaged};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, HEADER_BYTES, Header, RawHeader};
-use super::touched::Touched;
+use super::touched::{Ahead, Touched};
 use super::{Error, parquet};
 use crate::digest::Digest;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
@@ -73,7 +74,10 @@ impl Shard {
                 (idx, header, home, index, ids)
             }
         };
-        let touched = Touched::new(home.blocks_start()..ids.len());
+        let mut touched = Touched::new(home.blocks_start()..ids.len());
+        if format == ShardFormat::Binary {
+            touched = touched.of_ids(header.id_width, header.vocab_size);
+        }
         let stored = (manifest.pause.on_disk().fields(), record.aux);
         let aux = Aux::open(aux, stored, &header, reading)?;
         let mut before = Vec::new();
@@ -119,8 +123,7 @@ impl Shard {
 
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
-        let copy = self.see(row, |row| row.to_sequence())?;
-        self.check_lengths().map(|()| copy)
+        self.see(row, |row| row.to_sequence())
     }
 
     /// How many ids a row holds, and how many of them are prefix; reads the index alone.
@@ -132,40 +135,91 @@ impl Shard {
 
     /// Shows one row to `see`, without a copy where files are mapped.
     ///
-    /// What `see` was shown does not count where this fails, or [`Shard::check_lengths`]
-    /// after it.
+    /// What `see` was shown does not count where this fails.
     pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
         let (bytes, prefix) = self.place(row)?;
         self.check_blocks(&bytes)?;
-        let stored = self.stored(row, &bytes)?;
+        let Some(aux) = &self.aux else {
+            return self.see_ids((row, 0), bytes, prefix, None, see);
+        };
+        thread_local! {
+            /// What stood beside the ids of the last row, kept for its memory.
+            static STORED: Cell<Stored> = const { Cell::new(Stored::NONE) };
+        }
+        let mut stored = STORED.take();
+        aux.row(self.records(row, &bytes), &mut stored)?;
+        let seen = self.see_ids((row, 0), bytes, prefix, Some(&stored), see);
+        STORED.set(stored);
+        seen
+    }
+
+    /// Shows `n` of a row's ids to `see`, from a position on, and how many the row has; reads
+    /// and checks no others. As [`Shard::see`].
+    pub fn see_part<T>(
+        &self,
+        row: u64,
+        (from, n): (usize, usize),
+        see: impl FnOnce(Ids<'_>, usize) -> T,
+    ) -> Result<T, Error> {
+        let (bytes, _) = self.place(row)?;
+        let width = self.home.id_width(&self.header).bytes();
+        let length = bytes.len() / width;
+        let from = from.min(length);
+        let start = bytes.start + from * width;
+        let bytes = start..start + n.min(length - from) * width;
+        self.check_blocks(&bytes)?;
+        self.see_ids((row, from), bytes, None, None, |row| see(row.ids, length))
+    }
+
+    fn see_ids<T>(
+        &self,
+        at: (u64, usize),
+        bytes: Range<usize>,
+        prefix: Option<u32>,
+        stored: Option<&Stored>,
+        see: impl FnOnce(RowView<'_>) -> T,
+    ) -> Result<T, Error> {
         let width = self.home.id_width(&self.header);
         self.ids.see(bytes, |bytes| {
             let ids = Ids::from_bytes(bytes, width);
-            self.check_ids(row, ids)?;
+            if let Home::Parquet { .. } = self.home {
+                // Its blocks hold other things, too.
+                self.check_ids(at, ids)?;
+            }
             Ok(see(RowView {
                 ids,
                 prefix,
-                stored: stored.as_ref(),
+                stored,
             }))
         })
     }
 
-    /// Says that a row will be read soon.
-    pub fn will_need(&self, row: u64) {
+    /// Takes all blocks for right that no row has touched yet.
+    pub fn trust_blocks(&self) {
+        self.touched.trust();
+        self.aux.iter().for_each(Aux::trust_blocks);
+    }
+
+    /// Says that a row will be read soon, so that the system may get it from its disk.
+    pub fn will_need(&self, row: u64, ahead: Ahead) {
         // A row that cannot be placed is an error when it is read.
         if let Ok((bytes, _)) = self.place(row) {
-            self.ids.will_need(&self.touched.reads(&bytes));
+            self.touched.will_need(&self.ids, &bytes, ahead);
             if let Some(aux) = &self.aux {
-                aux.will_need(self.records(row, &bytes));
+                aux.will_need(self.records(row, &bytes), ahead);
             }
         }
     }
 
-    /// Checks that the files are still as long as they were.
-    pub fn check_lengths(&self) -> Result<(), Error> {
-        self.ids.check_length()?;
-        self.idx.check_length()?;
-        self.aux.as_ref().map_or(Ok(()), Aux::check_length)
+    /// Where the ids of a row are, for [`Shard::fetch`]; none of a row that cannot be placed,
+    /// which is an error when it is read.
+    pub fn bytes_of(&self, row: u64) -> Option<Range<usize>> {
+        self.place(row).ok().map(|(bytes, _)| bytes)
+    }
+
+    /// Says that some ids are read next, so that the processor may get them from memory.
+    pub fn fetch(&self, bytes: &Range<usize>) {
+        self.ids.fetch(bytes);
     }
 
     /// The bytes of a row's ids, and its prefix.
@@ -175,20 +229,27 @@ impl Shard {
             row,
             rows: self.header.rows,
         })?;
-        // The index was checked: what it says lies in the file.
-        let start = u64::from_le_bytes(self.idx.array(place.start)?);
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let length = u32::from_le_bytes(self.idx.array(place.length)?) as usize;
+        // The index was checked: what it says lies in the file, and the rows of a `.bin`
+        // fill it, each up to the next.
+        let position = |bytes| usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+        let (start, end) = match self.home {
+            Home::Binary if row + 1 < self.header.rows => {
+                let both: [u8; 16] = self.idx.array(place.start)?;
+                match both.as_chunks().0 {
+                    [start, end] => (position(*start), position(*end)),
+                    _ => (0, 0),
+                }
+            }
+            Home::Binary => (position(self.idx.array(place.start)?), self.ids.len()),
+            Home::Parquet { .. } => {
+                let start = position(self.idx.array(place.start)?);
+                let length = u32::from_le_bytes(self.idx.array(place.length)?) as usize;
+                let width = self.home.id_width(&self.header);
+                (start, start.saturating_add(length * width.bytes()))
+            }
+        };
         let prefix = place.prefix.map(|at| self.idx.array(at)).transpose()?;
-        let width = self.home.id_width(&self.header);
-        let end = start.saturating_add(length * width.bytes());
         Ok((start..end, prefix.map(u32::from_le_bytes)))
-    }
-
-    /// What stands beside the ids of a row.
-    fn stored(&self, row: u64, bytes: &Range<usize>) -> Result<Option<Stored>, Error> {
-        let stored = |aux: &Aux| aux.row(self.records(row, bytes));
-        self.aux.as_ref().map(stored).transpose()
     }
 
     /// Which records of the `.aux` are a row's: those of its ids, counted over the shard.
@@ -201,13 +262,14 @@ impl Shard {
         first..first + bytes.len() / self.home.id_width(&self.header).bytes()
     }
 
-    /// Checks that the ids of a row are in the vocabulary.
-    fn check_ids(&self, row: u64, ids: Ids<'_>) -> Result<(), Error> {
+    /// Checks that ids of a row, from a position on, are in the vocabulary.
+    fn check_ids(&self, (row, from): (u64, usize), ids: Ids<'_>) -> Result<(), Error> {
         let vocab_size = self.header.vocab_size;
         if ids.largest().is_some_and(|id| vocab_size <= id.0)
             && let Some((position, id)) = outside(&ids.to_vec(), vocab_size)
         {
             let below = format!("an id below {vocab_size}");
+            let position = from + position;
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
             return Err(self.ids.damaged(fault));
         }

@@ -23,6 +23,7 @@ pub use bytes::Reading;
 pub use file::Shard;
 pub use index::DocumentRecord;
 pub use outline::Outline;
+pub use touched::Ahead;
 pub use writer::{ShardSpec, ShardWriter, append_ids};
 
 use crate::fs;

@@ -6,7 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use super::bytes::Bytes;
 use super::layout::{BLOCK_BYTES, Fault};
-use crate::digest::checksum;
+use crate::digest::Checksum;
+use crate::row::Ids;
+use crate::token::{IdWidth, TokenId};
+
+/// What the system is asked to get from its disk before rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Blocks that no row has touched: each is read whole to be checked. What was read once
+    /// is mostly still in memory, where asking takes longer than reading.
+    Blocks,
+    /// Rows too: what was read once is in memory no more.
+    Rows,
+}
 
 /// Which blocks of a file were found right; threads may share it.
 #[derive(Debug)]
@@ -15,6 +27,9 @@ pub struct Touched {
     blocks: Range<usize>,
     /// One bit a block.
     checked: Vec<AtomicU64>,
+    /// What the blocks are made of, where that is ids alone: their width, and the number
+    /// that all are below.
+    ids: Option<(IdWidth, u32)>,
 }
 
 impl Touched {
@@ -26,7 +41,14 @@ impl Touched {
             checked: (0..n_blocks.div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
+            ids: None,
         }
+    }
+
+    /// The same of blocks that are ids below `vocab_size`, which is checked, too.
+    pub fn of_ids(self, width: IdWidth, vocab_size: u32) -> Self {
+        let ids = Some((width, vocab_size));
+        Self { ids, ..self }
     }
 
     /// Checks the blocks that a range of the file touches, once each; `expected` tells a
@@ -47,18 +69,22 @@ impl Touched {
         Ok(())
     }
 
-    /// The bytes that [`Touched::check`] would read of the blocks that a range touches;
-    /// where it would read none, the range itself.
-    pub fn reads(&self, range: &Range<usize>) -> Range<usize> {
-        let mut unchecked = self
-            .blocks_of(range)
-            .filter(|block| self.unchecked(*block).is_some());
-        let Some(first) = unchecked.next() else {
-            return range.clone();
-        };
-        let last = unchecked.last().unwrap_or(first);
-        let (start, end) = (self.range_of(first).start, self.range_of(last).end);
-        start.min(range.start)..end.max(range.end)
+    /// Takes all blocks for right, and their ids.
+    pub fn trust(&self) {
+        for word in &self.checked {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that a range of the file will be read soon, and the blocks that are checked then.
+    pub fn will_need(&self, file: &Bytes, range: &Range<usize>, ahead: Ahead) {
+        let unchecked = |block: &usize| self.unchecked(*block).is_some();
+        for block in self.blocks_of(range).filter(unchecked) {
+            file.will_need(&self.range_of(block));
+        }
+        if ahead == Ahead::Rows {
+            file.will_need(range);
+        }
     }
 
     /// The blocks that a range of the file touches.
@@ -82,17 +108,33 @@ impl Touched {
     }
 
     fn check_block(&self, file: &Bytes, block: usize, expected: u64) -> Result<(), Error> {
+        /// What the nearest caches hold, so that ids are there when they are looked at.
+        const PIECE: usize = 1 << 15;
         let range = self.range_of(block);
-        let found = file.see(range.clone(), |bytes| Ok(checksum(bytes)))?;
-        if found == expected {
-            return Ok(());
-        }
+        file.populate(&range);
+        let (found, largest) = file.see(range.clone(), |bytes| {
+            let (mut sum, mut largest) = (Checksum::default(), None);
+            for piece in bytes.chunks(PIECE) {
+                sum.update(piece);
+                if let Some((width, _)) = self.ids {
+                    largest = largest.max(Ids::from_bytes(piece, width).largest());
+                }
+            }
+            Ok((sum.finish(), largest))
+        })?;
         let Range { start, end } = range;
-        let field = format!("checksum of block {block} (bytes {start} to {end})");
-        Err(file.damaged(Fault::new(
-            field,
-            format!("{expected:016x}"),
-            format!("{found:016x}"),
-        )))
+        if found != expected {
+            let field = format!("checksum of block {block} (bytes {start} to {end})");
+            let [expected, found] = [expected, found].map(|sum| format!("{sum:016x}"));
+            return Err(file.damaged(Fault::new(field, expected, found)));
+        }
+        match (largest, self.ids) {
+            (Some(TokenId(largest)), Some((_, vocab_size))) if vocab_size <= largest => {
+                let field = format!("largest id of block {block} (bytes {start} to {end})");
+                let below = format!("an id below {vocab_size}");
+                Err(file.damaged(Fault::new(field, below, largest)))
+            }
+            _ => Ok(()),
+        }
     }
 }

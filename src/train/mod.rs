@@ -42,11 +42,12 @@ const PREFETCHED: usize = 4;
 /// they decide what is written, not what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it. The loader's state has
 /// the buckets and the mixture, whose datasets may be moved, and the model the attention.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
     "checkpoint_every",
     "keep",
     "validate_every",
     "validation_rows",
+    "read",
     "mixture",
     "curriculum",
     "bucket",

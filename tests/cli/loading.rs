@@ -1,8 +1,16 @@
 //! Batches for the training loops of other programs.
 
+use std::error::Error;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::process::Command;
+use std::sync::Arc;
 
+use pausedata::dataset::Dataset;
+use pausedata::fs;
+use pausedata::loader::{Config, Loader, Order, Share};
+use pausedata::manifest::Split;
+use pausedata::shard::Reading;
 use serde_json::Value;
 
 use super::sandbox::Sandbox;
@@ -23,7 +31,8 @@ fn prepare_another(sandbox: &Sandbox) {
     sandbox.ok(&format!("prepare recipe.toml --out b {tokenizer} {pause}"));
 }
 
-fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
+/// The rows that `load` writes.
+pub fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
     let said = sandbox.ok(&format!("load {arguments} --format jsonl"));
     let lines = said.out.lines();
     lines
@@ -31,7 +40,7 @@ fn load(sandbox: &Sandbox, arguments: &str) -> Vec<Value> {
         .collect()
 }
 
-fn number(row: &Value, key: &str) -> u64 {
+pub fn number(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap()
 }
 
@@ -53,9 +62,17 @@ fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
     let mut rows: Vec<u64> = whole.iter().map(|row| number(row, "row")).collect();
     rows.sort_unstable();
     assert!(rows.into_iter().eq(0..whole.len() as u64));
-    let n_batches = whole.len().div_ceil(16);
-    assert!(4 < n_batches && !whole.len().is_multiple_of(16));
+    assert!(4 < whole.len() / 16 && !whole.len().is_multiple_of(16));
+    assert_eq!(
+        step_by_step(&sandbox, &arguments, whole.len().div_ceil(16)),
+        whole
+    );
+    assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+}
 
+/// The rows of batches of 16, each made by other processes, as many as the step before did
+/// not have.
+pub fn step_by_step(sandbox: &Sandbox, arguments: &str, n_batches: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     for (step, world) in (0..n_batches).zip([1, 2, 3, 8].into_iter().cycle()) {
         let position = |rank| match rank {
@@ -67,14 +84,104 @@ fn an_epoch_is_whole_though_its_processes_change_at_every_step() {
                 "--batches 1 --world {world} --rank {rank} {}",
                 position(rank)
             );
-            load(&sandbox, &format!("{arguments} {rank}")).into_iter()
+            load(sandbox, &format!("{arguments} {rank}")).into_iter()
         };
         let mut shares: Vec<_> = (0..world).map(run).collect();
         let dealt = (0..16).map(|place| shares[place % world].next());
         rows.extend(dealt.flatten());
     }
-    assert_eq!(rows, whole);
-    assert!(load(&sandbox, &format!("{arguments} --state state.json")).is_empty());
+    rows
+}
+
+/// A dataset of many pages loses its end between two batches, as training goes on: batches
+/// before are as they were, the next is an error with the file's name, and nothing crashes.
+#[test]
+fn a_dataset_that_is_cut_between_batches_is_an_error() {
+    let sandbox = prepared();
+    for reading in [Reading::Mmap, Reading::Pread] {
+        for ending in ["bin", "idx"] {
+            let shard = format!("{DATASET}/shards/train-00000-000.{ending}");
+            let intact = fs::read(&sandbox.path(&shard)).unwrap();
+            let dataset = Dataset::open_by(reading, &sandbox.path(DATASET)).unwrap();
+            let rows = dataset.rows(Split::Train) as usize;
+            let config = Config {
+                seed: 1,
+                rows_per_batch: rows,
+                rows_per_micro_batch: 8,
+                split: Split::Train,
+                order: Order::Shuffled,
+                share: Share::WHOLE,
+                epochs: None,
+            };
+            let loader = Arc::new(Loader::new(Arc::new(dataset), config).unwrap());
+            // All blocks were found right, all pages touched.
+            let first = loader.batch(0).unwrap();
+            let mut ahead = loader.clone().prefetch(0, 3, 1);
+            assert_eq!(ahead.next().unwrap().unwrap(), first);
+            let file = OpenOptions::new()
+                .write(true)
+                .open(sandbox.path(&shard))
+                .unwrap();
+            file.set_len(intact.len() as u64 / 3).unwrap();
+            let error = loader.batch(1).unwrap_err();
+            let source = error.source().unwrap().to_string();
+            assert!(
+                source.contains(&shard) && source.contains("length in bytes"),
+                "{source}"
+            );
+            // What was ahead of the cut may come, then the error.
+            let failed = ahead.find_map(Result::err);
+            assert!(failed.is_some());
+            sandbox.write(&shard, &intact);
+        }
+    }
+}
+
+/// What `load` says does not depend on how it reads.
+#[test]
+fn every_way_to_read_gives_the_same_batches() {
+    let sandbox = prepared();
+    let arguments = format!("{DATASET} --rows 16 --batches 20");
+    let mapped = load(&sandbox, &arguments);
+    assert_eq!(mapped, load(&sandbox, &format!("{arguments} --read pread")));
+    assert_eq!(mapped, load(&sandbox, &format!("{arguments} --no-verify")));
+}
+
+#[test]
+fn the_loader_is_measured() {
+    let sandbox = prepared();
+    let rows = load(&sandbox, &format!("{DATASET} --rows 16 --epochs 1"));
+    let ids = |row: &Value| row["ids"].as_array().unwrap().len();
+    let n_ids: usize = rows.iter().map(ids).sum();
+    let bench = format!("bench loader {DATASET} --batch-rows 8 --epochs 2 --rate 500000");
+    for arguments in ["", "--read pread", "--no-verify", "--write again"] {
+        let said = sandbox.ok(&format!("{bench} {arguments} --json"));
+        let report: Value = serde_json::from_str(&said.out).unwrap();
+        let tokens = |epoch: &Value| number(epoch, "tokens") as usize;
+        let epochs = report["epochs"].as_array().unwrap();
+        assert_eq!(epochs.iter().map(tokens).sum::<usize>(), 2 * n_ids);
+        assert_eq!(report["first_batch_ms"].as_array().unwrap().len(), 5);
+        let written = report
+            .get("written")
+            .map(|written| number(written, "tokens") as usize);
+        assert_eq!(written, (arguments == "--write again").then_some(n_ids));
+        assert!(!sandbox.path("again").exists());
+    }
+    let said = sandbox.ok(&bench);
+    assert!(
+        said.out
+            .contains("mapped, checksums compared at first touch"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.out
+            .contains("beside a training of 500,000 tokens a second"),
+        "{}",
+        said.out
+    );
+    let said = sandbox.run(&format!("{bench} --write {DATASET}"));
+    assert_eq!(said.code, Some(2), "{}", said.err);
 }
 
 /// The global batch that a state says comes next.

@@ -9,6 +9,7 @@ use pausedata::sequence::Sequence;
 use pausedata::token::TokenId;
 use serde_json::Value;
 
+use super::loading::{load, number, step_by_step};
 use super::sandbox::{Sandbox, files};
 
 /// Spans, units and shards of a few kilobytes each.
@@ -411,6 +412,41 @@ fn commands_read_a_dataset_with_the_pauses_they_are_told() {
     let said = sandbox.run(&format!("{load} {}", pause.replace("0.25", "0.5")));
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("recipe.pause.fraction"), "{}", said.err);
+}
+
+/// Two epochs by other processes at every step: each row once an epoch, with the pauses of
+/// that epoch.
+#[test]
+fn law_6_epochs_are_whole_though_their_processes_change_at_every_step() {
+    let sandbox = sandbox();
+    prepare(
+        &sandbox,
+        "s",
+        "--only pretrain --set pretrain.pause={policy=\"none\"} --set pretrain.pack.seq_len=128",
+    );
+    let pause = "{policy=\"random\",fraction=0.25}";
+    let arguments = format!("s/data/pretrain --rows 16 --epochs 2 --pause {pause}");
+    let whole = load(&sandbox, &arguments);
+    let config = toml::from_str::<Config>("policy = 'random'\nfraction = 0.25").unwrap();
+    let dataset = open(&sandbox, "s/data/pretrain");
+    let dataset = dataset.with_pause(config.at_load()).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for row in &whole {
+        let at = At {
+            split: Split::Train,
+            epoch: number(row, "epoch"),
+            index: number(row, "row"),
+        };
+        let ids = row["ids"].as_array().unwrap().iter();
+        let ids: Vec<u64> = ids.map(|id| id.as_u64().unwrap()).collect();
+        let expected = dataset.row_at(at).unwrap().ids;
+        assert!(ids.into_iter().eq(expected.iter().map(|id| id.0.into())));
+        assert!(seen.insert(at));
+    }
+    assert_eq!(seen.len() as u64, 2 * dataset.rows(Split::Train));
+    let n_batches = whole.len().div_ceil(16);
+    assert!(4 < n_batches);
+    assert_eq!(step_by_step(&sandbox, &arguments, n_batches), whole);
 }
 
 #[test]

@@ -157,6 +157,39 @@ fn a_resumed_run_names_what_differs() {
     );
 }
 
+/// A run whose rows get their pauses when they are read trains on other draws each epoch,
+/// goes on with the same, and is not continued with others.
+#[test]
+fn pauses_at_load_are_trained_on_and_resumed() {
+    let sandbox = Sandbox::new();
+    let steps =
+        "--only pretrain --set pretrain.train.steps=8 --set pretrain.train.batch_tokens=4096";
+    let at_load = "--set pretrain.pause.when=at-load";
+    for (out, when) in [("online", at_load), ("then", "")] {
+        sandbox.ok(&format!(
+            "prepare recipe.toml --out {out} --only pretrain {when}"
+        ));
+        sandbox.ok(&format!("train recipe.toml --out {out} {steps} {when}"));
+    }
+    let losses = |out: &str| -> Vec<String> {
+        let metrics = sandbox.read(&format!("{out}/train/pretrain/metrics.jsonl"));
+        let lines = metrics
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let loss = |line: serde_json::Value| line["loss"].to_string();
+        lines.map(loss).collect()
+    };
+    let (online, then) = (losses("online"), losses("then"));
+    assert_eq!(online[0], then[0], "epoch 0 is what is prepared");
+    assert_ne!(online.last(), then.last(), "later epochs are not");
+    let other = "--set pretrain.pause.fraction=0.2";
+    let said = sandbox.run(&format!(
+        "train recipe.toml --out online {steps} {at_load} {other}"
+    ));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("recipe.pause.fraction"), "{}", said.err);
+}
+
 #[test]
 fn generation_is_seeded_and_takes_any_number_of_pauses() {
     let sandbox = Sandbox::new();
