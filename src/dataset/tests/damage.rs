@@ -34,10 +34,13 @@ fn a_flipped_byte_or_a_cut_is_found() {
         for reading in [Reading::Mmap, Reading::Pread] {
             read_all_by(reading, folder.path()).unwrap();
         }
-        for (path, reading) in files(folder.path())
-            .into_iter()
-            .zip([Reading::Mmap, Reading::Pread].into_iter().cycle())
-        {
+        // Manifests and tokenizers are checked in one way whatever the shards are.
+        let files = match golden.name == GOLDEN[0].name && !golden.aux {
+            true => files(folder.path()),
+            false => fs::list(&folder.path().join(SHARDS)).unwrap(),
+        };
+        let readings = [Reading::Mmap, Reading::Pread].into_iter().cycle();
+        for (path, reading) in files.into_iter().zip(readings) {
             damage(folder.path(), &path, reading);
         }
         read_all(folder.path()).unwrap();
