@@ -6,6 +6,7 @@
 pub mod mapped;
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -282,10 +283,50 @@ pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
         .map_err(Error::new("write", path))
 }
 
-/// The name under which `path` is written before it is renamed into place.
+/// A name beside `path` under which it can be written before it is renamed into place.
+///
+/// No two calls give the same, nor do two processes of the same number, as containers
+/// that share a disk have them.
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{TEMPORARY}{}-{name}", std::process::id()))
+    // The standard library seeds its maps from the system's randomness, each another way.
+    let unique = RandomState::new().hash_one(());
+    path.with_file_name(format!(
+        "{TEMPORARY}{}-{unique:016x}-{name}",
+        std::process::id()
+    ))
+}
+
+/// A folder under a temporary name, removed with what is in it when it is dropped.
+#[derive(Debug)]
+pub struct Draft {
+    folder: PathBuf,
+}
+
+impl Draft {
+    /// Makes the folder beside `path`, and those above it.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let folder = temporary(path);
+        create_dir(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Renames it into place, and syncs the folder around it.
+    pub fn publish(self, to: &Path) -> Result<(), Error> {
+        publish(&self.folder, to)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // A leftover has a temporary name and is never data; after publishing there is none.
+        drop(remove_dir(&self.folder));
+    }
 }
 
 /// A file being written; dropped without [`Output::publish`], it leaves nothing.
@@ -303,8 +344,7 @@ impl Output {
         create_dir(path.parent().unwrap_or(Path::new(".")))?;
         let temporary = temporary(path);
         let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .read(true)
             .write(true)
             .open(&temporary)
@@ -383,6 +423,50 @@ mod tests {
         output.overwrite_start(b"nn").unwrap();
         output.publish().unwrap();
         assert_eq!(read(&path).unwrap(), b"nnew");
+    }
+
+    #[test]
+    fn every_temporary_name_is_another() {
+        let path = Path::new("a/b.bin");
+        let names: std::collections::BTreeSet<_> = (0..100).map(|_| temporary(path)).collect();
+        assert_eq!(names.len(), 100);
+        for name in names {
+            assert_eq!(name.parent(), path.parent());
+            let name = name.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(
+                name.starts_with(TEMPORARY) && name.ends_with("-b.bin"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_writers_of_one_file_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let mut outputs = [b"one", b"two"].map(|text| {
+            let mut output = Output::create(&path).unwrap();
+            output.write_all(text).unwrap();
+            output
+        });
+        for (output, text) in outputs.iter_mut().zip([b"one", b"two"]) {
+            output.publish().unwrap();
+            assert_eq!(read(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_draft_is_published_or_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let draft = Draft::create(&path).unwrap();
+        write(&draft.folder().join("b"), b"half").unwrap();
+        drop(draft);
+        assert_eq!(list(folder.path()).unwrap(), Vec::<PathBuf>::new());
+        let draft = Draft::create(&path).unwrap();
+        write(&draft.folder().join("b"), b"whole").unwrap();
+        draft.publish(&path).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), [path]);
     }
 
     #[test]

@@ -55,6 +55,34 @@ impl<'a> Ids<'a> {
         }
     }
 
+    /// How many bytes each has.
+    pub fn width(self) -> IdWidth {
+        match self {
+            Self::U16(_) => IdWidth::U16,
+            Self::U32(_) => IdWidth::U32,
+        }
+    }
+
+    /// At most `n` of them, from a position on.
+    pub fn part(self, from: usize, n: usize) -> Self {
+        fn part<T>(ids: &[T], from: usize, n: usize) -> &[T] {
+            let rest = ids.get(from..).unwrap_or_default();
+            rest.get(..n).unwrap_or(rest)
+        }
+        match self {
+            Self::U16(ids) => Self::U16(part(ids, from, n)),
+            Self::U32(ids) => Self::U32(part(ids, from, n)),
+        }
+    }
+
+    /// Their bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::U16(ids) => ids.as_flattened(),
+            Self::U32(ids) => ids.as_flattened(),
+        }
+    }
+
     /// All of them, widened.
     pub fn to_vec(self) -> Vec<TokenId> {
         match self {

@@ -15,6 +15,7 @@ use crate::digest::Digest;
 use crate::fs;
 use crate::loader::{self, Config, Loader, Order, Rows, Share};
 use crate::manifest::Split;
+use crate::pause;
 use crate::shard::{self, Reading, ShardSpec, ShardWriter};
 
 /// What to measure.
@@ -34,6 +35,8 @@ pub struct Options {
     pub reading: Reading,
     /// Whether checksums are compared.
     pub checks: Checks,
+    /// Pauses in place of the dataset's own.
+    pub pause: Option<pause::Config>,
     /// A new folder, in which the rows are written again, to measure that.
     pub write: Option<PathBuf>,
 }
@@ -197,10 +200,7 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
     for shard in dataset.shards(split) {
         let rows = (0..shard.rows()).map(|row| shard.row(row));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let spec = ShardSpec {
-            fields: dataset.manifest.pause.fields(),
-            ..ShardSpec::of(shard.header(), dataset.manifest.shard_format)
-        };
+        let spec = ShardSpec::of(shard.header(), &dataset.manifest);
         let (written, some) = measure(|| {
             let mut writer = ShardWriter::create(folder, &shard.record().name, &spec)?;
             rows.iter().try_for_each(|row| writer.push(row))?;
@@ -222,7 +222,10 @@ fn open(options: &Options) -> Result<Dataset, Error> {
     if options.checks == Checks::None {
         dataset.trust_blocks();
     }
-    Ok(dataset)
+    Ok(match &options.pause {
+        Some(pause) => dataset.with_pause(pause.clone())?,
+        None => dataset,
+    })
 }
 
 fn loader(options: &Options, dataset: Dataset) -> Result<Loader, Error> {
@@ -232,6 +235,7 @@ fn loader(options: &Options, dataset: Dataset) -> Result<Loader, Error> {
         rows_per_micro_batch: options.rows_per_batch,
         split: options.split,
         order: Order::Shuffled,
+        bucket: 0,
         share: Share::WHOLE,
         epochs: Some(options.epochs),
     };

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Outcome;
 use super::failure::{Failure, Kind};
 use super::ui::{Format, NAME, Ui, grouped};
-use super::values::{Reads, Split};
+use super::values::{Pause, Reads, Split};
 
 /// Measure a part of this program on this machine
 #[derive(Clone, Debug, clap::Args)]
@@ -58,6 +58,8 @@ pub struct Load {
     pub split: Split,
     #[command(flatten)]
     pub reads: Reads,
+    #[command(flatten)]
+    pub pause: Pause,
     /// Also write the rows as new shards into this folder, which is removed again
     #[arg(long, value_name = "NEW_FOLDER")]
     pub write: Option<PathBuf>,
@@ -123,6 +125,7 @@ fn load(args: &Load, ui: &Ui) -> Result<Outcome, Failure> {
             true => Checks::None,
             false => Checks::FirstTouch,
         },
+        pause: args.pause.config().cloned(),
         write: args.write.clone(),
     })?;
     let share = report.share_at(args.rate as f64);

@@ -73,15 +73,6 @@ impl Mapped {
         drop((self.map).advise_range(Advice::WillNeed, bytes.start, bytes.len()));
     }
 
-    /// Makes the pages of some bytes ready, all at once, to be read.
-    pub fn populate(&self, bytes: &Range<usize>) {
-        // Without it, or where it fails, pages are made ready as they are met.
-        #[cfg(target_os = "linux")]
-        drop((self.map).advise_range(Advice::PopulateRead, bytes.start, bytes.len()));
-        #[cfg(not(target_os = "linux"))]
-        let _unused = bytes;
-    }
-
     /// Says that some bytes are read next, so that the processor may get them from memory.
     pub fn fetch(&self, bytes: &Range<usize>) {
         #[cfg(target_arch = "x86_64")]

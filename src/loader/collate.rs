@@ -168,6 +168,7 @@ impl Collator {
             stored: self.stored,
             lengths: self.lengths,
             prefixes: self.prefixes,
+            end: Some(self.reserved.end),
             counts,
         }
     }
@@ -355,7 +356,11 @@ mod tests {
 
     #[test]
     fn nothing_makes_an_empty_batch() {
-        assert_eq!(collate(&[], IdWidth::U16), Batch::default());
+        let nothing = Batch {
+            end: Some(RESERVED.end),
+            ..Batch::default()
+        };
+        assert_eq!(collate(&[], IdWidth::U16), nothing);
         let empty = collate(&[Sequence::default()], IdWidth::U16);
         assert_eq!((empty.rows, empty.length), (1, 0));
     }

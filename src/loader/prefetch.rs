@@ -1,6 +1,5 @@
 //! Batches made ahead of the step that needs them.
 
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Error, GlobalBatch, Loader};
 use crate::fs;
+use crate::panics::message;
 use crate::shard::Ahead;
 
 /// Global batches in order, made by a thread of their own.
@@ -119,12 +119,6 @@ fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalB
 fn stop<T>(receiver: Receiver<T>, thread: JoinHandle<()>, batch: u64) -> Option<Error> {
     drop(receiver);
     let panic = thread.join().err()?;
-    let message = message(panic.as_ref());
+    let message = message(panic.as_ref()).into();
     Some(Error::Thread { batch, message })
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let string = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(string).unwrap_or("it panicked").to_string()
 }

@@ -78,7 +78,7 @@ impl Shard {
         if format == ShardFormat::Binary {
             touched = touched.of_ids(header.id_width, header.vocab_size);
         }
-        let stored = (manifest.pause.fields(), record.aux);
+        let stored = (manifest.pause.on_disk().fields(), record.aux);
         let aux = Aux::open(aux, stored, &header, reading)?;
         let mut before = Vec::new();
         if aux.is_some() && format == ShardFormat::Parquet {
@@ -124,6 +124,13 @@ impl Shard {
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
         self.see(row, |row| row.to_sequence())
+    }
+
+    /// How many ids a row holds, and how many of them are prefix; reads the index alone.
+    pub fn shape(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
+        let (bytes, prefix) = self.place(row)?;
+        let width = self.home.id_width(&self.header);
+        Ok((bytes.len() / width.bytes(), prefix))
     }
 
     /// Shows one row to `see`, without a copy where files are mapped.

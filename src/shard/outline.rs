@@ -1,13 +1,16 @@
-//! A shard without its ids: what its `.idx` says.
+//! A shard without its ids: what its `.idx` and `.aux` say.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::Error;
+use super::aux::Aux;
 use super::bytes::{Bytes, Reading, damaged};
 use super::file::{agrees, paths, read_index};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, Header};
 use crate::manifest::{Manifest, ShardFormat, ShardRecord};
+use crate::sequence::Stored;
 
 /// Rows and documents of a shard whose ids may lie elsewhere.
 #[derive(Debug)]
@@ -15,12 +18,14 @@ pub struct Outline {
     header: Header,
     bytes: Bytes,
     index: Index,
+    aux: Option<Aux>,
 }
 
 impl Outline {
-    /// Reads and checks `shards/<name>.idx` in `folder`; no other file of the shard is opened.
+    /// Reads and checks `shards/<name>.idx` in `folder`, and `.aux` where there is one; the
+    /// file with the ids is not opened.
     pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
-        let [_, path, _] =
+        let [_, path, aux] =
             paths(folder, &record.name, manifest.shard_format).map_err(damaged(folder))?;
         let bytes = Bytes::open(&path, None, Reading::Mmap)?;
         let (header, home) = match manifest.shard_format {
@@ -35,6 +40,12 @@ impl Outline {
         agrees(&header, record, manifest).map_err(damaged(&path))?;
         let index = read_index(&bytes, (&header, home), record)?;
         Ok(Self {
+            aux: Aux::open(
+                aux,
+                (manifest.pause.on_disk().fields(), record.aux),
+                &header,
+                Reading::Mmap,
+            )?,
             header,
             bytes,
             index,
@@ -58,6 +69,17 @@ impl Outline {
         Ok((length, prefix.map(u32::from_le_bytes)))
     }
 
+    /// What stands beside some ids of the shard, counted from its first; none where they
+    /// tell everything.
+    pub fn stored(&self, ids: Range<usize>) -> Result<Option<Stored>, Error> {
+        let Some(aux) = &self.aux else {
+            return Ok(None);
+        };
+        let mut stored = Stored::default();
+        aux.row(ids, &mut stored)?;
+        Ok(Some(stored))
+    }
+
     /// The documents whose first id lies in the shard, in stream order.
     pub fn documents(&self) -> Result<Vec<DocumentRecord>, Error> {
         self.bytes.parse(|bytes| Ok(self.index.documents(bytes)))
@@ -74,7 +96,7 @@ fn header(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
         rows: record.rows,
         id_width: manifest.id_width,
         vocab_size: manifest.tokenizer.vocab_size,
-        reserved: manifest.tokenizer.reserved,
+        reserved: manifest.tokenizer.reserved.basic(),
         row_length: u32::try_from(manifest.row_length).ok()?,
         stage: manifest.stage,
         unit,
