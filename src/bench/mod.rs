@@ -2,3 +2,5 @@
 
 mod clock;
 pub mod tokenize;
+#[cfg(feature = "train")]
+pub mod train;

@@ -1,5 +1,7 @@
 //! `pausedata bench`: measurements of the program's own parts.
 
+mod train;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -14,7 +16,9 @@ use super::ui::{Format, NAME, Ui, grouped};
 #[command(after_help = "\
 Examples:
   pausedata bench tokenize tokenizer.json corpus.jsonl
-  pausedata bench tokenize tokenizer.json corpus.jsonl --megabytes 16 --reference --json")]
+  pausedata bench tokenize tokenizer.json corpus.jsonl --megabytes 16 --reference --json
+  pausedata --threads 1 bench train --ceiling
+  pausedata bench parity data/parity/gpt2")]
 pub struct Args {
     #[command(subcommand)]
     pub part: Part,
@@ -25,6 +29,10 @@ pub struct Args {
 pub enum Part {
     /// Encode a corpus on one thread, cold and warm, and digest the ids
     Tokenize(Tokenize),
+    /// Train a model for some steps, and tell how fast that went
+    Train(train::Train),
+    /// Do the run that another program has left as arrays, and tell what differs
+    Parity(train::Parity),
 }
 
 /// Arguments of `bench tokenize`.
@@ -49,7 +57,14 @@ pub struct Tokenize {
 
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    let Part::Tokenize(args) = &args.part;
+    match &args.part {
+        Part::Tokenize(args) => tokenize(args, ui),
+        Part::Train(args) => train::execute(args, ui),
+        Part::Parity(args) => train::compare(args, ui),
+    }
+}
+
+fn tokenize(args: &Tokenize, ui: &Ui) -> Result<Outcome, Failure> {
     let report = tokenize::run(&Options {
         tokenizer: args.tokenizer.clone(),
         corpus: args.corpus.clone(),

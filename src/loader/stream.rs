@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{GlobalBatch, Pick};
 use crate::batch::{Batch, BatchIds};
+use crate::npy::{self, Kind};
 
 /// What becomes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +49,11 @@ pub fn write(
     let mut rows = rows.iter();
     if batch.micro_batches.is_empty() && format == Format::Npy {
         // A rank without rows has as many batches as the others.
-        npy(&Batch::default(), out);
+        arrays(&Batch::default(), out);
     }
     for micro in &batch.micro_batches {
         match format {
-            Format::Npy => npy(micro, out),
+            Format::Npy => arrays(micro, out),
             Format::U16 { length, pad } => u16s(micro, length, pad, out),
             Format::Jsonl => lines(micro, batch.index, &mut rows, out)?,
         }
@@ -60,35 +61,23 @@ pub fn write(
     Ok(())
 }
 
-fn npy(batch: &Batch, out: &mut Vec<u8>) {
-    header("<i4", batch, out);
+fn arrays(batch: &Batch, out: &mut Vec<u8>) {
+    let shape = [batch.rows, batch.length];
+    npy::header(Kind::I32, &shape, out);
     match &batch.ids {
         BatchIds::U16(ids) => extend(out, ids.iter().map(|id| u32::from(*id).to_le_bytes())),
         BatchIds::U32(ids) => extend(out, ids.iter().map(|id| id.to_le_bytes())),
     }
-    header("<i4", batch, out);
+    npy::header(Kind::I32, &shape, out);
     extend(
         out,
         targets(batch).iter().map(|target| target.to_le_bytes()),
     );
-    header("<f4", batch, out);
+    npy::header(Kind::F32, &shape, out);
     extend(
         out,
         batch.weights().iter().map(|weight| weight.to_le_bytes()),
     );
-}
-
-/// The header of version 1.0 of NumPy's format, which fills a multiple of 64 bytes.
-fn header(kind: &str, batch: &Batch, out: &mut Vec<u8>) {
-    let (rows, length) = (batch.rows, batch.length);
-    let text =
-        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {length}), }}");
-    const BEFORE: usize = 10;
-    let size = (BEFORE + text.len() + 1).next_multiple_of(64) - BEFORE;
-    out.extend_from_slice(b"\x93NUMPY\x01\x00");
-    // Two numbers make it 256 at most.
-    out.extend_from_slice(&u16::try_from(size).unwrap_or(u16::MAX).to_le_bytes());
-    out.extend_from_slice(format!("{text:<0$}\n", size - 1).as_bytes());
 }
 
 fn u16s(batch: &Batch, length: usize, pad: u16, out: &mut Vec<u8>) {
@@ -136,7 +125,8 @@ fn lines<'a>(
     Ok(())
 }
 
-fn targets(batch: &Batch) -> Vec<i32> {
+/// What each position must predict; [`UNSCORED`] where nothing is scored.
+pub fn targets(batch: &Batch) -> Vec<i32> {
     // An id is less than 2^31: a row of a model's embedding.
     let ids = batch.targets().into_iter();
     let mut targets: Vec<i32> = ids.map(u32::cast_signed).collect();

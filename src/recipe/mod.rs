@@ -134,9 +134,13 @@ pub struct Train {
     /// The share of steps in which `wsd` decays.
     #[serde(default = "default_decay")]
     pub decay: f64,
-    /// AdamW's decoupled weight decay; embeddings, norms and biases are exempt.
+    /// AdamW's decoupled weight decay; norms and biases are exempt, and embeddings where
+    /// `decay_embeddings` does not say otherwise.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
+    /// Whether the embeddings of tokens and positions decay too, as in nanoGPT.
+    #[serde(default, skip_serializing_if = "curate::is_false")]
+    pub decay_embeddings: bool,
     /// AdamW's moment decays.
     #[serde(default = "default_betas")]
     pub betas: [f64; 2],

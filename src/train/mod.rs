@@ -475,6 +475,7 @@ fn line(
         real: batch.counts.real,
         pauses: batch.counts.pauses,
         scored: batch.counts.scored,
+        flops: report.flops,
         totals: learner.totals,
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
         data_wait_ms,

@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use crate::batch::Counts;
 use crate::loader::GlobalBatch;
 use crate::model::Model;
+use crate::model::config::Config;
+use crate::model::flops::Flops;
 use crate::model::ops::AdamStep;
 use crate::recipe::Train;
 use crate::train::optimizer::{self, Optimizer};
@@ -32,6 +34,8 @@ pub struct Report {
     pub lr: f64,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
+    /// Floating-point operations of forward and backward passes.
+    pub flops: Flops,
 }
 
 /// A loss or a gradient norm that is no number; the learner is as before the step.
@@ -65,15 +69,18 @@ impl Learner {
             beta2: train.betas[1],
             eps: train.eps,
             weight_decay: train.weight_decay,
+            decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
         self.optimizer.update(&mut self.model, gradients, &update);
         self.step += 1;
-        self.totals.add(batch.counts);
+        let flops = flops(&self.model.config, batch);
+        self.totals.add(batch.counts, flops);
         Ok(Report {
             loss,
             lr,
             grad_norm,
+            flops,
         })
     }
 
@@ -108,6 +115,15 @@ pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
         };
     }
     (loss, sums)
+}
+
+/// The operations of a global batch.
+pub fn flops(config: &Config, batch: &GlobalBatch) -> Flops {
+    let mut sum = Flops::default();
+    for micro in &batch.micro_batches {
+        sum += Flops::of(config, micro.rows, micro.length, micro.counts.scored);
+    }
+    sum
 }
 
 /// What losses of a batch are divided by. A batch without a scored target,

@@ -8,7 +8,8 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::matrix::{Mat, MatMut, Onto, matmul};
+use super::matrix::{Mat, MatMut};
+use super::product::{Onto, matmul};
 use super::rotary::{Rope, Turn};
 use super::simd::{dot, exp, exp_and_sum, max, vectorised};
 use crate::model::ops::{Extent, Shape};

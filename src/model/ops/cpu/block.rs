@@ -15,11 +15,11 @@ use rayon::prelude::*;
 use super::attention;
 use super::buffer::Buffer;
 use super::linear::{Linear, WeightSum, add_weight_sums, halves, sum_rows};
-use super::matrix::Onto;
 use super::norm::Norm;
+use super::product::Onto;
 use super::rotary::Turn;
 use super::{SPAN, TOKENS, feed_forward};
-use crate::model::layout::BlockLayout;
+use crate::model::layout::{BlockLayout, LinearLayout};
 use crate::model::ops::{Extent, Shape};
 
 /// What the forward pass keeps for the backward pass.
@@ -46,23 +46,29 @@ struct Layers<'a> {
     down: Linear<'a>,
 }
 
+/// One of [`Linear::new`] and [`Linear::back`].
+type Way<'a> = fn(&'a [f32], &LinearLayout, usize) -> Linear<'a>;
+
 impl<'a> Layers<'a> {
-    fn new(params: &'a [f32], shape: &Shape) -> Self {
+    /// The layers for `rows` rows, or the way back through them.
+    fn new(params: &'a [f32], shape: &Shape, rows: usize, way: Way<'a>) -> Self {
         let layout = &shape.block;
+        let linear = |layout| way(params, layout, rows);
         Self {
             norm1: Norm::new(params, &layout.norm1, shape.norm, shape.eps),
-            qkv: Linear::new(params, &layout.qkv),
-            out: Linear::new(params, &layout.out),
+            qkv: linear(&layout.qkv),
+            out: linear(&layout.out),
             norm2: Norm::new(params, &layout.norm2, shape.norm, shape.eps),
-            up: Linear::new(params, &layout.up),
-            down: Linear::new(params, &layout.down),
+            up: linear(&layout.up),
+            down: linear(&layout.down),
         }
     }
 }
 
 /// Returns the block's output `[n, d]` and what [`backward`] needs.
 pub fn forward(x: &[f32], params: &[f32], shape: &Shape, extent: Extent) -> (Vec<f32>, Saved) {
-    let (n, d, layers) = (extent.positions(), shape.d, Layers::new(params, shape));
+    let (n, d) = (extent.positions(), shape.d);
+    let layers = Layers::new(params, shape, n, Linear::new);
     let qkv = project(x, &layers, shape, extent);
     let (attended, logs) = attention::forward(&qkv, shape, extent);
     let width = shape.block.up.outputs;
@@ -77,14 +83,14 @@ pub fn forward(x: &[f32], params: &[f32], shape: &Shape, extent: Extent) -> (Vec
         )
         .for_each(|(((y, middle), up), (x, attended))| {
             middle.copy_from_slice(x);
-            layers.out.forward(attended, middle, Onto::Old);
+            layers.out.apply(attended, middle, Onto::Old);
             let mut hidden = Buffer::new(middle.len());
             layers.norm2.forward(middle, &mut hidden);
-            layers.up.forward(&hidden, up, Onto::Nothing);
+            layers.up.apply(&hidden, up, Onto::Nothing);
             let mut active = Buffer::new(up.len() / width * shape.d_ff);
             feed_forward::forward(shape.activation, up, &mut active, shape.d_ff);
             y.copy_from_slice(middle);
-            layers.down.forward(&active, y, Onto::Old);
+            layers.down.apply(&active, y, Onto::Old);
         });
     let saved = Saved {
         qkv,
@@ -105,7 +111,7 @@ pub fn backward(
     at: (&Shape, Extent),
 ) -> (Vec<f32>, Vec<f32>) {
     let (shape, extent) = at;
-    let layers = Layers::new(params, shape);
+    let layers = Layers::new(params, shape, extent.positions(), Linear::back);
     let mut gradient = vec![0.0; shape.block.len];
     let mut parts = Parts::new(&mut gradient, &shape.block);
     let (mut dx, d_attended) = backward_upper(&layers, saved, dy, shape, &mut parts);
@@ -130,7 +136,7 @@ fn project(x: &[f32], layers: &Layers<'_>, shape: &Shape, extent: Extent) -> Buf
         .for_each(|(chunk, (qkv, x))| {
             let mut hidden = Buffer::new(x.len());
             layers.norm1.forward(x, &mut hidden);
-            layers.qkv.forward(&hidden, qkv, Onto::Nothing);
+            layers.qkv.apply(&hidden, qkv, Onto::Nothing);
             if let Some(rope) = &shape.rope {
                 for (index, row) in qkv.chunks_exact_mut(width).enumerate() {
                     let position = (chunk * TOKENS + index) % extent.length;
@@ -174,14 +180,14 @@ fn backward_upper(
         outputs.zip(inputs).for_each(|(outputs, inputs)| {
             let (((((dx, d_attended), hidden), active), d_up), norm) = outputs;
             let ((dy, middle), up) = inputs;
-            layers.down.backward(dy, active);
+            layers.down.apply(dy, active, Onto::Nothing);
             feed_forward::backward(shape.activation, up, active, d_up, ff);
             let mut d_hidden = Buffer::new(dy.len());
-            layers.up.backward(d_up, &mut d_hidden);
+            layers.up.apply(d_up, &mut d_hidden, Onto::Nothing);
             layers.norm2.forward(middle, hidden);
             dx.copy_from_slice(dy);
             layers.norm2.backward(middle, &d_hidden, dx, norm);
-            layers.out.backward(dx, d_attended);
+            layers.out.apply(dx, d_attended, Onto::Nothing);
         });
         norms.sum_into(parts.norm2);
         let layout = &shape.block;
@@ -222,7 +228,7 @@ fn backward_lower(
             .zip(d_qkv[rows(width)].par_chunks(TOKENS * width))
             .for_each(|((((dx, hidden), norm), x), d_qkv)| {
                 let mut d_hidden = Buffer::new(x.len());
-                layers.qkv.backward(d_qkv, &mut d_hidden);
+                layers.qkv.apply(d_qkv, &mut d_hidden, Onto::Nothing);
                 layers.norm1.forward(x, hidden);
                 layers.norm1.backward(x, &d_hidden, dx, norm);
             });

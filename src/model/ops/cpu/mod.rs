@@ -10,10 +10,13 @@ pub mod block;
 pub mod buffer;
 pub mod embedding;
 pub mod feed_forward;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 pub mod linear;
 pub mod loss;
 pub mod matrix;
 pub mod norm;
+pub mod product;
 pub mod rotary;
 pub mod simd;
 
