@@ -232,12 +232,11 @@ mod tests {
         }
         let strange = String::from_utf8_lossy(&whole).replace("<f4", "<c8");
         assert!(Array::parse(strange.as_bytes()).is_err());
-        let fortran = whole.iter().copied().collect::<Vec<u8>>();
-        let at = fortran
+        let mut fortran = whole.clone();
+        let at = whole
             .windows(5)
             .position(|bytes| bytes == b"False")
             .unwrap();
-        let mut fortran = fortran;
         fortran[at..at + 5].copy_from_slice(b"True ");
         let error = Array::parse(&fortran).unwrap_err().to_string();
         assert!(error.starts_with("expected an array of <f4"), "{error}");

@@ -25,4 +25,4 @@ pub use parameters::{Device, Error, Model, device, to_vec};
 mod hub_tests;
 #[cfg(test)]
 #[cfg(feature = "train")]
-mod testing;
+pub(crate) mod testing;

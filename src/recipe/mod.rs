@@ -162,12 +162,24 @@ pub struct Train {
     /// Rows a validation loss looks at, at most.
     #[serde(default = "default_validation_rows")]
     pub validation_rows: u64,
+    /// Which weights stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
     /// The datasets that rows come from, where there are more than the stage's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<Member>,
     /// Other weights for the datasets of `mixture`, from later steps on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curriculum: Vec<Phase>,
+}
+
+/// Which weights stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freeze {
+    /// All but the embeddings of pause tokens: does a pause help a model that knows
+    /// nothing else of pauses?
+    AllButPause,
 }
 
 /// One of the datasets that a stage is trained on.

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 mod data;
+pub mod freeze;
 pub mod optimizer;
 pub mod record;
 pub mod schedule;
@@ -30,6 +31,7 @@ use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::rng::Key;
 use crate::train::checkpoint::{Checkpoint, State, Store};
+use crate::train::freeze::Thawed;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::{Line, Log, Totals};
 use crate::train::step::{Learner, NonFinite, Report};
@@ -332,6 +334,7 @@ fn resumed(
     let model = Model::from_values(&job.config, values, &job.device);
     let moments = checkpoint.read(optimizer::FILE)?;
     Ok(Learner {
+        thawed: thawed(job, &model),
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
         model,
         step: checkpoint.state.step,
@@ -346,11 +349,17 @@ fn started(job: &Job) -> Result<Learner, Error> {
         Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
     };
     Ok(Learner {
+        thawed: thawed(job, &model),
         optimizer: Optimizer::new(&model, &job.device),
         model,
         step: 0,
         totals: Totals::default(),
     })
+}
+
+fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
+    let reserved = job.dataset.manifest.tokenizer.reserved;
+    Thawed::new(job.train.freeze, model, reserved)
 }
 
 /// The model of another run's checkpoint, which must have the job's tokenizer and shape.
@@ -393,6 +402,7 @@ fn save(
         optimizer,
         step,
         totals,
+        ..
     } = learner;
     let state = State {
         format: checkpoint::FORMAT,

@@ -9,6 +9,7 @@ use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::AdamStep;
 use crate::recipe::Train;
+use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
@@ -19,6 +20,8 @@ pub struct Learner {
     pub model: Model,
     /// The optimizer's moments.
     pub optimizer: Optimizer,
+    /// Which weights steps may change, where not all are.
+    pub thawed: Option<Thawed>,
     /// Steps done, which is also the loader's next global batch.
     pub step: u64,
     /// What was trained on so far.
@@ -54,7 +57,16 @@ impl Learner {
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
     pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
-        let (loss, gradients) = gradients(&self.model, batch);
+        // On a thread of the pool, so that the many parallel loops of a step need not
+        // wake one each.
+        rayon::scope(|_| self.compute(batch, train))
+    }
+
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+        let (loss, mut gradients) = gradients(&self.model, batch);
+        if let Some(thawed) = &self.thawed {
+            gradients = thawed.clear(gradients);
+        }
         let grad_norm = optimizer::global_norm(&gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
@@ -68,7 +80,11 @@ impl Learner {
             beta1: train.betas[0],
             beta2: train.betas[1],
             eps: train.eps,
-            weight_decay: train.weight_decay,
+            weight_decay: match self.thawed {
+                // What is frozen must not decay, and a few rows need not.
+                Some(_) => 0.0,
+                None => train.weight_decay,
+            },
             decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };

@@ -463,10 +463,8 @@ mod tests {
             assert!(arrays.parameters("final", &config).unwrap().is_none());
             let file = fs::read(&folder.path().join("init.blocks.1.up.weight.npy")).unwrap();
             let up = Array::parse(&file).unwrap();
-            let part = layout(&config)[2]
-                .parts
-                .iter()
-                .find(|part| part.name == "up.weight");
+            let groups = layout(&config);
+            let part = groups[2].parts.iter().find(|part| part.name == "up.weight");
             let part = part.unwrap().clone();
             assert_eq!(up.shape, [part.shape[1], part.shape[0]]);
             // Row 1 of theirs is column 1 of ours.

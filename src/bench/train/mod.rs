@@ -17,6 +17,7 @@ use crate::model::Device;
 use crate::model::config;
 use crate::model::flops::{Flops, PerToken};
 use crate::recipe::Recipe;
+use crate::train::freeze::Thawed;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::Totals;
 use crate::train::step::{self, Learner, NonFinite};
@@ -199,6 +200,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 fn learner(setup: &Setup, exchange: Option<&Folder>, device: &Device) -> Result<Learner, Error> {
     let model = setup.model(exchange, device)?;
     Ok(Learner {
+        thawed: Thawed::new(setup.train.freeze, &model, setup.reserved()),
         optimizer: Optimizer::new(&model, device),
         model,
         step: 0,

@@ -100,6 +100,21 @@ impl Setup {
             .collect::<Result<_, _>>()?)
     }
 
+    /// The reserved ids: a dataset's, or the last of the vocabulary.
+    pub fn reserved(&self) -> Reserved {
+        if let Some(dataset) = &self.dataset {
+            return dataset.manifest.tokenizer.reserved;
+        }
+        let vocabulary = u32::try_from(self.config.vocab_size).unwrap_or(u32::MAX);
+        let [pause, end, pad] = [3, 2, 1].map(|behind| TokenId(vocabulary.saturating_sub(behind)));
+        Reserved {
+            pause,
+            end,
+            pad,
+            extra: Default::default(),
+        }
+    }
+
     fn loader(&self) -> Result<Loader, Error> {
         let rows: Arc<dyn Rows> = match &self.dataset {
             Some(dataset) => dataset.clone(),
@@ -172,14 +187,7 @@ struct Walk {
 
 impl Walk {
     fn new(setup: &Setup) -> Result<Self, Error> {
-        let vocabulary = u32::try_from(setup.config.vocab_size).unwrap_or(u32::MAX);
-        let reserved = |behind: u32| TokenId(vocabulary.saturating_sub(behind));
-        let reserved = Reserved {
-            pause: reserved(3),
-            end: reserved(2),
-            pad: reserved(1),
-            extra: Default::default(),
-        };
+        let reserved = setup.reserved();
         let pause: pause::Config = setup.stage.pause.clone();
         let length = setup.stage.pack.seq_len;
         Ok(Self {

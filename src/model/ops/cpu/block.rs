@@ -13,7 +13,7 @@
 use rayon::prelude::*;
 
 use super::attention;
-use super::buffer::Buffer;
+use super::buffer::{self, Buffer};
 use super::linear::{Linear, WeightSum, add_weight_sums, halves, sum_rows};
 use super::norm::Norm;
 use super::product::Onto;
@@ -73,7 +73,7 @@ pub fn forward(x: &[f32], params: &[f32], shape: &Shape, extent: Extent) -> (Vec
     let (attended, logs) = attention::forward(&qkv, shape, extent);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
-    let mut y = vec![0.0; n * d];
+    let mut y = buffer::array(n * d);
     y.par_chunks_mut(TOKENS * d)
         .zip(middle.par_chunks_mut(TOKENS * d))
         .zip(up.par_chunks_mut(TOKENS * width))
@@ -112,7 +112,7 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let (shape, extent) = at;
     let layers = Layers::new(params, shape, extent.positions(), Linear::back);
-    let mut gradient = vec![0.0; shape.block.len];
+    let mut gradient = buffer::zeros(shape.block.len);
     let mut parts = Parts::new(&mut gradient, &shape.block);
     let (mut dx, d_attended) = backward_upper(&layers, saved, dy, shape, &mut parts);
     let attention = attention::Saved {
@@ -157,7 +157,7 @@ fn backward_upper(
     parts: &mut Parts<'_>,
 ) -> (Vec<f32>, Buffer) {
     let (d, ff, width) = (shape.d, shape.d_ff, shape.block.up.outputs);
-    let mut dx = vec![0.0; dy.len()];
+    let mut dx = buffer::array(dy.len());
     let mut d_attended = Buffer::new(dy.len());
     for start in (0..dy.len() / d).step_by(SPAN) {
         let end = (start + SPAN).min(dy.len() / d);

@@ -4,15 +4,22 @@
 //! vectors take 24 of the 32. Each element is one chain of fused additions over the
 //! depth, so its bits depend neither on the tile that it falls in nor on threads.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "arrays of registers, indexed below their length"
+)]
+
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __mmask16, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 /// Columns that one call takes at most.
 pub const WIDTH: usize = 4 * LANES;
 /// Floats in a vector.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 /// Rows of a tile.
 const ROWS: usize = 6;
 
@@ -124,6 +131,66 @@ unsafe fn tile<const HEIGHT: usize, const VECTORS: usize>(strip: Strip, row: usi
                     false => product,
                 };
                 _mm512_mask_storeu_ps(to, mask(vector), value);
+            }
+        }
+    }
+}
+
+/// Exchanges rows and columns of [`LANES`] by [`LANES`] values, given the strides of rows.
+///
+/// # Safety
+/// [`is_available`] was true; the rows may be read and written and do not overlap.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn transpose((from, from_row): (*const f32, usize), (to, to_row): (*mut f32, usize)) {
+    // SAFETY: the caller's promise.
+    let rows: [__m512; LANES] =
+        std::array::from_fn(|row| unsafe { _mm512_loadu_ps(from.add(row * from_row)) });
+    // Pairs of rows, then fours of rows: lane L of `fours[4 g + j]` has column 4 L + j of
+    // the rows 4 g to 4 g + 3.
+    let pairs: [__m512; LANES] = std::array::from_fn(|index| {
+        let (low, high) = (rows[index & !1], rows[index | 1]);
+        match index & 1 {
+            0 => _mm512_unpacklo_ps(low, high),
+            _ => _mm512_unpackhi_ps(low, high),
+        }
+    });
+    let fours: [__m512; LANES] = std::array::from_fn(|index| {
+        let first = (index & !3) + (index & 2) / 2;
+        let (low, high) = (
+            _mm512_castps_pd(pairs[first]),
+            _mm512_castps_pd(pairs[first + 2]),
+        );
+        _mm512_castpd_ps(match index & 1 {
+            0 => _mm512_unpacklo_pd(low, high),
+            _ => _mm512_unpackhi_pd(low, high),
+        })
+    });
+    const EVEN: i32 = 0x88;
+    const ODD: i32 = 0xdd;
+    for column in 0..4 {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|group| fours[group + column]);
+        let (low, high) = (
+            _mm512_shuffle_f32x4(a, b, EVEN),
+            _mm512_shuffle_f32x4(c, d, EVEN),
+        );
+        let columns = [
+            _mm512_shuffle_f32x4(low, high, EVEN),
+            _mm512_shuffle_f32x4(low, high, ODD),
+        ];
+        let (low, high) = (
+            _mm512_shuffle_f32x4(a, b, ODD),
+            _mm512_shuffle_f32x4(c, d, ODD),
+        );
+        let others = [
+            _mm512_shuffle_f32x4(low, high, EVEN),
+            _mm512_shuffle_f32x4(low, high, ODD),
+        ];
+        for (half, (even, odd)) in columns.into_iter().zip(others).enumerate() {
+            let at = 8 * half + column;
+            // SAFETY: the caller's promise.
+            unsafe {
+                _mm512_storeu_ps(to.add(at * to_row), even);
+                _mm512_storeu_ps(to.add((at + 4) * to_row), odd);
             }
         }
     }

@@ -28,7 +28,7 @@ pub struct Linear<'a> {
 
 /// The right side of the layer's product.
 enum Right<'a> {
-    Packed(Packed),
+    Packed(Packed<'a>),
     Plain(Mat<'a>),
 }
 
@@ -107,7 +107,7 @@ impl<'a> WeightSum<'a> {
 /// Adds `inputᵀ output` to each weight and the sum of the rows of `output` to
 /// each bias. A task owns whole rows of one weight, so sums have one order.
 pub fn add_weight_sums(sums: Vec<WeightSum<'_>>) {
-    let outputs: Vec<Packed> = sums
+    let outputs: Vec<Packed<'_>> = sums
         .iter()
         .map(|sum| Packed::new(Mat::new(sum.output, sum.n, sum.output.len() / sum.n)))
         .collect();
@@ -135,7 +135,7 @@ pub fn add_weight_sums(sums: Vec<WeightSum<'_>>) {
 }
 
 enum Task<'a> {
-    Weight(&'a mut [f32], Mat<'a>, &'a Packed),
+    Weight(&'a mut [f32], Mat<'a>, &'a Packed<'a>),
     Bias(&'a mut [f32], &'a [f32]),
 }
 

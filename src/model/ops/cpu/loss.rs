@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::TOKENS;
 use super::block::Partials;
-use super::buffer::Buffer;
+use super::buffer::{self, Buffer};
 use super::matrix::{Mat, MatMut};
 use super::norm::Norm;
 use super::product::{Onto, Packed, matmul_packed};
@@ -98,13 +98,13 @@ pub fn differentiate(
     let d = shape.d;
     let (table, norm) = (head.table(shape), head.norm(shape));
     let (columns, rows) = (Packed::new(table.t()), Packed::new(table));
-    let mut last = vec![0.0; shape.last.len];
+    let mut last = buffer::zeros(shape.last.len);
     let mut embedding = shape
         .last
         .head
         .is_none()
-        .then(|| vec![0.0; shape.embedding.len]);
-    let mut dx = vec![0.0; x.len()];
+        .then(|| buffer::zeros(shape.embedding.len));
+    let mut dx = buffer::zeros(x.len());
     let (d_norm, d_head) = last.split_at_mut(norm.parameters());
     let d_table = match &mut embedding {
         Some(group) => &mut group[shape.embedding.token.clone()],
@@ -191,7 +191,7 @@ impl Work {
     fn read(
         &mut self,
         x: &[f32],
-        (head, columns): (Head<'_>, &Packed),
+        (head, columns): (Head<'_>, &Packed<'_>),
         (targets, span): (&Targets, &[usize]),
         shape: &Shape,
         after: impl Fn(Chunk<'_>, &mut [f32]) + Sync,

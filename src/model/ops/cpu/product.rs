@@ -1,8 +1,8 @@
 //! Products of matrices on the calling thread.
 //!
 //! Where the processor has AVX-512, by a kernel of our own; elsewhere by `gemm`. The
-//! kernel reads its left side as it lies, so that only right sides that many rows meet,
-//! or that are transposed, are laid out anew.
+//! kernel reads both sides as they lie, so that only right sides that are transposed, or
+//! whose rows would fall on one another in the cache, are laid out anew.
 
 #![expect(
     clippy::indexing_slicing,
@@ -31,21 +31,37 @@ const PANEL: usize = 64;
 /// Rows of the right side that are summed before the result is stored: their panel, and
 /// what the left side has beside it, stay in the second-level cache.
 const DEPTH: usize = 512;
+/// Rows that are a multiple of this many floats apart, a page, share few sets of a cache.
+const CROWDED: usize = 1024;
 /// Fewer rows on the left than this are not worth laying out a transposed right side.
 const ROWS_MIN: usize = 8;
 
-/// The right side of many products, as panels of columns.
-#[derive(Debug)]
-pub struct Packed {
-    values: Buffer,
+/// The right side of many products, as the kernel can read it.
+pub struct Packed<'a> {
+    layout: Layout<'a>,
     depth: usize,
     columns: usize,
 }
 
-impl Packed {
-    /// Lays out a matrix; each thread takes some of the panels.
-    pub fn new(of: Mat<'_>) -> Self {
+/// Where the panels are.
+enum Layout<'a> {
+    /// Behind one another.
+    Panels(Buffer),
+    /// The matrix itself is one.
+    Itself(Mat<'a>),
+}
+
+impl<'a> Packed<'a> {
+    /// Lays out a matrix where it must be; each thread takes some of the panels.
+    pub fn new(of: Mat<'a>) -> Self {
         let (depth, columns) = (of.height(), of.width());
+        if of.is_row_major() && !of.raw().1.is_multiple_of(CROWDED) {
+            return Self {
+                layout: Layout::Itself(of),
+                depth,
+                columns,
+            };
+        }
         let mut values = Buffer::new(depth * columns);
         let width = panel(columns);
         values
@@ -56,7 +72,7 @@ impl Packed {
                 lay_out(of.columns(index * width..end), panel);
             });
         Self {
-            values,
+            layout: Layout::Panels(values),
             depth,
             columns,
         }
@@ -65,8 +81,13 @@ impl Packed {
     /// The panels in order, each row-major and as wide as it has columns.
     fn panels(&self) -> impl Iterator<Item = Mat<'_>> + Clone {
         let (depth, width) = (self.depth, panel(self.columns));
-        let panels = self.values.chunks((depth * width).max(1));
-        panels.map(move |values| Mat::new(values, depth, values.len() / depth.max(1)))
+        let (itself, values): (_, &[f32]) = match &self.layout {
+            Layout::Itself(matrix) => (Some(*matrix), &[]),
+            Layout::Panels(values) => (None, values),
+        };
+        let panels = values.chunks((depth * width).max(1));
+        let panels = panels.map(move |values| Mat::new(values, depth, values.len() / depth.max(1)));
+        itself.into_iter().chain(panels)
     }
 }
 
@@ -100,7 +121,7 @@ pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f
 }
 
 /// [`matmul`] with a right side that was laid out before.
-pub fn matmul_packed(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed, factor: f32) {
+pub fn matmul_packed(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>, factor: f32) {
     begin(to, onto, &a, (b.depth, b.columns));
     #[cfg(target_arch = "x86_64")]
     if kernel::is_available() {
@@ -148,19 +169,40 @@ fn lay_out(from: Mat<'_>, to: &mut [f32]) {
         return;
     }
     let lines = from.t();
-    // A few rows at a time, so that what is written stays in the first-level cache.
-    for (block, rows) in to.chunks_mut(LINES * width).enumerate() {
-        for column in 0..width {
-            let line = &lines.row(column)[block * LINES..];
-            for (row, value) in rows.chunks_exact_mut(width).zip(line) {
-                row[column] = *value;
-            }
+    let first = by_squares(lines, to);
+    for column in 0..width {
+        let line = lines.row(column);
+        let done = if column < first.0 { first.1 } else { 0 };
+        for (row, value) in to.chunks_exact_mut(width).zip(line).skip(done) {
+            row[column] = *value;
         }
     }
 }
 
-/// Rows of a right side that are laid out at a time.
-const LINES: usize = 16;
+/// Exchanges rows and columns as far as whole squares of the kernel reach; returns how
+/// many columns and rows of the result that are.
+fn by_squares(lines: Mat<'_>, to: &mut [f32]) -> (usize, usize) {
+    #[cfg(target_arch = "x86_64")]
+    if kernel::is_available() {
+        const SIDE: usize = kernel::LANES;
+        let (columns, rows) = (lines.height(), lines.width());
+        let whole = (columns - columns % SIDE, rows - rows % SIDE);
+        let (data, stride, _) = lines.raw();
+        let mut to = MatMut::new(to, rows, columns);
+        let (into, width) = to.raw();
+        for row in (0..whole.1).step_by(SIDE) {
+            for column in (0..whole.0).step_by(SIDE) {
+                // SAFETY: the processor was asked; squares lie inside both matrices.
+                unsafe {
+                    let from = (data.add(column * stride + row), stride);
+                    kernel::transpose(from, (into.add(row * width + column), width));
+                }
+            }
+        }
+        return whole;
+    }
+    (0, 0)
+}
 
 /// `panels` are row-major, and side by side the right side.
 #[cfg(target_arch = "x86_64")]
