@@ -39,6 +39,8 @@ pub struct Batch {
     pub lengths: Vec<u32>,
     /// How many of each row's first ids are prefix; 0 in pretraining.
     pub prefixes: Vec<u32>,
+    /// The id that ends a document; where there is none, each row is one document.
+    pub end: Option<TokenId>,
     /// What the positions hold.
     pub counts: Counts,
 }
@@ -113,6 +115,59 @@ impl Batch {
     pub fn is_scored(&self, position: usize) -> bool {
         let byte = self.scored.get(position / 8);
         byte.is_some_and(|byte| byte >> (position % 8) & 1 == 1)
+    }
+
+    /// Where the document of each position begins in its row, `rows * length`.
+    ///
+    /// A document ends with its end id, and what goes on from an earlier row is a document
+    /// of its own. So a pause belongs to the document of the id before it, but after an end
+    /// to the one that follows. Padding positions stand alone, each for itself.
+    pub fn starts(&self) -> Vec<u32> {
+        let mut starts = Vec::with_capacity(self.rows * self.length);
+        for row in 0..self.rows {
+            let first = row * self.length;
+            // A row is shorter than 2^31 ids.
+            let n = (self.lengths.get(row)).map_or(u32::MAX, |length| *length);
+            let mut start = 0;
+            for (place, at) in (first..first + self.length).zip(0..) {
+                if n <= at {
+                    start = at;
+                }
+                starts.push(start);
+                if self.end.is_some() && self.ids.get(place) == self.end.map(|end| end.0) {
+                    start = at + 1;
+                }
+            }
+        }
+        starts
+    }
+
+    /// Where each position stands in its document, `rows * length`; 0 for padding.
+    pub fn positions(&self) -> Vec<u32> {
+        let mut positions = self.starts();
+        for row in positions.chunks_mut(self.length.max(1)) {
+            for (start, place) in row.iter_mut().zip(0..) {
+                *start = place - *start;
+            }
+        }
+        positions
+    }
+
+    /// Which document of its row each position belongs to, from 0, `rows * length`;
+    /// none for padding.
+    pub fn documents(&self) -> Vec<Option<u32>> {
+        let mut documents = Vec::with_capacity(self.rows * self.length);
+        for (row, starts) in self.starts().chunks(self.length.max(1)).enumerate() {
+            let n = (self.lengths.get(row)).map_or(starts.len(), |length| *length as usize);
+            let (mut document, mut last) = (0, 0);
+            documents.extend(starts.iter().take(n).map(|start| {
+                document += u32::from(*start != last);
+                last = *start;
+                Some(document)
+            }));
+            documents.resize((row + 1) * self.length, None);
+        }
+        documents
     }
 
     /// What each position must predict, `rows * length`; any id where the weight is 0.

@@ -54,11 +54,11 @@ impl Hasher {
 pub fn of(dataset: &Dataset, split: Split) -> Result<Content, Error> {
     let reserved = dataset.manifest.tokenizer.reserved;
     let mut hasher = Hasher::default();
-    let rows = dataset.rows(split);
+    let rows = dataset.rows_on_disk(split);
     for first in (0..rows).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
         let digests: Vec<[u8; 32]> = (first..rows.min(first + CHUNK))
             .into_par_iter()
-            .map(|row| Ok(of_row(&dataset.row(split, row)?, reserved)))
+            .map(|row| Ok(of_row(&dataset.row_on_disk(split, row)?, reserved)))
             .collect::<Result<_, Error>>()?;
         digests.iter().for_each(|digest| hasher.0.update(digest));
     }

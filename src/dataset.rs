@@ -1,14 +1,19 @@
 //! A sealed dataset: its manifest, its tokenizer and its rows.
 
+pub mod online;
+
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
+use crate::pause::{self, Insertion};
 use crate::row::RowView;
 use crate::sequence::Sequence;
-use crate::shard::{self, Shard};
+use crate::shard::{self, Reading, Shard};
 use crate::tokenize::{self, SpecialText, Tokenizer};
+use online::Online;
 
 /// A dataset that was opened: manifest, tokenizer and shards belong together.
 #[derive(Debug)]
@@ -21,6 +26,19 @@ pub struct Dataset {
     pub folder: PathBuf,
     train: Rows,
     validation: Rows,
+    /// How rows get their pauses, where they are not on disk.
+    online: Option<Online>,
+}
+
+/// Names a row of a run: the same row may differ from epoch to epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// The split.
+    pub split: Split,
+    /// Which pass over the split.
+    pub epoch: u64,
+    /// The row's index in the split.
+    pub index: u64,
 }
 
 /// The shards of a split as one list of rows.
@@ -65,6 +83,24 @@ pub enum Error {
         #[source]
         source: tokenize::Error,
     },
+    /// Its vocabulary or the length of its rows does not go with a pause policy.
+    #[error("the pauses cannot be placed in rows of `{}`", folder.display())]
+    Policy {
+        /// The dataset.
+        folder: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: pause::Error,
+    },
+    /// Its rows cannot get the pauses that were asked for.
+    #[error("the rows of `{}` cannot get their pauses when they are read", folder.display())]
+    Online {
+        /// The dataset.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: online::Error,
+    },
     /// Two statements about the dataset contradict each other.
     #[error("`{}`: {what}: the manifest says {expected}, found {found}", path.display())]
     Contradiction {
@@ -96,6 +132,8 @@ impl Error {
             Self::Manifest(error) => error.hint(),
             Self::Shard(error) => error.hint(),
             Self::File(_) | Self::NoRow { .. } => None,
+            Self::Online { source, .. } => Some(source.hint()),
+            Self::Policy { .. } => Some("change the policy"),
             Self::OtherTokenizer { .. } | Self::Tokenizer { .. } | Self::Contradiction { .. } => {
                 Some(
                     "bring the dataset's own files back, or remove its folder and run `pausedata prepare` again",
@@ -106,17 +144,64 @@ impl Error {
 }
 
 impl Dataset {
+    /// Opens the dataset in `folder`, whose shards are mapped; see [`Dataset::open_by`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_by(Reading::Mmap, folder)
+    }
+
     /// Opens the dataset in `folder`: checks its manifest, its tokenizer's
     /// digest, and the lengths, headers and indexes of all shards.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub fn open_by(reading: Reading, folder: &Path) -> Result<Self, Error> {
         let (manifest, digest) = Manifest::open(folder)?;
         read_tokenizer(folder, &manifest)?;
-        Ok(Self {
-            train: Rows::open(folder, &manifest, Split::Train)?,
-            validation: Rows::open(folder, &manifest, Split::Validation)?,
+        let config = manifest.pause.clone();
+        let rows = |split| Rows::open(reading, folder, &manifest, split);
+        let dataset = Self {
+            train: rows(Split::Train)?,
+            validation: rows(Split::Validation)?,
             folder: folder.to_path_buf(),
             manifest,
             digest,
+            online: None,
+        };
+        match config.is_at_load() {
+            true => dataset.with_pause(config),
+            false => Ok(dataset),
+        }
+    }
+
+    /// The same dataset with other pauses: its manifest then names them.
+    ///
+    /// # Errors
+    /// Where its rows are not on disk as these pauses need them.
+    pub fn with_pause(mut self, config: pause::Config) -> Result<Self, Error> {
+        let online = match config == self.manifest.pause && !config.is_at_load() {
+            true => return Ok(self),
+            false => Online::new(&self, &config)?,
+        };
+        self.online = config.is_at_load().then_some(online);
+        self.manifest.pause = config;
+        Ok(self)
+    }
+
+    /// What a pause policy does with the rows of this dataset.
+    pub fn insertion(&self, config: &pause::Config) -> Result<Insertion, Error> {
+        let row_length = self.manifest.row_length;
+        let reads = config.policy.reads_text() || config.fields().inserted;
+        let made = match reads {
+            true => self.tokenizer()?.insertion(config, row_length),
+            false => Insertion::new(config.clone(), self.manifest.tokenizer.reserved, row_length)
+                .map_err(tokenize::Error::Pause),
+        };
+        made.map_err(|error| match error {
+            tokenize::Error::Pause(source) => Error::Policy {
+                folder: self.folder.clone(),
+                source,
+            },
+            source => Error::Tokenizer {
+                path: self.folder.join(TOKENIZER_FILE),
+                source,
+            },
         })
     }
 
@@ -141,28 +226,123 @@ impl Dataset {
         }
     }
 
-    /// How many rows a split has.
+    /// How many rows a split has; where pauses are not on disk, with them.
     pub fn rows(&self, split: Split) -> u64 {
+        match &self.online {
+            Some(online) => online.rows(split),
+            None => self.rows_on_disk(split),
+        }
+    }
+
+    /// How many rows of a split are on disk.
+    pub fn rows_on_disk(&self, split: Split) -> u64 {
         self.split(split).ends.last().copied().unwrap_or(0)
     }
 
-    /// A copy of one row of a split, counted over its shards.
+    /// A copy of one row of a split in epoch 0.
     pub fn row(&self, split: Split, index: u64) -> Result<Sequence, Error> {
-        self.see(split, index, |row| row.to_sequence())
+        let epoch = 0;
+        self.row_at(At {
+            split,
+            epoch,
+            index,
+        })
     }
 
-    /// Shows one row of a split to `see`, without a copy.
+    /// A copy of one row.
+    pub fn row_at(&self, at: At) -> Result<Sequence, Error> {
+        let mut copy = Sequence::default();
+        self.read(at, &mut |row| copy = row.to_sequence())?;
+        self.confirm(std::iter::once(at)).map(|()| copy)
+    }
+
+    /// A copy of one row of a split as it is on disk.
+    pub fn row_on_disk(&self, split: Split, index: u64) -> Result<Sequence, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.row(row)?)
+    }
+
+    /// How many ids a row has, by the index alone and without the pauses that it gets when
+    /// it is read; of one that is cut again, about.
+    pub fn length(&self, split: Split, index: u64) -> Result<usize, Error> {
+        let epoch = 0;
+        let rows = self.on_disk(At {
+            split,
+            epoch,
+            index,
+        })?;
+        let (_, shard, row) = self.place(split, rows.start)?;
+        let (length, _) = shard.shape(row)?;
+        Ok(length)
+    }
+
+    /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Dataset::confirm`] after it.
+    pub fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), Error> {
+        match &self.online {
+            Some(online) => online.see(self, at, see),
+            None => self.see(at.split, at.index, see),
+        }
+    }
+
+    /// How rows get their pauses, where they are not on disk.
+    pub fn online(&self) -> Option<&Online> {
+        self.online.as_ref()
+    }
+
+    /// The rows on disk that a row is made of.
+    fn on_disk(&self, at: At) -> Result<Range<u64>, Error> {
+        match &self.online {
+            Some(online) => online.on_disk(at),
+            None => Ok(at.index..at.index.saturating_add(1)),
+        }
+    }
+
+    /// Shows one row of a split to `see` as it is on disk; as [`Dataset::read`].
     pub fn see<T>(
         &self,
         split: Split,
         index: u64,
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
+        let (_, shard, row) = self.place(split, index)?;
+        Ok(shard.see(row, see)?)
+    }
+
+    /// Checks that nobody made the shards shorter that rows were seen of.
+    pub fn confirm(&self, rows: impl Iterator<Item = At>) -> Result<(), Error> {
+        let mut shards = Vec::new();
+        for at in rows {
+            for row in self.on_disk(at)? {
+                shards.push((at.split, self.place(at.split, row)?.0));
+            }
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        let seen = shards
+            .iter()
+            .filter_map(|(split, at)| self.shards(*split).get(*at));
+        seen.map(|shard| Ok(shard.check_lengths()?)).collect()
+    }
+
+    /// Says that a row will be read soon, so that the system may fetch it from its disk.
+    pub fn will_need(&self, at: At) {
+        // A row that is not there is an error when it is read.
+        for row in self.on_disk(at).unwrap_or_default() {
+            if let Ok((_, shard, row)) = self.place(at.split, row) {
+                shard.will_need(row);
+            }
+        }
+    }
+
+    /// The number of the shard that holds a row, the shard, and the row's number in it.
+    fn place(&self, split: Split, index: u64) -> Result<(usize, &Shard, u64), Error> {
         let rows = self.split(split);
         let no_row = || Error::NoRow {
             split,
             row: index,
-            rows: self.rows(split),
+            rows: self.rows_on_disk(split),
         };
         let at = rows.ends.partition_point(|end| *end <= index);
         let shard = rows.shards.get(at).ok_or_else(no_row)?;
@@ -170,7 +350,7 @@ impl Dataset {
             Some(before) => rows.ends.get(before).copied().unwrap_or(0),
             None => 0,
         };
-        Ok(shard.see(index - start, see)?)
+        Ok((at, shard, index - start))
     }
 
     /// The shards of a split, in the order of their rows.
@@ -187,14 +367,19 @@ impl Dataset {
 }
 
 impl Rows {
-    fn open(folder: &Path, manifest: &Manifest, split: Split) -> Result<Self, Error> {
+    fn open(
+        reading: Reading,
+        folder: &Path,
+        manifest: &Manifest,
+        split: Split,
+    ) -> Result<Self, Error> {
         let Some(record) = manifest.splits.get(&split) else {
             return Ok(Self::default());
         };
         let mut rows = Self::default();
         let mut end = 0u64;
         for shard in &record.shards {
-            let shard = Shard::open(folder, shard, manifest)?;
+            let shard = Shard::open_by(reading, folder, shard, manifest)?;
             end = end.saturating_add(shard.rows());
             rows.shards.push(shard);
             rows.ends.push(end);

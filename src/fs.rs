@@ -3,8 +3,12 @@
 //! A file is written under a temporary name beside its place, synced, renamed,
 //! and its folder synced; a crash at any point leaves the old file or the new.
 
+pub mod mapped;
+
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A file operation that failed.
@@ -63,6 +67,25 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut bytes)
         .map_err(Error::new("read", path))?;
     Ok(bytes)
+}
+
+/// Fills `bytes` from a position of a file; fewer are an error.
+pub fn read_at(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Says that some bytes of a file will be read soon; a hint, which may do nothing.
+pub fn will_need(file: &File, bytes: &Range<usize>) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let position = |at: usize| libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+        let (start, length) = (position(bytes.start), position(bytes.len()));
+        // SAFETY: it is asked about an open file, and touches no memory of ours.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), start, length, libc::POSIX_FADV_WILLNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unused = (file, bytes);
 }
 
 /// Reads a whole file, which must have at most `most` bytes.
@@ -244,10 +267,50 @@ pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
         .map_err(Error::new("write", path))
 }
 
-/// The name under which `path` is written before it is renamed into place.
+/// A name beside `path` under which it can be written before it is renamed into place.
+///
+/// No two calls give the same, nor do two processes of the same number, as containers
+/// that share a disk have them.
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{TEMPORARY}{}-{name}", std::process::id()))
+    // The standard library seeds its maps from the system's randomness, each another way.
+    let unique = RandomState::new().hash_one(());
+    path.with_file_name(format!(
+        "{TEMPORARY}{}-{unique:016x}-{name}",
+        std::process::id()
+    ))
+}
+
+/// A folder under a temporary name, removed with what is in it when it is dropped.
+#[derive(Debug)]
+pub struct Draft {
+    folder: PathBuf,
+}
+
+impl Draft {
+    /// Makes the folder beside `path`, and those above it.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let folder = temporary(path);
+        create_dir(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Renames it into place, and syncs the folder around it.
+    pub fn publish(self, to: &Path) -> Result<(), Error> {
+        publish(&self.folder, to)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // A leftover has a temporary name and is never data; after publishing there is none.
+        drop(remove_dir(&self.folder));
+    }
 }
 
 /// A file being written; dropped without [`Output::publish`], it leaves nothing.
@@ -265,8 +328,7 @@ impl Output {
         create_dir(path.parent().unwrap_or(Path::new(".")))?;
         let temporary = temporary(path);
         let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .read(true)
             .write(true)
             .open(&temporary)
@@ -345,6 +407,50 @@ mod tests {
         output.overwrite_start(b"nn").unwrap();
         output.publish().unwrap();
         assert_eq!(read(&path).unwrap(), b"nnew");
+    }
+
+    #[test]
+    fn every_temporary_name_is_another() {
+        let path = Path::new("a/b.bin");
+        let names: std::collections::BTreeSet<_> = (0..100).map(|_| temporary(path)).collect();
+        assert_eq!(names.len(), 100);
+        for name in names {
+            assert_eq!(name.parent(), path.parent());
+            let name = name.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(
+                name.starts_with(TEMPORARY) && name.ends_with("-b.bin"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_writers_of_one_file_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let mut outputs = [b"one", b"two"].map(|text| {
+            let mut output = Output::create(&path).unwrap();
+            output.write_all(text).unwrap();
+            output
+        });
+        for (output, text) in outputs.iter_mut().zip([b"one", b"two"]) {
+            output.publish().unwrap();
+            assert_eq!(read(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_draft_is_published_or_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let draft = Draft::create(&path).unwrap();
+        write(&draft.folder().join("b"), b"half").unwrap();
+        drop(draft);
+        assert_eq!(list(folder.path()).unwrap(), Vec::<PathBuf>::new());
+        let draft = Draft::create(&path).unwrap();
+        write(&draft.folder().join("b"), b"whole").unwrap();
+        draft.publish(&path).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), [path]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::dataset::{self, Dataset};
+use crate::dataset::{self, At, Dataset};
 use crate::manifest::Split;
 use crate::pause;
 use crate::sequence::Sequence;
@@ -57,22 +57,17 @@ pub enum Error {
     },
 }
 
-/// Row `index` of a split, cut into pieces.
-pub fn row(
-    dataset: &Dataset,
-    tokenizer: &Tokenizer,
-    split: Split,
-    index: u64,
-) -> Result<Vec<Piece>, Error> {
-    let rows = dataset.rows(split);
-    if rows <= index {
+/// A row, cut into pieces.
+pub fn row(dataset: &Dataset, tokenizer: &Tokenizer, at: At) -> Result<Vec<Piece>, Error> {
+    let rows = dataset.rows(at.split);
+    if rows <= at.index {
         return Err(Error::NoRow {
-            row: index,
-            split,
+            row: at.index,
+            split: at.split,
             rows,
         });
     }
-    pieces(&dataset.row(split, index)?, tokenizer)
+    pieces(&dataset.row_at(at)?, tokenizer)
 }
 
 /// Cuts a row into pieces of one kind.

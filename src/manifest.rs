@@ -17,6 +17,8 @@ use crate::curate::contamination::EvaluationFile;
 use crate::digest::Digest;
 use crate::fs;
 use crate::pause;
+use crate::rng::{Key, Stream};
+use crate::seal::{self, Broken};
 use crate::token::{IdWidth, Reserved};
 
 /// The version of the dataset format that this program writes.
@@ -56,7 +58,7 @@ pub struct Manifest {
     pub shard_format: ShardFormat,
     /// Longest row in ids, pauses included.
     pub row_length: usize,
-    /// Where pauses went.
+    /// Where pauses went, or where they go when a row is read.
     pub pause: pause::Config,
     /// The input files, in order; [`crate::document::DocumentId::file`] indexes them.
     pub corpus: Vec<FileRecord>,
@@ -117,6 +119,16 @@ pub enum Split {
     Train,
     /// Held out for the validation loss.
     Validation,
+}
+
+/// What draws the pauses of a unit's rows in an epoch: `.item(row)` is the key of one of
+/// them, counted in the split of the unit.
+pub fn row_key(seed: u64, epoch: u64, split: Split, unit: u64) -> Key {
+    Key::new(seed)
+        .stream(Stream::Pause)
+        .epoch(epoch)
+        .item(split as u64)
+        .item(unit)
 }
 
 /// The tokenizer of a dataset.
@@ -342,6 +354,12 @@ pub struct RejectsRecord {
 }
 
 impl Manifest {
+    /// The share of documents that the recipe holds out.
+    pub fn validation(&self) -> f64 {
+        let share = self.recipe.get("validation");
+        share.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
+    }
+
     /// Reads and checks the manifest of the dataset in `folder`; the digest names the dataset.
     pub fn open(folder: &Path) -> Result<(Self, Digest), Error> {
         let path = folder.join(FILE);
@@ -355,16 +373,18 @@ impl Manifest {
         let no_seal = || Error::NoSeal { path: path.clone() };
         let text = std::str::from_utf8(&bytes).map_err(|_| no_seal())?;
         check_version(text, &path)?;
-        let (body, seal) = split_seal(text).ok_or_else(no_seal)?;
-        let found = Digest::of(body.as_bytes());
-        if found.to_string() != seal {
-            return Err(Error::Edited {
-                path,
-                expected: seal.into(),
-                found,
-            });
-        }
-        match serde_json::from_str(&format!("{body}\n}}")) {
+        let json = match seal::open(&bytes) {
+            Ok(json) => json,
+            Err(Broken::NoSeal) => return Err(no_seal()),
+            Err(Broken::Changed { expected, found }) => {
+                return Err(Error::Edited {
+                    path,
+                    expected,
+                    found,
+                });
+            }
+        };
+        match serde_json::from_str(&json) {
             Ok(manifest) => Ok((manifest, Digest::of(&bytes))),
             Err(source) => Err(Error::Json { path, source }),
         }
@@ -376,13 +396,10 @@ impl Manifest {
     pub fn seal(&self, folder: &Path) -> Result<Digest, Error> {
         self.ledger.check()?;
         let path = folder.join(FILE);
-        let json = serde_json::to_string_pretty(self).map_err(|source| Error::Json {
+        let text = seal::seal(self).map_err(|source| Error::Json {
             path: path.clone(),
             source,
         })?;
-        let body = json.strip_suffix("\n}").unwrap_or(&json);
-        let seal = Digest::of(body.as_bytes());
-        let text = format!("{body}{SEAL_BEFORE}{seal}{SEAL_AFTER}");
         fs::remove_temporaries(folder)?;
         fs::remove_temporaries(&folder.join(SHARDS))?;
         fs::remove_temporaries(&folder.join(REJECTS))?;
@@ -505,18 +522,6 @@ impl AddAssign<&Ledger> for Ledger {
             *self.sources.entry(*source).or_default() += share;
         }
     }
-}
-
-/// What stands before the digits of the seal: the last field of the object.
-const SEAL_BEFORE: &str = ",\n  \"seal\": \"";
-/// What stands after them: the end of the file.
-const SEAL_AFTER: &str = "\"\n}\n";
-
-/// What the seal covers, and its digits.
-fn split_seal(text: &str) -> Option<(&str, &str)> {
-    let text = text.strip_suffix(SEAL_AFTER)?;
-    let (rest, seal) = text.split_at_checked(text.len().checked_sub(64)?)?;
-    Some((rest.strip_suffix(SEAL_BEFORE)?, seal))
 }
 
 /// Refuses other versions by name, whatever else such a file holds.

@@ -23,6 +23,10 @@ pub enum Kind {
     F64,
     /// `|u1`
     U8,
+    /// `<u2`
+    U16,
+    /// `<u4`
+    U32,
     /// `<i4`
     I32,
     /// `<i8`
@@ -41,7 +45,7 @@ pub enum Error {
         found: String,
     },
     /// The type is none of [`Kind`].
-    #[error("expected an array of <f4, <f8, |u1, <i4 or <i8 in C order, found {found}")]
+    #[error("expected an array of <f4, <f8, |u1, <u2, <u4, <i4 or <i8 in C order, found {found}")]
     Kind {
         /// The header.
         found: String,
@@ -49,13 +53,23 @@ pub enum Error {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::F32, Self::F64, Self::U8, Self::I32, Self::I64];
+    const ALL: [Self; 7] = [
+        Self::F32,
+        Self::F64,
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::I32,
+        Self::I64,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "<f4",
             Self::F64 => "<f8",
             Self::U8 => "|u1",
+            Self::U16 => "<u2",
+            Self::U32 => "<u4",
             Self::I32 => "<i4",
             Self::I64 => "<i8",
         }
@@ -64,7 +78,8 @@ impl Kind {
     fn size(self) -> usize {
         match self {
             Self::U8 => 1,
-            Self::F32 | Self::I32 => 4,
+            Self::U16 => 2,
+            Self::F32 | Self::U32 | Self::I32 => 4,
             Self::F64 | Self::I64 => 8,
         }
     }
@@ -163,6 +178,8 @@ impl<'a> Array<'a> {
         let chunks = self.bytes.chunks_exact(kind.size());
         chunks.map(move |bytes| match (kind, bytes) {
             (Kind::U8, &[a]) => f64::from(a),
+            (Kind::U16, &[a, b]) => f64::from(u16::from_le_bytes([a, b])),
+            (Kind::U32, &[a, b, c, d]) => f64::from(u32::from_le_bytes([a, b, c, d])),
             (Kind::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
             (Kind::I32, &[a, b, c, d]) => f64::from(i32::from_le_bytes([a, b, c, d])),
             (Kind::F64, &[a, b, c, d, e, f, g, h]) => f64::from_le_bytes([a, b, c, d, e, f, g, h]),

@@ -20,6 +20,8 @@ pub enum Stream {
     Synthetic = 5,
     /// Places of several datasets' rows in a global batch.
     Mixture = 6,
+    /// Order of batches whose rows were sorted by length.
+    Bucket = 7,
 }
 
 /// Names one independent source of random numbers.
@@ -82,7 +84,6 @@ impl Rng {
         if bound == 0 {
             return 0;
         }
-        let threshold = bound.wrapping_neg() % bound;
         loop {
             let wide = u128::from(self.bits()) * u128::from(bound);
             #[expect(
@@ -90,7 +91,8 @@ impl Rng {
                 reason = "the low half is what is compared"
             )]
             let low = wide as u64;
-            if threshold <= low {
+            // The threshold is below the bound, so that the division is hardly ever needed.
+            if bound <= low || bound.wrapping_neg() % bound <= low {
                 return (wide >> 64) as u64;
             }
         }

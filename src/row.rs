@@ -53,6 +53,34 @@ impl<'a> Ids<'a> {
         }
     }
 
+    /// How many bytes each has.
+    pub fn width(self) -> IdWidth {
+        match self {
+            Self::U16(_) => IdWidth::U16,
+            Self::U32(_) => IdWidth::U32,
+        }
+    }
+
+    /// At most `n` of them, from a position on.
+    pub fn part(self, from: usize, n: usize) -> Self {
+        fn part<T>(ids: &[T], from: usize, n: usize) -> &[T] {
+            let rest = ids.get(from..).unwrap_or_default();
+            rest.get(..n).unwrap_or(rest)
+        }
+        match self {
+            Self::U16(ids) => Self::U16(part(ids, from, n)),
+            Self::U32(ids) => Self::U32(part(ids, from, n)),
+        }
+    }
+
+    /// Their bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::U16(ids) => ids.as_flattened(),
+            Self::U32(ids) => ids.as_flattened(),
+        }
+    }
+
     /// All of them, widened.
     pub fn to_vec(self) -> Vec<TokenId> {
         match self {
@@ -101,6 +129,22 @@ impl RowView<'_> {
         }
     }
 
+    /// Makes `words` say which ids were inserted, as [`RowView::is_pause`] tells of each: a
+    /// bit an id, the lowest of a word first.
+    pub fn pauses(&self, pauses: PauseIds, words: &mut Vec<u64>) {
+        let wide = |id: u32| pauses.contains(TokenId(id));
+        match (self.stored, self.ids, pauses.contains_narrow()) {
+            (Some(stored), _, _) if !stored.inserted.is_empty() => {
+                mask(&stored.inserted, words, |inserted| inserted);
+            }
+            (_, Ids::U16(ids), Some(narrow)) => {
+                mask(ids, words, |id| narrow(u16::from_le_bytes(id)));
+            }
+            (_, Ids::U16(ids), None) => mask(ids, words, |id| wide(u16::from_le_bytes(id).into())),
+            (_, Ids::U32(ids), _) => mask(ids, words, |id| wide(u32::from_le_bytes(id))),
+        }
+    }
+
     /// A copy that owns what it holds.
     pub fn to_sequence(self) -> Sequence {
         Sequence {
@@ -110,6 +154,31 @@ impl RowView<'_> {
             ..Sequence::default()
         }
     }
+}
+
+/// Makes `words` say of which values something holds: a bit a value, the lowest of a word
+/// first.
+pub fn mask<T: Copy>(values: &[T], words: &mut Vec<u64>, holds: impl Fn(T) -> bool) {
+    words.clear();
+    let (chunks, rest) = values.as_chunks::<64>();
+    words.extend(chunks.iter().map(|chunk| word(chunk, &holds)));
+    if !rest.is_empty() {
+        let bit = |word, value: &T| word << 1 | u64::from(holds(*value));
+        words.push(rest.iter().rev().fold(0, bit));
+    }
+}
+
+/// Eight comparisons at a time, which a compiler makes one instruction, and a product that
+/// moves the lowest bits of eight bytes into one.
+#[inline]
+fn word<T: Copy>(values: &[T; 64], holds: impl Fn(T) -> bool) -> u64 {
+    const TOGETHER: u64 = 0x0102_0408_1020_4080;
+    let (eights, _) = values.as_chunks::<8>();
+    let byte = |eight: &[T; 8]| {
+        let flags = eight.map(|value| u8::from(holds(value)));
+        u64::from_le_bytes(flags).wrapping_mul(TOGETHER) >> 56
+    };
+    (eights.iter().rev()).fold(0, |word, eight| word << 8 | byte(eight))
 }
 
 /// The bytes of a row's ids, for tests that make rows.

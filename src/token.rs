@@ -115,6 +115,18 @@ impl PauseIds {
         // Without a branch, so that counting takes many ids at once.
         (id == self.shared) | (id.0.wrapping_sub(self.first) < self.count)
     }
+
+    /// [`PauseIds::contains`] for ids of two bytes, of which a processor compares twice as
+    /// many at once; none where a pause is no such id.
+    pub fn contains_narrow(self) -> Option<impl Fn(u16) -> bool + Copy> {
+        let shared = u16::try_from(self.shared.0).ok()?;
+        let (first, count) = (
+            u16::try_from(self.first).ok()?,
+            u16::try_from(self.count).ok()?,
+        );
+        let inside = self.first + self.count <= 1 << 16;
+        inside.then_some(move |id: u16| (id == shared) | (id.wrapping_sub(first) < count))
+    }
 }
 
 impl From<TokenId> for PauseIds {

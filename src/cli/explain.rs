@@ -51,7 +51,7 @@ impl Explain for manifest::Error {
 impl Explain for dataset::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoRow { .. } => Kind::BadInput,
+            Self::NoRow { .. } | Self::Policy { .. } | Self::Online { .. } => Kind::BadInput,
             _ => Kind::Damaged,
         }
     }
@@ -64,7 +64,7 @@ impl Explain for dataset::Error {
 impl Explain for loader::Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Row { .. } => Kind::Damaged,
+            Self::Row { .. } | Self::Changed { .. } => Kind::Damaged,
             Self::Spawn(_) | Self::Thread { .. } => Kind::Failed,
             _ => Kind::BadInput,
         }
@@ -104,7 +104,7 @@ impl Explain for convert::Error {
             Self::Stopped => Kind::Stopped,
             Self::Exists { .. }
             | Self::Strange { .. }
-            | Self::Stored { .. }
+            | Self::AtLoad { .. }
             | Self::WideIds { .. } => Kind::BadInput,
             Self::Dataset(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
@@ -154,7 +154,16 @@ impl Explain for verify::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
-            Self::File(_) => Kind::Failed,
+            Self::File(_) | Self::Scratch(_) => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Scratch(_) => {
+                Some("name a folder that you may write to with `--temp-dir`".into())
+            }
+            Self::File(_) | Self::Stopped => None,
         }
     }
 }
@@ -163,7 +172,7 @@ impl Explain for prepare::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
-            Self::Missing { .. } => Kind::Damaged,
+            Self::Missing { .. } | Self::Record { .. } => Kind::Damaged,
             Self::Dataset(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
             _ => Kind::Failed,
@@ -182,7 +191,9 @@ impl Explain for prepare::Error {
             Self::Missing { .. } => Some(
                 "run the partitions that make them again, or `pausedata prepare RECIPE`, which makes them and seals".into(),
             ),
-            Self::Record { .. } => Some("start this dataset again with `--force`".into()),
+            Self::Record { .. } => Some(
+                "remove this file and run the same command again: its unit is prepared anew".into(),
+            ),
             Self::Curate { .. } => Some("leave `normalize` out of this stage".into()),
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,

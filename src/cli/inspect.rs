@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pausedata::dataset::Dataset;
+use pausedata::dataset::At;
 use pausedata::inspect::{self, Kind, Piece};
 use pausedata::pause;
 use pausedata::sequence::Sequence;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::failure::Failure;
 use super::ui::{Format, NAME, PAUSE, READ, SCORED, Ui};
-use super::values::Split;
+use super::values::{Pause, Split};
 
 /// Show rows of a dataset decoded, with pauses and trained targets coloured
 #[derive(Clone, Debug, clap::Args)]
@@ -20,11 +20,18 @@ use super::values::Split;
 Examples:
   pausedata inspect runs/quickstart/data/pretrain
   pausedata inspect runs/quickstart/data/finetune --from 100 --rows 3 --ids
-  pausedata inspect runs/quickstart/data/finetune --json | head -1")]
+  pausedata inspect runs/quickstart/data/finetune --json | head -1
+  pausedata inspect runs/shared/pretrain --pause '{ policy = \"random\", fraction = 0.2 }' --epoch 3")]
 pub struct Args {
     /// The dataset: a folder with a manifest.json
     #[arg(value_name = "DATASET")]
     pub dataset: PathBuf,
+    #[command(flatten)]
+    pub pause: Pause,
+    /// Which pass over the rows, from 0: where they get their pauses when they are read,
+    /// each has others
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub epoch: u64,
     /// The first row to show, from 0
     #[arg(long, default_value_t = 0, value_name = "ROW")]
     pub from: u64,
@@ -41,29 +48,34 @@ pub struct Args {
 
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    let dataset = Dataset::open(&args.dataset)?;
+    let dataset = args.pause.open(&args.dataset)?;
     let tokenizer = dataset.tokenizer()?;
     let split = args.split.into();
+    let at = |index| At {
+        split,
+        epoch: args.epoch,
+        index,
+    };
     let rows = args.from
         ..args
             .from
             .saturating_add(args.rows.max(1))
             .min(dataset.rows(split));
     if rows.is_empty() {
-        inspect::row(&dataset, &tokenizer, split, args.from)?; // Says which rows there are.
+        inspect::row(&dataset, &tokenizer, at(args.from))?; // Says which rows there are.
     }
     if ui.format() == Format::Text {
         ui.print(&legend())?;
     }
     for index in rows {
-        let pieces = inspect::row(&dataset, &tokenizer, split, index)?;
+        let pieces = inspect::row(&dataset, &tokenizer, at(index))?;
         match ui.format() {
             Format::Json => ui.print_json(&Row {
                 row: index,
                 pieces: &pieces,
             })?,
             Format::Text if args.ids => {
-                let sequence = dataset.row(split, index)?;
+                let sequence = dataset.row_at(at(index))?;
                 ui.print(&id_lines(index, &sequence, &tokenizer))?;
             }
             Format::Text => ui.print(&text(index, &pieces))?,

@@ -10,13 +10,14 @@ use pausedata::dataset::Dataset;
 use pausedata::loader::mixture::Phase;
 use pausedata::loader::{Config, Loader, Order, Rows, Share, State, stream, together};
 use pausedata::manifest::Stage;
-use pausedata::progress::Stop;
+use pausedata::pause::Fields;
+use pausedata::progress::{Progress, Stop};
 use pausedata::token::IdWidth;
 
 use super::Outcome;
 use super::failure::{Failure, Kind};
 use super::ui::{self, Ui};
-use super::values::{Split, Weights};
+use super::values::{Pause, Split, Weights};
 
 /// Batches that are made ready while one is written.
 const PREFETCHED: usize = 2;
@@ -27,19 +28,19 @@ Examples:
   pausedata load runs/quickstart/data/pretrain --rows 2 --batches 1 --format jsonl
   pausedata load a/data/pretrain b/data/pretrain --weights 3,1 --weights 5000:1,1 --rows 32
   pausedata load runs/quickstart/data/pretrain --rows 32 --rank 0 --world 8 --from 4000
+  pausedata load runs/shared/pretrain --pause '{ policy = \"random\", fraction = 0.2 }' --rows 32
 
 Batch k depends on the datasets, their weights, --seed, --rows and k alone: a program that
 counts its batches stops at any of them and goes on with `--from K`, with as many ranks as
 it likes. Every row comes once an epoch.
 
-`npy` is three arrays a batch, each with a header: ids and targets (int32; -100 where
-nothing is scored) and the weights of targets (float32). To read them from a pipe:
+`npy` is an array a batch for each of --fields, with a header. To read them from a pipe:
 
   def arrays(pipe):
       while pipe.peek(1):
           numpy.lib.format.read_magic(pipe)
           shape, _, kind = numpy.lib.format.read_array_header_1_0(pipe)
-          data = pipe.read(shape[0] * shape[1] * kind.itemsize)
+          data = pipe.read(math.prod(shape) * kind.itemsize)
           yield numpy.frombuffer(data, kind).reshape(shape)
   for ids, targets, weights in zip(*[arrays(pipe)] * 3): ...";
 
@@ -81,9 +82,27 @@ pub struct Args {
     /// Take rows as they stand, not in a random order
     #[arg(long)]
     pub sequential: bool,
+    /// Sort rows by length among N batches, so that little is padding; 0 leaves them unsorted
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        conflicts_with = "sequential"
+    )]
+    pub bucket: u64,
+    #[command(flatten)]
+    pub pause: Pause,
     /// How batches are written; `jsonl` with --json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
+    /// The arrays of `npy`, in this order
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "FIELD,..",
+        default_value = "ids,targets,weights"
+    )]
+    pub fields: Vec<Field>,
     /// Keep here what was written, and go on from it; other datasets or arguments are refused
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -92,7 +111,7 @@ pub struct Args {
 /// How batches are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// NumPy arrays: ids, targets, weights
+    /// NumPy arrays: those of --fields
     Npy,
     /// Ids alone, 2 bytes each, in padded rows of the datasets' longest
     U16,
@@ -100,22 +119,64 @@ pub enum Format {
     Jsonl,
 }
 
+/// One array of a batch: a number for each position, unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Field {
+    /// Ids (int32)
+    Ids,
+    /// Ids as narrow as in the shards (uint16 or uint32)
+    NarrowIds,
+    /// Targets (int32); -100 where nothing is scored
+    Targets,
+    /// Weights of targets (float32)
+    Weights,
+    /// Whether a target counts: 8 positions a byte, the lowest bit first (uint8)
+    Scored,
+    /// Places in the document, from 0 (int32)
+    Positions,
+    /// Documents of the row, from 0 (int32); -1 for padding
+    Documents,
+    /// A number a row: how many ids are prefix (int32)
+    Prefixes,
+    /// A number a row: how many ids it has before its padding (int32)
+    Lengths,
+}
+
+impl From<Field> for stream::Field {
+    fn from(field: Field) -> Self {
+        match field {
+            Field::Ids => Self::Ids,
+            Field::NarrowIds => Self::NarrowIds,
+            Field::Targets => Self::Targets,
+            Field::Weights => Self::Weights,
+            Field::Scored => Self::Scored,
+            Field::Positions => Self::Positions,
+            Field::Documents => Self::Documents,
+            Field::Prefixes => Self::Prefixes,
+            Field::Lengths => Self::Lengths,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
-    let datasets = folders.map(|folder| Ok(Dataset::open(folder)?));
+    let datasets = folders.map(|folder| args.pause.open(folder));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
     together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;
     let loader = Arc::new(loader(args, datasets)?);
     let batches = batches(args, &loader)?;
+    if let Some(note) = loader.bucket_note(batches.clone()) {
+        ui.note(&note);
+    }
     save(args, &loader, batches.start)?;
     // Without a file for its state there is nothing to save before an end.
     let stop = match &args.state {
         Some(_) => ui.stop_on_signal()?,
         None => Stop::default(),
     };
-    let (next, written) = write(&loader, batches, format, &stop, ui);
+    let (next, written) = write(&loader, batches, &format, &stop, ui);
     save(args, &loader, next)?;
     written.map(|()| Outcome::Done)
 }
@@ -124,7 +185,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
 fn write(
     loader: &Arc<Loader>,
     batches: Range<u64>,
-    format: stream::Format,
+    format: &stream::Format,
     stop: &Stop,
     ui: &Ui,
 ) -> (u64, Result<(), Failure>) {
@@ -162,6 +223,7 @@ fn loader(args: &Args, datasets: Vec<Dataset>) -> Result<Loader, Failure> {
             true => Order::Sequential,
             false => Order::Shuffled,
         },
+        bucket: args.bucket,
         share: Share {
             rank: args.rank,
             world: args.world,
@@ -233,7 +295,10 @@ fn format(args: &Args, ui: &Ui, datasets: &[Dataset]) -> Result<stream::Format, 
                 pad: u16::try_from(pad).unwrap_or(u16::MAX),
             })
         }
-        (Format::Npy | Format::U16, _) => Ok(stream::Format::Npy),
+        (Format::Npy | Format::U16, _) => {
+            let fields = args.fields.iter().map(|field| (*field).into());
+            Ok(stream::Format::Npy(fields.collect()))
+        }
     }
 }
 
@@ -247,6 +312,9 @@ fn check_bare(datasets: &[Dataset]) -> Result<(), Failure> {
         let problem = match (manifest.id_width, manifest.stage) {
             (IdWidth::U32, _) => "has ids of 4 bytes",
             (_, Stage::Finetune) => "has prefixes, which ids alone do not show",
+            _ if manifest.pause.is_at_load() && manifest.pause.fields() != Fields::default() => {
+                "has targets or pauses that ids alone do not show"
+            }
             _ if shards.into_iter().any(|shard| shard.aux.is_some()) => {
                 "has targets or pauses that ids alone do not show"
             }

@@ -11,7 +11,7 @@ use pausedata::run::datasets::{self, Scope, Twins};
 use serde::Serialize;
 
 use super::Outcome;
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
 use super::recipe::Recipe;
 use super::ui::{Format, NAME, Ui, grouped};
 use super::values;
@@ -73,10 +73,16 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         return show(&datasets::survey(&plan, scope)?, ui);
     }
     if args.force {
-        for (stage, _) in plan
+        for (stage, recipe) in plan
             .stages()
             .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
         {
+            if recipe.is_shared() {
+                let folder = plan.data_dir(stage);
+                let message = format!("`{}` may be that of other recipes too", folder.display());
+                let failure = Failure::new(Kind::BadInput, message);
+                return Err(failure.hint("remove the folder, if nothing else needs it"));
+            }
             fs::remove_dir(&plan.data_dir(stage))?;
             if args.twin {
                 fs::remove_dir(&plan.twin_dir(stage))?;

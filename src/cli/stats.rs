@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use pausedata::dataset::Dataset;
 use pausedata::manifest::Manifest;
 use pausedata::progress::Progress;
 use pausedata::stats::{self, SplitStats, Stats};
@@ -11,6 +10,7 @@ use pausedata::{fs, prepare, report};
 use super::Outcome;
 use super::failure::Failure;
 use super::ui::{Format, NAME, Ui, grouped};
+use super::values::Pause;
 
 /// Show a dataset's lengths, pause densities, run lengths, and drops by reason
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +23,8 @@ pub struct Args {
     /// The dataset: a folder with a manifest.json
     #[arg(value_name = "DATASET")]
     pub dataset: PathBuf,
+    #[command(flatten)]
+    pub pause: Pause,
     /// Write a page for browsers too: charts, tables, sample rows; one file, no network
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -33,7 +35,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    let dataset = Dataset::open(&args.dataset)?;
+    let dataset = args.pause.open(&args.dataset)?;
     let stats = stats::of(&dataset, ui)?;
     if let Some(path) = &args.html {
         let page = report::dataset(&dataset, &stats, args.sample)?;

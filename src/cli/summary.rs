@@ -3,6 +3,7 @@
 use pausedata::eval::{Results, TaskResult};
 use pausedata::recipe::Plan;
 use pausedata::run::training::{StageSummary, Summary};
+use pausedata::units::percent;
 
 use super::ui::{NAME, PASSED, grouped};
 
@@ -45,6 +46,10 @@ fn stage(summary: &StageSummary) -> String {
         summary.seconds,
         100.0 * summary.data_wait,
     );
+    if 0.0 < summary.padding {
+        let padding = percent(summary.padding);
+        text += &format!("            {padding} of positions were padding\n");
+    }
     for part in &summary.epochs_of {
         let (epochs, dataset) = (part.epochs, part.dataset.display());
         text += &format!("            {epochs:.2} epochs of {dataset}\n");

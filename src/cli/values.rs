@@ -1,9 +1,13 @@
 //! Values of arguments that are more than a number or a path.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use pausedata::manifest;
+use pausedata::dataset::Dataset;
+use pausedata::{manifest, pause};
+
+use super::failure::Failure;
 
 /// One stage of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +25,46 @@ impl From<Stage> for manifest::Stage {
             Stage::Finetune => Self::Finetune,
         }
     }
+}
+
+/// Pauses that rows get when they are read.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Pause {
+    /// Read rows with these pauses in place of the dataset's own: a recipe's `pause` table; for
+    /// datasets that were prepared without pauses, or with `when = "at-load"`
+    #[arg(long = "pause", value_name = "TABLE", value_parser = pause_table)]
+    table: Option<pause::Config>,
+}
+
+impl Pause {
+    /// What was asked for.
+    pub fn config(&self) -> Option<&pause::Config> {
+        self.table.as_ref()
+    }
+
+    /// The dataset in a folder, with these pauses.
+    pub fn open(&self, folder: &Path) -> Result<Dataset, Failure> {
+        let dataset = Dataset::open(folder)?;
+        Ok(match self.config() {
+            Some(config) => dataset.with_pause(config.clone())?,
+            None => dataset,
+        })
+    }
+}
+
+fn pause_table(text: &str) -> Result<pause::Config, String> {
+    #[derive(serde::Deserialize)]
+    struct Stage {
+        pause: pause::Config,
+    }
+    let stage: Stage = toml::from_str(&format!("pause = {text}")).map_err(|error| {
+        let problem = error.message();
+        format!("{problem}: expected a table, as in {{ policy = \"random\", fraction = 0.1 }}")
+    })?;
+    Ok(pause::Config {
+        when: pause::When::AtLoad,
+        ..stage.pause
+    })
 }
 
 /// One part of a dataset.

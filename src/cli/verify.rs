@@ -9,6 +9,7 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Remote;
 use super::ui::{FAILED, Format, NAME, PASSED, Ui};
+use super::values::Pause;
 
 /// Prove a dataset: checksums, round trip to the original text, masks, counts
 ///
@@ -24,9 +25,15 @@ pub struct Args {
     /// The dataset: a folder with a manifest.json
     #[arg(value_name = "DATASET")]
     pub dataset: PathBuf,
+    #[command(flatten)]
+    pub pause: Pause,
     /// Read the source files under this folder again and compare them byte for byte
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
+    /// Where temporary files go, of at most 56 bytes a document, while duplicates are
+    /// looked for [default: the dataset's folder]
+    #[arg(long, value_name = "DIR")]
+    pub temp_dir: Option<PathBuf>,
     #[command(flatten)]
     pub remote: Remote,
     /// Do not look for the source files; each document is proved by its checksum
@@ -39,9 +46,13 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let stop = ui.stop_on_signal()?;
     let sources = match args.no_sources {
         true => verify::Sources::Ignored,
-        false => verify::Sources::At(args.data_root.clone(), args.remote.access()),
+        false => verify::Sources::At {
+            data_root: args.data_root.clone(),
+            access: args.remote.access(),
+            temp_dir: args.temp_dir.clone(),
+        },
     };
-    let report = verify::run(&args.dataset, &sources, ui, &stop)?;
+    let report = verify::run(&args.dataset, args.pause.config(), &sources, ui, &stop)?;
     match ui.format() {
         Format::Json => ui.print_json(&Printed::of(&report))?,
         Format::Text => ui.print(&text(&report))?,

@@ -46,7 +46,7 @@ impl Record {
         }
         let content = content
             .iter()
-            .map(|(split, digest)| (*split, digest.to_string()));
+            .map(|(split, rows)| (*split, rows.content.to_string()));
         let record = Self {
             format: FORMAT,
             form,

@@ -1,8 +1,8 @@
 //! The same rows in other files: between the formats of shards, and to what other programs
 //! read and back.
 //!
-//! What a form cannot hold stands beside it in `pausedata/`: the manifest, the tokenizer and
-//! the index of each shard. So nothing is lost: converted there and back, a dataset has the
+//! What a form cannot hold stands beside it in `pausedata/`: the manifest, the tokenizer, the
+//! index of each shard, and its stored targets and weights. So nothing is lost: converted there and back, a dataset has the
 //! digest that it had. Every conversion is read back and compared before it gets its name.
 
 mod export;
@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::sink::{Compact, Flat, Nothing, Shards, Sink};
-use self::source::Source;
+use self::source::{Source, Walked};
 use crate::content::Content;
 use crate::digest::Digest;
 use crate::manifest::{self, ShardFormat, Split};
-use crate::pause::Fields;
 use crate::progress::{Progress, Stop, Unit};
 use crate::token::IdWidth;
 use crate::{dataset, fs, shard};
@@ -90,12 +89,12 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
-    /// The dataset holds more than the other forms do.
+    /// The rows are not on disk as they are read.
     #[error(
-        "`{}` has stored targets or several pause tokens (`pause.token`, `pause.target`), which other forms do not hold yet",
+        "the rows of `{}` get their pauses when they are read (`when = \"at-load\"`), which other programs do not",
         folder.display()
     )]
-    Stored {
+    AtLoad {
         /// The dataset.
         folder: PathBuf,
     },
@@ -162,9 +161,9 @@ impl Error {
             Self::Record { .. } | Self::Changed { .. } => {
                 Some("bring the file back from a copy, or convert the dataset again")
             }
-            Self::Stored { .. } => {
-                Some("`pack.format` in the recipe prepares such a dataset as Parquet shards")
-            }
+            Self::AtLoad { .. } => Some(
+                "prepare it with `when = \"prepare\"`, or with `policy = \"none\"` to export its text without pauses",
+            ),
             Self::WideIds { .. } => Some("convert to `megatron` or `parquet-compact`"),
             Self::Inexact { .. } => Some("please report it: nothing was written"),
         }
@@ -186,21 +185,18 @@ pub fn run(
         return Err(Error::Exists { folder });
     }
     let source = Source::open(from)?;
-    let manifest = &source.manifest;
-    if manifest.pause.fields() != Fields::default()
-        || manifest.tokenizer.reserved != manifest.tokenizer.reserved.basic()
-    {
+    if source.manifest.pause.is_at_load() && to.shards().is_none() {
         let folder = from.to_path_buf();
-        return Err(Error::Stored { folder });
+        return Err(Error::AtLoad { folder });
     }
     if to == Form::Nanogpt && source.manifest.id_width == IdWidth::U32 {
         let vocab_size = source.manifest.tokenizer.vocab_size;
         return Err(Error::WideIds { vocab_size });
     }
-    let draft = Draft::create(out)?;
+    let draft = fs::Draft::create(out)?;
     let work = Work {
         source: &source,
-        folder: &draft.folder,
+        folder: draft.folder(),
         progress,
         stop,
     };
@@ -218,7 +214,9 @@ pub fn run(
         folder: out.to_path_buf(),
         dataset,
         rows: source.rows_by_split(),
-        content,
+        content: (content.into_iter())
+            .map(|(split, rows)| (split, rows.content))
+            .collect(),
     })
 }
 
@@ -231,7 +229,7 @@ struct Work<'a> {
     stop: &'a Stop,
 }
 
-type Contents = BTreeMap<Split, Content>;
+type Contents = BTreeMap<Split, Walked>;
 
 impl Work<'_> {
     /// Writes a dataset; its manifest is the source's but for the files of shards.
@@ -239,10 +237,14 @@ impl Work<'_> {
         let mut manifest = self.source.manifest.clone();
         manifest.shard_format = format;
         let mut contents = Contents::new();
-        for (split, record) in &mut manifest.splits {
-            let mut shards = Shards::new(self.folder, format);
+        let mut written = BTreeMap::new();
+        for split in manifest.splits.keys() {
+            let mut shards = Shards::new(self.folder, &manifest);
             contents.insert(*split, self.walk(*split, &mut shards)?);
-            record.shards = shards.records;
+            written.insert(*split, shards.records);
+        }
+        for (split, record) in &mut manifest.splits {
+            record.shards = written.remove(split).unwrap_or_default();
         }
         self.source.copy_beside(self.folder)?;
         Ok((manifest.seal(self.folder)?, contents))
@@ -259,7 +261,10 @@ impl Work<'_> {
                     let path = self.folder.join(export::bin(form, *split));
                     Box::new(Flat::create(&path, width)?)
                 }
-                _ => Box::new(Compact::new(self.folder)),
+                _ => Box::new(Compact::new(
+                    self.folder,
+                    self.source.manifest.tokenizer.reserved,
+                )),
             };
             contents.insert(*split, self.walk(*split, sink.as_mut())?);
             sink.finish()?;
@@ -296,7 +301,7 @@ impl Work<'_> {
                 let what = format!("rows of the {split} split");
                 return Err(inexact(&what, expected.to_string(), found.to_string()));
             }
-            if !self.source.same_documents(&result, *split) {
+            if !self.source.same_documents(&result, *split)? {
                 let what = format!("documents of the {split} split");
                 return Err(inexact(
                     &what,
@@ -314,7 +319,7 @@ impl Work<'_> {
         if let Some(expected) = self.source.content.as_ref() {
             let found = content
                 .iter()
-                .map(|(split, digest)| (*split, digest.to_string()));
+                .map(|(split, rows)| (*split, rows.content.to_string()));
             let found: BTreeMap<_, _> = found.collect();
             if *expected != found {
                 let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
@@ -324,32 +329,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn walk(&self, split: Split, sink: &mut dyn Sink) -> Result<Content, Error> {
+    fn walk(&self, split: Split, sink: &mut dyn Sink) -> Result<Walked, Error> {
         self.source.walk(split, sink, self.progress, self.stop)
-    }
-}
-
-/// A folder that gets its name when it is complete; dropped before, it is removed.
-struct Draft {
-    folder: PathBuf,
-}
-
-impl Draft {
-    fn create(out: &Path) -> Result<Self, Error> {
-        let folder = fs::temporary(out);
-        fs::remove_dir(&folder)?;
-        fs::create_dir(&folder)?;
-        Ok(Self { folder })
-    }
-
-    fn publish(self, out: &Path) -> Result<(), Error> {
-        Ok(fs::publish(&self.folder, out)?)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // A leftover has a temporary name and is never data; after publishing there is none.
-        drop(fs::remove_dir(&self.folder));
     }
 }

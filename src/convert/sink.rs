@@ -7,12 +7,13 @@ use serde_json::json;
 use super::source::Source;
 use super::{Error, export};
 use crate::fs::{self, Output};
-use crate::manifest::{ShardFormat, ShardRecord, Split};
+use crate::manifest::{Manifest, ShardRecord, Split};
 use crate::sequence::Sequence;
 use crate::shard::index::megatron_head;
+use crate::shard::layout::Header;
 use crate::shard::parquet::{Ids, Writer};
 use crate::shard::{Outline, ShardSpec, ShardWriter, append_ids};
-use crate::token::IdWidth;
+use crate::token::{IdWidth, Reserved};
 
 /// Takes the rows of a split, shard by shard.
 pub trait Sink {
@@ -46,31 +47,32 @@ impl Sink for Nothing {
 }
 
 /// Writes shards of a dataset.
-pub struct Shards {
+pub struct Shards<'a> {
     folder: PathBuf,
-    format: ShardFormat,
+    /// The dataset's, whose format is that of the shards.
+    manifest: &'a Manifest,
     writer: Option<ShardWriter>,
     /// What was written.
     pub records: Vec<ShardRecord>,
 }
 
-impl Shards {
+impl<'a> Shards<'a> {
     /// No shards yet.
-    pub fn new(folder: &Path, format: ShardFormat) -> Self {
+    pub fn new(folder: &Path, manifest: &'a Manifest) -> Self {
         Self {
             folder: folder.to_path_buf(),
-            format,
+            manifest,
             writer: None,
             records: Vec::new(),
         }
     }
 }
 
-impl Sink for Shards {
+impl Sink for Shards<'_> {
     fn open(&mut self, name: &str, outline: &Outline) -> Result<(), Error> {
-        let spec = ShardSpec::of(outline.header(), self.format);
+        let spec = ShardSpec::of(outline.header(), self.manifest);
         let mut writer = ShardWriter::create(&self.folder, name, &spec)?;
-        for document in outline.documents() {
+        for document in outline.documents()? {
             writer.document(document);
         }
         self.writer = Some(writer);
@@ -95,14 +97,17 @@ impl Sink for Shards {
 /// Writes a compact Parquet file for each shard.
 pub struct Compact {
     folder: PathBuf,
+    /// The reserved ids, extra pauses included: labels depend on them.
+    reserved: Reserved,
     writer: Option<Writer>,
 }
 
 impl Compact {
     /// No files yet.
-    pub fn new(folder: &Path) -> Self {
+    pub fn new(folder: &Path, reserved: Reserved) -> Self {
         Self {
             folder: folder.to_path_buf(),
+            reserved,
             writer: None,
         }
     }
@@ -111,7 +116,11 @@ impl Compact {
 impl Sink for Compact {
     fn open(&mut self, name: &str, outline: &Outline) -> Result<(), Error> {
         let path = self.folder.join(export::compact(name));
-        self.writer = Some(Writer::create(&path, outline.header(), Ids::Compact)?);
+        let header = Header {
+            reserved: self.reserved,
+            ..outline.header().clone()
+        };
+        self.writer = Some(Writer::create(&path, &header, Ids::Compact)?);
         Ok(())
     }
 

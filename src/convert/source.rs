@@ -1,6 +1,7 @@
 //! What is converted: rows shard by shard, whatever files they lie in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::fs;
 use crate::manifest::{self, Manifest, ShardFormat, Split, TOKENIZER_FILE};
 use crate::prepare::ORIGIN;
 use crate::progress::{Progress, Stop};
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Stored};
 use crate::shard::parquet;
 use crate::shard::{Outline, Shard};
 use crate::token::{IdWidth, TokenId};
@@ -119,23 +120,26 @@ impl Source {
     }
 
     /// Whether another source lists the same documents in the same shards.
-    pub fn same_documents(&self, other: &Self, split: Split) -> bool {
-        let documents = |source: &Self| -> Vec<_> {
+    pub fn same_documents(&self, other: &Self, split: Split) -> Result<bool, Error> {
+        let documents = |source: &Self| {
             let outlines = source.outlines(split).iter();
-            outlines.map(Outline::documents).collect()
+            outlines
+                .map(Outline::documents)
+                .collect::<Result<Vec<_>, _>>()
         };
-        documents(self) == documents(other)
+        Ok(documents(self)? == documents(other)?)
     }
 
-    /// Gives all rows of a split to `sink`, and returns their digest.
+    /// Gives all rows of a split to `sink`, and returns their digests.
     pub fn walk(
         &self,
         split: Split,
         sink: &mut dyn Sink,
         progress: &dyn Progress,
         stop: &Stop,
-    ) -> Result<Content, Error> {
+    ) -> Result<Walked, Error> {
         let mut hasher = Hasher::default();
+        let mut stored = blake3::Hasher::new();
         let reserved = self.manifest.tokenizer.reserved;
         let mut reader = Reader::open(self, split)?;
         let records = self.manifest.splits.get(&split);
@@ -143,9 +147,14 @@ impl Source {
         for (number, (record, outline)) in records.iter().zip(self.outlines(split)).enumerate() {
             sink.open(&record.name, outline)?;
             reader.shard(number, &record.name)?;
+            let mut ids = 0;
             for row in 0..record.rows {
-                let row = reader.row(outline, row)?;
+                let row = reader.row(outline, row, ids)?;
+                ids += row.len();
                 hasher.push(&row, reserved);
+                row.stored
+                    .iter()
+                    .for_each(|beside| digest(beside, &mut stored));
                 sink.row(&row)?;
                 progress.advance(1);
                 if stop.requested() {
@@ -154,7 +163,10 @@ impl Source {
             }
             sink.close()?;
         }
-        Ok(hasher.finish())
+        Ok(Walked {
+            content: hasher.finish(),
+            stored: Digest(*stored.finalize().as_bytes()),
+        })
     }
 
     /// Copies what a dataset has beside its shards and its manifest.
@@ -187,6 +199,21 @@ impl Source {
         }
         let name = manifest::FILE;
         Ok(fs::copy(&self.records.join(name), &to.join(name))?)
+    }
+}
+
+/// The rows of a split in digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// Their ids and labels.
+    pub content: Content,
+    /// What they say beside their ids: pauses that are text, targets, weights.
+    pub stored: Digest,
+}
+
+impl fmt::Display for Walked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {} beside the ids", self.content, self.stored)
     }
 }
 
@@ -245,8 +272,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Row `index` of the shard; rows are asked for in order.
-    fn row(&mut self, outline: &Outline, index: u64) -> Result<Sequence, Error> {
+    /// Row `index` of the shard, which stands behind `before` ids; rows are asked for in
+    /// order.
+    fn row(&mut self, outline: &Outline, index: u64, before: usize) -> Result<Sequence, Error> {
         let (length, prefix) = outline.row(index)?;
         let ids = match self {
             Self::Dataset { shard, .. } => match shard {
@@ -266,11 +294,26 @@ impl<'a> Reader<'a> {
                 None => Vec::new(),
             },
         };
+        let stored = outline.stored(before..before + ids.len())?;
         Ok(Sequence {
             ids,
             prefix,
+            stored: stored.map(Box::new),
             ..Sequence::default()
         })
+    }
+}
+
+/// Adds what a row says beside its ids.
+fn digest(stored: &Stored, hasher: &mut blake3::Hasher) {
+    for inserted in &stored.inserted {
+        hasher.update(&[u8::from(*inserted)]);
+    }
+    for target in &stored.targets {
+        hasher.update(&target.0.to_le_bytes());
+    }
+    for weight in &stored.weights {
+        hasher.update(&weight.to_le_bytes());
     }
 }
 

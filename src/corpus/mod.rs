@@ -11,7 +11,6 @@ mod block;
 mod columns;
 mod decompress;
 mod error;
-mod guard;
 mod jsonl;
 mod lines;
 mod member;

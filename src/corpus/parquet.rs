@@ -18,12 +18,12 @@ use parquet::file::metadata::RowGroupMetaData;
 
 use crate::document::{Notes, Text};
 use crate::fs;
+use crate::panics::caught;
 
 use super::DOCUMENT_BYTES_MAX;
 use super::block::{BLOCK_BYTES, Chunk};
 use super::columns::Columns;
 use super::error::{Error, Place};
-use super::guard::guarded;
 use super::pages;
 use super::template::{FieldError, Found, Record, Scalar, Shape};
 use super::{File, Span};
@@ -224,7 +224,7 @@ impl Rows {
     ) -> Result<Self, Error> {
         let file = fs::open(path)?;
         let pages = file.try_clone().map_err(fs::Error::new("read", path))?;
-        let builder = guarded(|| builder(file)).map_err(refused(name))?;
+        let builder = caught(|| builder(file)).map_err(refused(name))?;
         let schema = builder.schema().clone();
         let groups = builder.metadata().row_groups();
         let chosen = match span {
@@ -235,9 +235,9 @@ impl Rows {
         let n_rows = n_rows.iter().map(|group| group.num_rows()).sum::<i64>();
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns(&schema)?);
         for group in groups.get(chosen.clone()).unwrap_or_default() {
-            guarded(|| check_pages(&pages, group, &mask)).map_err(refused(name))?;
+            caught(|| check_pages(&pages, group, &mask)).map_err(refused(name))?;
         }
-        let reader = guarded(|| {
+        let reader = caught(|| {
             builder
                 .with_projection(mask)
                 .with_row_groups(chosen.collect())
@@ -258,7 +258,7 @@ impl Rows {
 
     fn next_batch(&mut self) -> Option<Result<RecordBatch, Error>> {
         let mut next = || self.reader.next().transpose();
-        match guarded(|| next()?.map(decode_dictionaries).transpose()) {
+        match caught(|| next()?.map(decode_dictionaries).transpose()) {
             Ok(batch) => batch.map(Ok),
             Err(error) => Some(Err(refused(&self.name)(error))),
         }

@@ -9,13 +9,13 @@
 //! operations do not, so they need `ORDER BY`; rows that are equal there come
 //! in no fixed order, so a query should order by what tells its rows apart.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use polars::prelude::{AnyValue, DataFrame, IntoLazy, PolarsError, PolarsResult};
+use polars::prelude::{AnyValue, DataFrame, IntoLazy, PolarsResult};
 use polars::sql::SQLContext;
 
 use crate::document::{Notes, Text};
+use crate::panics::caught;
 
 use super::columns::Columns;
 use super::decompress::{Compression, Input};
@@ -61,24 +61,19 @@ impl Documents {
         }
         let fields = columns.names();
         // Polars panics on what was left out of its build; a query may ask for that.
-        let result = catch_unwind(AssertUnwindSafe(|| run(columns, query)));
-        let message = match result {
-            Ok(Ok(frame)) => {
-                return Ok(Self {
-                    name: name.into(),
-                    shape,
-                    frame,
-                    row: 0,
-                });
-            }
-            Ok(Err(error)) => explain(&error),
-            Err(panic) => explain_panic(panic.as_ref()),
-        };
-        Err(Error::Select {
-            file: name.into(),
-            fields,
-            message,
-        })
+        match caught(|| run(columns, query)) {
+            Ok(frame) => Ok(Self {
+                name: name.into(),
+                shape,
+                frame,
+                row: 0,
+            }),
+            Err(error) => Err(Error::Select {
+                file: name.into(),
+                fields,
+                message: explain(error.as_ref()),
+            }),
+        }
     }
 
     fn read(&mut self) -> Result<Option<(u64, Text, Notes)>, Error> {
@@ -158,21 +153,13 @@ fn run(columns: Columns, query: &str) -> PolarsResult<DataFrame> {
     context.execute(query)?.collect()
 }
 
-fn explain(error: &PolarsError) -> String {
+fn explain(error: &dyn std::error::Error) -> String {
     // What follows the first line is polars's plan of the query, and its list
     // of columns is short of those that were not read.
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     let end = line.find("; valid columns").unwrap_or(line.len());
     line.get(..end).unwrap_or(line).to_owned()
-}
-
-fn explain_panic(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("polars stopped: {}", text.unwrap_or("no reason given"))
 }
 
 /// One row of a result.

@@ -6,10 +6,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::guard::guarded;
 use super::lines::lines_before;
 use super::{Corpus, File, parquet as table};
 use crate::fs;
+use crate::panics::caught;
 
 /// Size on disk that a unit grows to, and that files are cut at, where a recipe says nothing.
 pub const UNIT_BYTES: u64 = 64 << 20;
@@ -101,7 +101,7 @@ fn by_bytes(file: &File, unit_bytes: u64) -> Vec<File> {
 
 fn by_row_groups(file: &File, unit_bytes: u64) -> Result<Vec<File>, Error> {
     let opened = fs::open(file.local()?)?;
-    let metadata = guarded(|| ParquetRecordBatchReaderBuilder::try_new(opened))
+    let metadata = caught(|| ParquetRecordBatchReaderBuilder::try_new(opened))
         .map_err(table::refused(&file.name))?;
     let (mut parts, mut bytes_before, mut rows_before) = (Vec::new(), 0, 0);
     let (mut start, mut bytes, mut rows) = (0, 0, 0);

@@ -132,7 +132,7 @@ impl Generator {
     /// Answers by `model` as it is now.
     pub fn new(model: &Model, tokenizer: Tokenizer) -> Self {
         Self {
-            empty: Cache::new(model),
+            empty: Cache::new(model).ending_with(tokenizer.reserved().end),
             context: model.config.context,
             tokenizer,
         }
@@ -168,7 +168,7 @@ impl Generator {
 
     fn decode(
         &self,
-        prompt: &str,
+        text: &str,
         request: &Request,
         on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
@@ -177,17 +177,17 @@ impl Generator {
             size: self.tokenizer.vocab_size() as usize,
         };
         let mut ids = Vec::new();
-        self.tokenizer.encode(prompt, &mut ids)?;
-        let read = prompt_ids(&ids, request.pauses, vocabulary.reserved, self.context)?;
+        self.tokenizer.encode(text, &mut ids)?;
+        let prompt = prompt(&ids, request.pauses, vocabulary.reserved, self.context)?;
         let mut reader = Row {
             cache: self.empty.clone(),
             context: self.context,
         };
-        let (ids, ended) = decode(&mut reader, vocabulary, &read, request, on_ids)?;
+        let (ids, ended) = decode(&mut reader, vocabulary, &prompt, request, on_ids)?;
         Ok(Answer {
             text: self.tokenizer.decode(&ids)?,
             ids,
-            read: read.len(),
+            read: prompt.ids.len(),
             ended,
         })
     }
@@ -198,8 +198,11 @@ trait Reader {
     /// How many ids it can read.
     fn context(&self) -> usize;
 
-    /// Reads more ids, at least one, and returns the logits after the last.
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error>;
+    /// Reads the prompt and returns the logits after its last id.
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error>;
+
+    /// Reads one more id and returns the logits after it.
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error>;
 }
 
 /// A row of a model that remembers what it has read.
@@ -213,8 +216,12 @@ impl Reader for Row {
         self.context
     }
 
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
-        self.cache.extend(ids)
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error> {
+        self.cache.prefill(&prompt.ids, prompt.prefix)
+    }
+
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error> {
+        self.cache.extend(&[id])
     }
 }
 
@@ -226,16 +233,23 @@ struct Vocabulary {
     size: usize,
 }
 
-/// The ids that the model reads before it answers: the prompt and its pauses,
-/// placed by the function that places them in training: distinct ones in their order,
+/// What the model reads before it answers.
+struct Prompt {
+    /// The prompt and its pauses.
+    ids: Vec<TokenId>,
+    /// How many of them are the prompt's: a prefix as in finetuning.
+    prefix: usize,
+}
+
+/// The prompt and its pauses, placed by the function that places them in training: distinct ones in their order,
 /// or delimited ones, where the vocabulary has them. An empty prompt is an
 /// end token, after which a new document begins.
-fn prompt_ids(
+fn prompt(
     prompt: &[TokenId],
     pauses: u32,
     reserved: Reserved,
     context: usize,
-) -> Result<Vec<TokenId>, Error> {
+) -> Result<Prompt, Error> {
     let prompt = if prompt.is_empty() {
         &[reserved.end]
     } else {
@@ -263,7 +277,8 @@ fn prompt_ids(
     if context < ids.len() {
         return Err(too_long());
     }
-    Ok(ids)
+    let prefix = prompt.len();
+    Ok(Prompt { ids, prefix })
 }
 
 /// Reads `prompt` and decodes until the end token, the limit, or the end of
@@ -271,7 +286,7 @@ fn prompt_ids(
 fn decode(
     reader: &mut dyn Reader,
     vocabulary: Vocabulary,
-    prompt: &[TokenId],
+    prompt: &Prompt,
     request: &Request,
     on_ids: &mut dyn FnMut(&[TokenId]) -> Result<(), Error>,
 ) -> Result<(Vec<TokenId>, Ended), Error> {
@@ -280,9 +295,9 @@ fn decode(
     if request.max_tokens == 0 {
         return Ok((ids, Ended::MaxTokens));
     }
-    let mut logits = reader.read(prompt)?;
+    let mut logits = reader.begin(prompt)?;
     loop {
-        let position = prompt.len() + ids.len();
+        let position = prompt.ids.len() + ids.len();
         mask(&mut logits, vocabulary);
         let mut rng = request.key.item(ids.len() as u64).rng();
         let id = request.sampling.choose(&logits, &mut rng);
@@ -298,7 +313,7 @@ fn decode(
         if reader.context() <= position {
             return Ok((ids, Ended::Context));
         }
-        logits = reader.read(&[id])?;
+        logits = reader.read(id)?;
     }
 }
 

@@ -1,7 +1,10 @@
 //! Decoding by a scripted reader, and by a real model against its twin.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
-use crate::model::config::{Activation, Config, Norm, Positions};
+use crate::batch::Batch;
+use crate::model::config::{Activation, Attention, Config, Norm, Positions};
 use crate::rng::Stream;
 use crate::tokenize::Training;
 
@@ -24,9 +27,19 @@ impl Reader for Counter {
         self.context
     }
 
-    fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, kv_cache::Error> {
-        self.calls.push(ids.iter().map(|id| id.0).collect());
-        let last = ids.last().unwrap();
+    fn begin(&mut self, prompt: &Prompt) -> Result<Vec<f32>, kv_cache::Error> {
+        self.calls.push(prompt.ids.iter().map(|id| id.0).collect());
+        Ok(self.after(*prompt.ids.last().unwrap()))
+    }
+
+    fn read(&mut self, id: TokenId) -> Result<Vec<f32>, kv_cache::Error> {
+        self.calls.push(vec![id.0]);
+        Ok(self.after(id))
+    }
+}
+
+impl Counter {
+    fn after(&self, last: TokenId) -> Vec<f32> {
         let mut logits = vec![0.0; 14];
         for better in [10, 12, 13] {
             logits[better] = 9.0;
@@ -37,7 +50,7 @@ impl Reader for Counter {
             9 => 11,
             id => id as usize + 1,
         }] = 5.0;
-        Ok(logits)
+        logits
     }
 }
 
@@ -62,7 +75,7 @@ fn run(
         key: Key::new(1),
     };
     let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
-    let read = prompt_ids(&prompt, pauses, RESERVED, context).unwrap();
+    let read = self::prompt(&prompt, pauses, RESERVED, context).unwrap();
     let mut seen = Vec::new();
     let mut on_ids = |ids: &[TokenId]| {
         seen = ids.to_vec();
@@ -95,7 +108,7 @@ fn the_context_is_filled_to_the_last_position_and_never_passed() {
     let (calls, ids, ended) = run(&[1], 3, 100, 4);
     assert_eq!(calls.concat().len(), 4);
     assert_eq!((ids, ended), (vec![5], Ended::Context));
-    let error = prompt_ids(&[TokenId(1); 2], 3, RESERVED, 4).unwrap_err();
+    let error = prompt(&[TokenId(1); 2], 3, RESERVED, 4).err().unwrap();
     assert_eq!(
         error.to_string(),
         "the prompt has 2 tokens and 3 pauses, but the model reads 4 at most"
@@ -113,8 +126,9 @@ fn a_prompt_gets_the_pauses_that_the_vocabulary_has() {
         ..RESERVED
     };
     let ids = |reserved| -> Vec<u32> {
-        let ids = prompt_ids(&[TokenId(1)], 3, reserved, 9).unwrap();
-        ids.into_iter().map(|id| id.0).collect()
+        let prompt = prompt(&[TokenId(1)], 3, reserved, 9).unwrap();
+        assert_eq!(prompt.prefix, 1);
+        prompt.ids.into_iter().map(|id| id.0).collect()
     };
     assert_eq!(ids(RESERVED), [1, 10, 10, 10]);
     assert_eq!(ids(extra(2, false)), [1, 20, 21, 20]);
@@ -167,6 +181,8 @@ pub fn model(vocab_size: usize) -> Model {
         activation: Activation::Gelu,
         bias: true,
         tied: false,
+        attention: Attention::Causal,
+        window: None,
     };
     let model = Model::new(&config, Key::new(2), &Device::flex());
     let larger = |values: Vec<f32>| values.into_iter().map(|x| x * 12.0).collect();
@@ -185,14 +201,21 @@ fn naive(
     let reserved = tokenizer.reserved();
     let mut row = Vec::new();
     tokenizer.encode(prompt, &mut row).unwrap();
+    if row.is_empty() {
+        row.push(reserved.end);
+    }
     row.extend(vec![reserved.pause; pauses]);
     let start = row.len();
     while row.len() < start + max_tokens && row.len() <= model.config.context {
-        let logits: Vec<f32> = model
-            .logits(&row, 1, row.len())
-            .into_data()
-            .iter()
-            .collect();
+        let batch = Batch {
+            rows: 1,
+            length: row.len(),
+            ids: row.as_slice().into(),
+            prefixes: vec![u32::try_from(start - pauses).unwrap()],
+            end: Some(reserved.end),
+            ..Batch::default()
+        };
+        let logits: Vec<f32> = model.logits_of(&batch).into_data().iter().collect();
         let last = &logits[(row.len() - 1) * model.config.vocab_size..];
         let allowed = |id: &usize| {
             let id = TokenId(u32::try_from(*id).unwrap());
@@ -213,11 +236,42 @@ fn naive(
 #[test]
 fn greedy_answers_equal_those_of_the_naive_twin() {
     let (model, tokenizer) = (model(270), tokenizer());
-    let mut answers = std::collections::BTreeSet::new();
-    for prompt in ["abc", "Q: what?", "é"] {
+    let mut all = Vec::new();
+    for (attention, window) in [
+        (Attention::Causal, None),
+        (Attention::PrefixLm, None),
+        (Attention::Document, None),
+        (Attention::PrefixLm, Some(4)),
+    ] {
+        let config = Config {
+            attention,
+            window,
+            ..model.config.clone()
+        };
+        let model = Model::from_values(&config, model.values(), &Device::flex());
+        all.push(answers(&model, &tokenizer));
+    }
+    // A prompt that is read in both directions is read otherwise; documents differ
+    // from plain rows where the prompt is an end.
+    assert!(all[0].values().zip(all[1].values()).any(|(a, b)| a != b));
+    let (causal, documents) = (&all[0], &all[2]);
+    let differ = causal
+        .iter()
+        .filter(|(key, answer)| documents[*key] != **answer);
+    let differ: Vec<&str> = differ.map(|((prompt, _), _)| prompt.as_str()).collect();
+    assert!(
+        !differ.is_empty() && differ.iter().all(|prompt| prompt.is_empty()),
+        "{differ:?}"
+    );
+}
+
+/// Answers to some prompts with some numbers of pauses, which are those of the twin.
+fn answers(model: &Model, tokenizer: &Tokenizer) -> BTreeMap<(String, usize), Vec<TokenId>> {
+    let mut answers = BTreeMap::new();
+    for prompt in ["abc", "Q: what?", "é", ""] {
         for pauses in [0, 1, 7] {
-            let expected = naive(&model, &tokenizer, prompt, pauses, 50);
-            let generator = Generator::new(&model, self::tokenizer());
+            let expected = naive(model, tokenizer, prompt, pauses, 50);
+            let generator = Generator::new(model, self::tokenizer());
             let request = Request {
                 pauses: u32::try_from(pauses).unwrap(),
                 max_tokens: 50,
@@ -226,13 +280,15 @@ fn greedy_answers_equal_those_of_the_naive_twin() {
             };
             let answer = generator.answer(prompt, &request).unwrap();
             assert_eq!(answer.ids, expected, "{prompt} with {pauses} pauses");
-            answers.insert(answer.ids);
+            answers.insert((prompt.to_string(), pauses), answer.ids);
         }
     }
+    let different: BTreeSet<_> = answers.values().collect();
     assert!(
-        3 < answers.len(),
+        3 < different.len(),
         "the model hears neither prompts nor pauses"
     );
+    answers
 }
 
 #[test]

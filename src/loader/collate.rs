@@ -1,21 +1,27 @@
 //! Rows to a batch.
 
 use crate::batch::{Batch, BatchIds, Counts, LENGTH_STEP, StoredTargets};
-use crate::row::{Ids, RowView};
-use crate::token::{IdWidth, PauseIds, Reserved};
+use crate::row::{self, Ids, RowView};
+use crate::token::{IdWidth, Reserved};
 
 /// Takes rows one after the other and makes a batch of them, padded to the longest.
 #[derive(Debug)]
 pub struct Collator {
     reserved: Reserved,
-    /// Rows behind one another, as long as they are.
+    /// How many rows there will be, about.
+    expected: usize,
+    /// Rows behind one another: padded where all have one length, else as long as they are.
     ids: BatchIds,
     /// Bits of rows behind one another, each of whole bytes.
     scored: Vec<u8>,
+    /// As long as rows are; there only where those are not padded.
     stored: Option<StoredTargets>,
+    padded: bool,
     lengths: Vec<u32>,
     prefixes: Vec<u32>,
     counts: Counts,
+    /// Bits of the last row, kept for their memory.
+    words: Vec<u64>,
 }
 
 impl Collator {
@@ -23,55 +29,99 @@ impl Collator {
     pub fn new(reserved: Reserved, width: IdWidth) -> Self {
         Self {
             reserved,
+            expected: 0,
             ids: match width {
                 IdWidth::U16 => BatchIds::U16(Vec::new()),
                 IdWidth::U32 => BatchIds::U32(Vec::new()),
             },
             scored: Vec::new(),
             stored: None,
+            padded: true,
             lengths: Vec::new(),
             prefixes: Vec::new(),
             counts: Counts::default(),
+            words: Vec::new(),
         }
+    }
+
+    /// Takes the memory for so many rows at once, when it knows how long the first is.
+    pub fn expect(mut self, rows: usize) -> Self {
+        self.expected = rows;
+        self
     }
 
     /// Appends a row, whose ids fit the width of the batch.
     pub fn push(&mut self, row: RowView<'_>) {
+        let n = row.len();
         let targets = row.stored.filter(|stored| !stored.targets.is_empty());
+        let another = (self.lengths.first()).is_some_and(|first| *first as usize != n);
+        if another || targets.is_some() {
+            self.close_up();
+        }
         if targets.is_some() {
             self.stored.get_or_insert_default();
             self.store_what_follows();
         }
+        if self.lengths.is_empty() {
+            self.reserve(n);
+        }
         append(&mut self.ids, row.ids);
+        if self.padded {
+            self.fill(n.next_multiple_of(LENGTH_STEP) - n);
+        }
         if let (Some(stored), Some(all)) = (targets, &mut self.stored) {
             all.targets.extend(stored.targets.iter().map(|id| id.0));
             all.weights.extend_from_slice(&stored.weights);
         }
-        let pauses = PauseIds::from(self.reserved);
         let prefix = row.prefix.unwrap_or(0);
-        let mut n_pauses = 0;
-        let mut bits = vec![0u8; row.len().div_ceil(8)];
-        for position in 0..row.len() {
-            n_pauses += u64::from(row.is_pause(position, pauses));
-            let scored = match targets {
-                Some(stored) => (stored.weights.get(position)).is_some_and(|weight| 0.0 < *weight),
-                None => {
-                    let next = position + 1;
-                    next < row.len() && prefix as usize <= next && !row.is_pause(next, pauses)
-                }
-            };
-            if let Some(byte) = bits.get_mut(position / 8) {
-                *byte |= u8::from(scored) << (position % 8);
-            }
-            self.counts.scored += u64::from(scored);
+        row.pauses(self.reserved.into(), &mut self.words);
+        let n_pauses = ones(&self.words);
+        match targets {
+            Some(stored) => row::mask(&stored.weights, &mut self.words, |weight| 0.0 < weight),
+            None => scored(&mut self.words, prefix as usize, n),
         }
-        self.scored.extend_from_slice(&bits);
+        self.counts.scored += ones(&self.words);
         self.counts.pauses += n_pauses;
-        self.counts.real += row.len() as u64 - n_pauses;
+        self.counts.real += n as u64 - n_pauses;
+        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
+        self.scored.extend(bytes.take(n.div_ceil(8)));
         // A row is shorter than 2^31 ids.
-        self.lengths
-            .push(u32::try_from(row.len()).unwrap_or(u32::MAX));
+        self.lengths.push(u32::try_from(n).unwrap_or(u32::MAX));
         self.prefixes.push(prefix);
+    }
+
+    /// Takes memory for the rows to come, if they are as long as the first.
+    fn reserve(&mut self, n: usize) {
+        let length = n.next_multiple_of(LENGTH_STEP);
+        let rows = self.expected;
+        match &mut self.ids {
+            BatchIds::U16(ids) => ids.reserve(rows * length),
+            BatchIds::U32(ids) => ids.reserve(rows * length),
+        }
+        self.scored.reserve(rows * length / 8);
+        self.lengths.reserve(rows);
+        self.prefixes.reserve(rows);
+    }
+
+    /// Appends padding.
+    fn fill(&mut self, n: usize) {
+        let pad = self.reserved.pad.0;
+        match &mut self.ids {
+            #[expect(clippy::cast_possible_truncation, reason = "ids fit the width")]
+            BatchIds::U16(ids) => ids.resize(ids.len() + n, pad as u16),
+            BatchIds::U32(ids) => ids.resize(ids.len() + n, pad),
+        }
+    }
+
+    /// Takes the padding from between rows: not all have one length.
+    fn close_up(&mut self) {
+        let lengths = &self.lengths;
+        if std::mem::take(&mut self.padded) {
+            match &mut self.ids {
+                BatchIds::U16(ids) => unpad(ids, lengths),
+                BatchIds::U32(ids) => unpad(ids, lengths),
+            }
+        }
     }
 
     /// Where any row has stored targets, stores those that follow from the ids of the last
@@ -102,29 +152,61 @@ impl Collator {
         let longest = self.lengths.iter().max().copied().unwrap_or(0) as usize;
         let length = longest.next_multiple_of(LENGTH_STEP);
         let rows = self.lengths.len();
-        let pad = self.reserved.pad.0;
-        let lengths = &self.lengths;
-        let ids = match self.ids {
-            #[expect(clippy::cast_possible_truncation, reason = "ids fit the width")]
-            BatchIds::U16(ids) => BatchIds::U16(padded(ids, lengths, length, pad as u16)),
-            BatchIds::U32(ids) => BatchIds::U32(padded(ids, lengths, length, pad)),
-        };
-        let bytes: Vec<u32> = lengths.iter().map(|length| length.div_ceil(8)).collect();
         let mut counts = self.counts;
         counts.padding = (rows * length) as u64 - counts.real - counts.pauses;
+        if !self.padded {
+            self.pad(length);
+        }
         Batch {
             rows,
             length,
-            ids,
-            scored: padded(self.scored, &bytes, length / 8, 0),
-            stored: self.stored.map(|stored| StoredTargets {
-                targets: padded(stored.targets, lengths, length, pad),
-                weights: padded(stored.weights, lengths, length, 0.0),
-            }),
+            ids: self.ids,
+            scored: self.scored,
+            stored: self.stored,
             lengths: self.lengths,
             prefixes: self.prefixes,
+            end: Some(self.reserved.end),
             counts,
         }
+    }
+
+    /// Makes all rows as long as the longest.
+    fn pad(&mut self, length: usize) {
+        let (lengths, pad) = (&self.lengths, self.reserved.pad.0);
+        match &mut self.ids {
+            #[expect(clippy::cast_possible_truncation, reason = "ids fit the width")]
+            BatchIds::U16(ids) => padded(ids, lengths, length, pad as u16),
+            BatchIds::U32(ids) => padded(ids, lengths, length, pad),
+        }
+        if let Some(stored) = &mut self.stored {
+            padded(&mut stored.targets, lengths, length, pad);
+            padded(&mut stored.weights, lengths, length, 0.0);
+        }
+        let bytes: Vec<u32> = lengths.iter().map(|length| length.div_ceil(8)).collect();
+        padded(&mut self.scored, &bytes, length / 8, 0);
+    }
+}
+
+/// How many bits are set.
+fn ones(words: &[u64]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
+/// Makes the bits of a row's pauses say what it scores by the paper's rule: a position
+/// whose next id is no pause, neither part of a prefix nor past the end.
+fn scored(words: &mut [u64], prefix: usize, n: usize) {
+    let (start, end) = (prefix.max(1), n);
+    let mut next = 0;
+    for (index, word) in words.iter_mut().enumerate().rev() {
+        // The bits of a word before a position of the row.
+        let before = |position: usize| match position.saturating_sub(64 * index) {
+            bits @ 0..64 => (1u64 << bits) - 1,
+            _ => u64::MAX,
+        };
+        let real = !*word & before(end) & !before(start);
+        // What is real is the target of the position before it.
+        *word = real >> 1 | next << 63;
+        next = real;
     }
 }
 
@@ -146,20 +228,30 @@ fn append(all: &mut BatchIds, ids: Ids<'_>) {
     }
 }
 
-/// Rows of `lengths` values, behind one another, each filled up to `length`.
-fn padded<T: Copy>(values: Vec<T>, lengths: &[u32], length: usize, filler: T) -> Vec<T> {
-    if values.len() == lengths.len() * length {
-        return values;
+/// Moves rows of `lengths` values, behind one another, apart to `length` each.
+fn padded<T: Copy>(values: &mut Vec<T>, lengths: &[u32], length: usize, filler: T) {
+    let mut end = values.len();
+    values.resize(lengths.len() * length, filler);
+    // From the last on: a row's new place is behind those of the rows before it.
+    for (row, n) in lengths.iter().enumerate().rev() {
+        let (start, n) = (row * length, *n as usize);
+        let from = end.saturating_sub(n);
+        values.copy_within(from..end, start);
+        if let Some(rest) = values.get_mut(start + n..start + length) {
+            rest.fill(filler);
+        }
+        end = from;
     }
-    let mut all = Vec::with_capacity(lengths.len() * length);
-    let mut rest = values.as_slice();
-    for n in lengths {
-        let (row, after) = rest.split_at((*n as usize).min(rest.len()));
-        all.extend_from_slice(row);
-        all.resize(all.len() + length - row.len(), filler);
-        rest = after;
+}
+
+/// Moves padded rows of `lengths` values, all the same, together.
+fn unpad<T: Copy>(values: &mut Vec<T>, lengths: &[u32]) {
+    let n = lengths.first().map_or(0, |n| *n as usize);
+    let length = n.next_multiple_of(LENGTH_STEP);
+    for row in 1..lengths.len() {
+        values.copy_within(row * length..row * length + n, row * n);
     }
-    all
+    values.truncate(lengths.len() * n);
 }
 
 #[cfg(test)]
@@ -172,7 +264,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::row;
     use crate::sequence::drawing::{RESERVED, row as drawn, word};
     use crate::sequence::{Sequence, Stored};
     use crate::token::TokenId;
@@ -261,7 +352,11 @@ mod tests {
 
     #[test]
     fn nothing_makes_an_empty_batch() {
-        assert_eq!(collate(&[], IdWidth::U16), Batch::default());
+        let nothing = Batch {
+            end: Some(RESERVED.end),
+            ..Batch::default()
+        };
+        assert_eq!(collate(&[], IdWidth::U16), nothing);
         let empty = collate(&[Sequence::default()], IdWidth::U16);
         assert_eq!((empty.rows, empty.length), (1, 0));
     }

@@ -5,6 +5,7 @@
 //! size of micro-batch, any prefetch depth and any number of ranks. What may not
 //! change stands in a [`State`].
 
+mod bucket;
 mod collate;
 pub mod mixture;
 mod order;
@@ -14,38 +15,31 @@ pub mod stream;
 mod together;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::json;
 
+pub use crate::dataset::At;
 pub use collate::Collator;
 pub use order::{Order, Pick};
 pub use prefetch::Prefetch;
 pub use state::{State, StateError};
 pub use together::{Clash, together};
 
+use self::bucket::{Buckets, Unsorted};
 use self::mixture::{Mixture, Phase};
 use self::order::Sampler;
-use crate::batch::{Batch, Counts};
+use crate::batch::{Batch, Counts, LENGTH_STEP};
 use crate::dataset::Dataset;
 use crate::fingerprint::{self, Difference, Fingerprint};
 use crate::manifest::Split;
 use crate::row::RowView;
 use crate::token::{IdWidth, Reserved};
+use crate::units::percent;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Names a row of a run: the same row may differ from epoch to epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    /// The split.
-    pub split: Split,
-    /// Which pass over the split.
-    pub epoch: u64,
-    /// The row's index in the split.
-    pub index: u64,
-}
 
 /// What a loader reads: rows by split, epoch and index.
 pub trait Rows: Send + Sync {
@@ -55,8 +49,19 @@ pub trait Rows: Send + Sync {
     fn id_width(&self) -> IdWidth;
     /// How many rows a split has.
     fn rows(&self, split: Split) -> u64;
+    /// How many ids a row has, about: what buckets sort by, the same in every epoch.
+    fn length(&self, split: Split, index: u64) -> usize;
     /// Shows a row to `see`, once, unless it cannot be read.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Rows::confirm`] after it.
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
+    /// Checks that rows were shown as they are: nobody took away meanwhile what they were
+    /// read from. Asked once a batch.
+    fn confirm(&self, _: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
+        Ok(())
+    }
+    /// Says that a row will be read soon.
+    fn will_need(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -74,8 +79,20 @@ impl Rows for Dataset {
         self.manifest.id_width
     }
 
+    fn length(&self, split: Split, index: u64) -> usize {
+        self.length(split, index).unwrap_or(0)
+    }
+
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
-        Ok(self.see(at.split, at.index, see)?)
+        Ok(self.read(at, see)?)
+    }
+
+    fn confirm(&self, rows: &mut dyn Iterator<Item = At>) -> Result<(), BoxError> {
+        Ok(self.confirm(rows)?)
+    }
+
+    fn will_need(&self, at: At) {
+        self.will_need(at);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -84,6 +101,10 @@ impl Rows for Dataset {
         identity.add("tokenizer", &json!(self.manifest.tokenizer.digest));
         // The digest says all; this tells a person what is another.
         identity.add("recipe", &self.manifest.recipe);
+        if self.manifest.pause.is_at_load() {
+            // The recipe holds what is on disk.
+            identity.add("recipe.pause", &json!(self.manifest.pause));
+        }
         identity
     }
 }
@@ -101,6 +122,8 @@ pub struct Config {
     pub split: Split,
     /// In which order.
     pub order: Order,
+    /// Global batches among which rows are sorted by length; 0 for none.
+    pub bucket: u64,
     /// Whose part of each global batch is made.
     pub share: Share,
     /// After how many epochs the rows end, if they do; of one dataset alone.
@@ -176,6 +199,15 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+    /// What rows were read from was changed meanwhile.
+    #[error("rows of the {split:?} split cannot be trusted")]
+    Changed {
+        /// The split.
+        split: Split,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
     /// The prefetch thread could not start.
     #[error("cannot start the prefetch thread")]
     Spawn(#[source] std::io::Error),
@@ -216,6 +248,7 @@ pub struct Loader {
     mixture: Vec<Phase>,
     config: Config,
     sampler: Sampler,
+    buckets: Option<Buckets>,
 }
 
 impl Loader {
@@ -237,12 +270,20 @@ impl Loader {
         let mixed = Mixture::new(members.len(), &mixture, rows_per_batch)?;
         let sampler = Sampler::new(&n_rows, mixed, rows_per_batch, config.seed, config.order);
         let split = config.split;
-        Ok(Self {
+        let mut loader = Self {
             members,
             mixture,
             config,
             sampler: sampler.ok_or(Error::Empty { split })?,
-        })
+            buckets: None,
+        };
+        if 0 < config.bucket {
+            let epoch = (!loader.is_mixed()).then(|| loader.rows_per_epoch());
+            let buckets = Buckets::new([config.bucket, rows_per_batch], config.seed);
+            let buckets = buckets.ending(epoch, &loader.mixture, loader.n_batches());
+            loader.buckets = Some(buckets);
+        }
+        Ok(loader)
     }
 
     /// How many rows an epoch has; of several datasets, an epoch of each.
@@ -295,10 +336,56 @@ impl Loader {
     /// The rows of global batch `k` that this process makes, in order.
     pub fn rows_of(&self, k: u64) -> Vec<Pick> {
         let Share { rank, world } = self.config.share;
+        match &self.buckets {
+            None => self
+                .sampler
+                .rows(k, (rank as u64..self.n_rows_of(k)).step_by(world)),
+            Some(buckets) => {
+                let rows = buckets.rows(k, self).into_iter();
+                rows.skip(rank).step_by(world).collect()
+            }
+        }
+    }
+
+    /// How many rows global batch `k` has, over all processes.
+    fn n_rows_of(&self, k: u64) -> u64 {
         let n_rows = self.config.rows_per_batch as u64;
         let left = |end: u64| end.saturating_sub(k.saturating_mul(n_rows));
-        let end = self.n_rows().map_or(n_rows, |end| left(end).min(n_rows));
-        self.sampler.rows(k, (rank as u64..end).step_by(world))
+        self.n_rows().map_or(n_rows, |end| left(end).min(n_rows))
+    }
+
+    /// What buckets change about padding, as a person reads it; of the first of some
+    /// batches, and none where there are no buckets.
+    pub fn bucket_note(&self, batches: Range<u64>) -> Option<String> {
+        let end = batches.start.saturating_add(self.config.bucket);
+        let some = batches.start..batches.end.min(end);
+        if some.is_empty() {
+            return None;
+        }
+        let [unsorted, sorted] = self.padding(some).map(percent);
+        Some(format!(
+            "{sorted} of positions are padding, {unsorted} without buckets"
+        ))
+    }
+
+    /// The share of positions that are padding in some global batches of this process,
+    /// by the lengths of their rows alone: without buckets, and as they are.
+    pub fn padding(&self, batches: Range<u64>) -> [f64; 2] {
+        let Share { rank, world } = self.config.share;
+        let share = |rows_of: &dyn Fn(u64) -> Vec<Pick>| {
+            let (mut ids, mut positions) = (0, 0);
+            for rows in batches.clone().map(rows_of) {
+                for rows in rows.chunks(self.config.rows_per_micro_batch) {
+                    let lengths = rows.iter().map(|pick| Unsorted::length(self, *pick));
+                    let longest = lengths.clone().max().unwrap_or(0);
+                    positions += rows.len() * longest.next_multiple_of(LENGTH_STEP);
+                    ids += lengths.sum::<usize>();
+                }
+            }
+            1.0 - ids as f64 / positions.max(1) as f64
+        };
+        let unsorted = |k| self.rows(k).into_iter().skip(rank).step_by(world).collect();
+        [share(&unsorted), share(&|k| self.rows_of(k))]
     }
 
     /// Global batch `k`.
@@ -320,23 +407,42 @@ impl Loader {
         let split = self.config.split;
         let empty = || Error::Empty { split };
         let first = self.members.first().ok_or_else(empty)?;
-        let mut collator = Collator::new(first.reserved(), first.id_width());
+        let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
         for pick in picks {
             let member = self.members.get(pick.member).ok_or_else(empty)?;
-            let at = At {
-                split,
-                epoch: pick.epoch,
-                index: pick.index,
-            };
-            push(&**member, at, &mut collator)?;
+            push(&**member, pick.at(split), &mut collator)?;
+        }
+        for (place, member) in self.members.iter().enumerate() {
+            let own = picks.iter().filter(|pick| pick.member == place);
+            confirm(&**member, split, own.map(|pick| pick.at(split)))?;
         }
         Ok(collator.finish())
+    }
+
+    /// Says that the rows of global batch `k` will be read soon.
+    pub fn will_need(&self, k: u64) {
+        for pick in self.rows_of(k) {
+            if let Some(member) = self.members.get(pick.member) {
+                member.will_need(pick.at(self.config.split));
+            }
+        }
     }
 
     /// The global batches `from..to`, made by a thread that is at most `depth` batches
     /// ahead of the one it works on.
     pub fn prefetch(self: Arc<Self>, from: u64, to: u64, depth: usize) -> Prefetch {
         Prefetch::start(self, from..to, depth)
+    }
+}
+
+impl Unsorted for Loader {
+    fn rows(&self, k: u64) -> Vec<Pick> {
+        self.sampler.rows(k, 0..self.n_rows_of(k))
+    }
+
+    fn length(&self, pick: Pick) -> usize {
+        let member = self.members.get(pick.member);
+        member.map_or(0, |member| member.length(self.config.split, pick.index))
     }
 }
 
@@ -364,12 +470,25 @@ impl Config {
     }
 }
 
-/// The batch of some rows, padded to the longest.
-pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
-    let mut collator = Collator::new(dataset.reserved(), dataset.id_width());
-    for at in rows {
-        push(dataset, at, &mut collator)?;
+impl Pick {
+    fn at(&self, split: Split) -> At {
+        At {
+            split,
+            epoch: self.epoch,
+            index: self.index,
+        }
     }
+}
+
+/// The batch of some rows of a split, padded to the longest.
+pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Batch, Error> {
+    let rows: Vec<At> = rows.collect();
+    let mut collator = Collator::new(dataset.reserved(), dataset.id_width()).expect(rows.len());
+    for at in &rows {
+        push(dataset, *at, &mut collator)?;
+    }
+    let split = rows.first().map_or(Split::Train, |at| at.split);
+    confirm(dataset, split, rows.iter().copied())?;
     Ok(collator.finish())
 }
 
@@ -380,6 +499,16 @@ fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error
         index: at.index,
         source,
     })
+}
+
+/// Checks that rows that were pushed are those of the dataset.
+fn confirm(
+    dataset: &dyn Rows,
+    split: Split,
+    mut rows: impl Iterator<Item = At>,
+) -> Result<(), Error> {
+    let confirmed = dataset.confirm(&mut rows);
+    confirmed.map_err(|source| Error::Changed { split, source })
 }
 
 impl fmt::Debug for Loader {

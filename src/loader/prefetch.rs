@@ -1,6 +1,5 @@
 //! Batches made ahead of the step that needs them.
 
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -8,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Error, GlobalBatch, Loader};
+use crate::panics::message;
 
 /// Global batches in order, made by a thread of their own.
 ///
@@ -106,12 +106,6 @@ fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalB
 fn stop<T>(receiver: Receiver<T>, thread: JoinHandle<()>, batch: u64) -> Option<Error> {
     drop(receiver);
     let panic = thread.join().err()?;
-    let message = message(panic.as_ref());
+    let message = message(panic.as_ref()).into();
     Some(Error::Thread { batch, message })
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let string = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(string).unwrap_or("it panicked").to_string()
 }

@@ -28,6 +28,9 @@ pub struct State {
     split: Split,
     order: Order,
     rows_per_batch: usize,
+    /// Batches among which rows are sorted by length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bucket: Option<u64>,
     /// The weights of several datasets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mixture: Vec<Phase>,
@@ -84,6 +87,7 @@ impl State {
             split: config.split,
             order: config.order,
             rows_per_batch: config.rows_per_batch,
+            bucket: (0 < config.bucket).then_some(config.bucket),
             mixture: mixture.to_vec(),
             epochs: config.epochs,
             datasets,
@@ -122,6 +126,9 @@ impl State {
         all.add("order", &json!(self.order));
         all.add("rows a batch", &json!(self.rows_per_batch));
         all.add("mixture", &json!(self.mixture));
+        if let Some(bucket) = self.bucket {
+            all.add("bucket", &json!(bucket));
+        }
         if let Some(epochs) = self.epochs {
             all.add("epochs", &json!(epochs));
         }

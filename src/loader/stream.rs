@@ -7,11 +7,10 @@ use crate::batch::{Batch, BatchIds};
 use crate::npy::{self, Kind};
 
 /// What becomes of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Three NumPy arrays a batch, each of its rows and positions: ids (`int32`), targets
-    /// (`int32`, [`UNSCORED`] where none is scored) and weights of targets (`float32`).
-    Npy,
+    /// A NumPy array a batch for each of these fields.
+    Npy(Vec<Field>),
     /// Ids alone, two bytes each, in rows of one length.
     U16 {
         /// How many ids a row has.
@@ -22,6 +21,33 @@ pub enum Format {
     /// An object a row, without its padding.
     Jsonl,
 }
+
+/// What an array says of a batch: of each position, unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The id (`int32`).
+    Ids,
+    /// The id in as many bytes as in the shards (`uint16` or `uint32`).
+    NarrowIds,
+    /// The target (`int32`), [`UNSCORED`] where none is scored.
+    Targets,
+    /// How much the target counts (`float32`).
+    Weights,
+    /// Whether the target counts, a bit each, the lowest first (`uint8`, an eighth as wide).
+    Scored,
+    /// Its place in its document (`int32`), see [`Batch::positions`].
+    Positions,
+    /// Which document of the row it belongs to (`int32`), -1 for padding; see
+    /// [`Batch::documents`].
+    Documents,
+    /// Of each row: how many of its first ids are prefix (`int32`).
+    Prefixes,
+    /// Of each row: how many ids it has before its padding (`int32`).
+    Lengths,
+}
+
+/// The arrays that most training loops take.
+pub const USUAL: [Field; 3] = [Field::Ids, Field::Targets, Field::Weights];
 
 /// The target of a position that is not scored, as PyTorch's cross entropy ignores it.
 pub const UNSCORED: i32 = -100;
@@ -43,41 +69,92 @@ struct Line<'a> {
 pub fn write(
     batch: &GlobalBatch,
     rows: &[Pick],
-    format: Format,
+    format: &Format,
     out: &mut Vec<u8>,
 ) -> Result<(), serde_json::Error> {
     let mut rows = rows.iter();
-    if batch.micro_batches.is_empty() && format == Format::Npy {
+    if let (Format::Npy(fields), []) = (format, batch.micro_batches.as_slice()) {
         // A rank without rows has as many batches as the others.
-        arrays(&Batch::default(), out);
+        fields
+            .iter()
+            .for_each(|field| field.write(&Batch::default(), out));
     }
     for micro in &batch.micro_batches {
         match format {
-            Format::Npy => arrays(micro, out),
-            Format::U16 { length, pad } => u16s(micro, length, pad, out),
+            Format::Npy(fields) => fields.iter().for_each(|field| field.write(micro, out)),
+            Format::U16 { length, pad } => u16s(micro, *length, *pad, out),
             Format::Jsonl => lines(micro, batch.index, &mut rows, out)?,
         }
     }
     Ok(())
 }
 
-fn arrays(batch: &Batch, out: &mut Vec<u8>) {
-    let shape = [batch.rows, batch.length];
-    npy::header(Kind::I32, &shape, out);
-    match &batch.ids {
-        BatchIds::U16(ids) => extend(out, ids.iter().map(|id| u32::from(*id).to_le_bytes())),
-        BatchIds::U32(ids) => extend(out, ids.iter().map(|id| id.to_le_bytes())),
+impl Field {
+    /// Appends the array of a batch.
+    fn write(self, batch: &Batch, out: &mut Vec<u8>) {
+        let (rows, length) = (batch.rows, batch.length);
+        let whole = [rows, length];
+        match (self, &batch.ids) {
+            (Self::Ids, BatchIds::U16(ids)) => {
+                integers(&whole, ids.iter().map(|id| u32::from(*id)), out);
+            }
+            (Self::Ids, BatchIds::U32(ids)) => integers(&whole, ids.iter().copied(), out),
+            (Self::NarrowIds, BatchIds::U16(ids)) => {
+                array(
+                    Kind::U16,
+                    &whole,
+                    ids.iter().map(|id| id.to_le_bytes()),
+                    out,
+                );
+            }
+            (Self::NarrowIds, BatchIds::U32(ids)) => {
+                array(
+                    Kind::U32,
+                    &whole,
+                    ids.iter().map(|id| id.to_le_bytes()),
+                    out,
+                );
+            }
+            (Self::Targets, _) => {
+                let targets = targets(batch);
+                let bytes = targets.iter().map(|target| target.to_le_bytes());
+                array(Kind::I32, &whole, bytes, out);
+            }
+            (Self::Weights, _) => {
+                let weights = batch.weights();
+                let bytes = weights.iter().map(|weight| weight.to_le_bytes());
+                array(Kind::F32, &whole, bytes, out);
+            }
+            (Self::Scored, _) => {
+                let bytes = batch.scored.iter().map(|bits| [*bits]);
+                array(Kind::U8, &[rows, length / 8], bytes, out);
+            }
+            (Self::Positions, _) => integers(&whole, batch.positions().into_iter(), out),
+            (Self::Documents, _) => {
+                let documents = batch.documents().into_iter();
+                // All bits of -1 are set.
+                integers(&whole, documents.map(|at| at.unwrap_or(u32::MAX)), out);
+            }
+            (Self::Prefixes, _) => integers(&[rows], batch.prefixes.iter().copied(), out),
+            (Self::Lengths, _) => integers(&[rows], batch.lengths.iter().copied(), out),
+        }
     }
-    npy::header(Kind::I32, &shape, out);
-    extend(
-        out,
-        targets(batch).iter().map(|target| target.to_le_bytes()),
-    );
-    npy::header(Kind::F32, &shape, out);
-    extend(
-        out,
-        batch.weights().iter().map(|weight| weight.to_le_bytes()),
-    );
+}
+
+/// Appends an array of 32-bit integers.
+fn integers(shape: &[usize], values: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
+    array(Kind::I32, shape, values.map(u32::to_le_bytes), out);
+}
+
+/// Appends an array.
+fn array<const N: usize>(
+    kind: Kind,
+    shape: &[usize],
+    values: impl ExactSizeIterator<Item = [u8; N]>,
+    out: &mut Vec<u8>,
+) {
+    npy::header(kind, shape, out);
+    extend(out, values);
 }
 
 fn u16s(batch: &Batch, length: usize, pad: u16, out: &mut Vec<u8>) {
@@ -194,6 +271,10 @@ mod tests {
         rows.concat()
     }
 
+    fn usual() -> Format {
+        Format::Npy(USUAL.to_vec())
+    }
+
     fn written(batch: &GlobalBatch, format: Format) -> Vec<u8> {
         let pick = |member, index| Pick {
             member,
@@ -201,7 +282,7 @@ mod tests {
             index,
         };
         let mut out = Vec::new();
-        write(batch, &[pick(0, 11), pick(1, 0)], format, &mut out).unwrap();
+        write(batch, &[pick(0, 11), pick(1, 0)], &format, &mut out).unwrap();
         out
     }
 
@@ -235,7 +316,7 @@ mod tests {
         let wide: Vec<u32> = ids(9).into_iter().map(u32::from).collect();
         for ids in [BatchIds::U16(ids(9)), BatchIds::U32(wide)] {
             let batch = batch(ids);
-            let bytes = written(&batch, Format::Npy);
+            let bytes = written(&batch, usual());
             let head = "\u{1}\0v\0{'descr': '<i4', 'fortran_order': False, 'shape': (2, 8), }";
             assert_eq!(bytes[..6], *b"\x93NUMPY");
             assert!(bytes[6..].starts_with(head.as_bytes()));
@@ -273,9 +354,70 @@ mod tests {
             micro_batches: Vec::new(),
             counts: Default::default(),
         };
-        let bytes = written(&empty, Format::Npy);
+        let bytes = written(&empty, usual());
         assert_eq!(bytes.len(), 3 * 128);
         assert!(String::from_utf8_lossy(&bytes).contains("'shape': (0, 0)"));
         assert!(written(&empty, Format::Jsonl).is_empty());
+    }
+    /// The header of each field's array, and its values as signed numbers.
+    fn read(fields: &[Field], ids: BatchIds) -> Vec<(String, Vec<i64>)> {
+        let mut batch = batch(ids);
+        // The first row is two documents.
+        batch.micro_batches[0].end = Some(crate::token::TokenId(2));
+        let field = |field: &Field| {
+            let bytes = written(&batch, Format::Npy(vec![*field]));
+            let head = String::from_utf8_lossy(&bytes[10..128]).trim().to_string();
+            let values = match head.split('\'').nth(3).unwrap() {
+                "|u1" => bytes[128..].iter().map(|byte| i64::from(*byte)).collect(),
+                "<u2" => {
+                    let (pairs, _) = bytes[128..].as_chunks();
+                    pairs
+                        .iter()
+                        .map(|pair| u16::from_le_bytes(*pair).into())
+                        .collect()
+                }
+                _ => {
+                    let (fours, _) = bytes[128..].as_chunks();
+                    fours
+                        .iter()
+                        .map(|four| i32::from_le_bytes(*four).into())
+                        .collect()
+                }
+            };
+            (head, values)
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn every_field_is_an_array_of_its_own() {
+        use Field::*;
+
+        let fields = [NarrowIds, Scored, Positions, Documents, Prefixes, Lengths];
+        let found = read(&fields, BatchIds::U16(ids(9)));
+        let shown = found.iter().map(|(head, values)| {
+            let rows = values
+                .chunks(values.len().div_ceil(2))
+                .map(|row| format!("{row:?}"));
+            format!("{head}\n  {}\n", rows.collect::<Vec<_>>().join(" "))
+        });
+        expect![[r#"
+            {'descr': '<u2', 'fortran_order': False, 'shape': (2, 8), }
+              [1, 2, 3, 9, 9, 9, 9, 9] [4, 9, 9, 9, 9, 9, 9, 9]
+            {'descr': '|u1', 'fortran_order': False, 'shape': (2, 1), }
+              [3] [1]
+            {'descr': '<i4', 'fortran_order': False, 'shape': (2, 8), }
+              [0, 1, 0, 0, 0, 0, 0, 0] [0, 0, 0, 0, 0, 0, 0, 0]
+            {'descr': '<i4', 'fortran_order': False, 'shape': (2, 8), }
+              [0, 0, 1, -1, -1, -1, -1, -1] [0, -1, -1, -1, -1, -1, -1, -1]
+            {'descr': '<i4', 'fortran_order': False, 'shape': (2,), }
+              [0] [1]
+            {'descr': '<i4', 'fortran_order': False, 'shape': (2,), }
+              [3] [1]
+        "#]]
+        .assert_eq(&shown.collect::<String>());
+        let wide = BatchIds::U32(ids(9).into_iter().map(u32::from).collect());
+        let (head, values) = &read(&[NarrowIds], wide)[0];
+        assert!(head.contains("<u4") && values[..4] == [1, 2, 3, 9]);
     }
 }

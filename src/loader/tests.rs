@@ -1,5 +1,6 @@
 //! Law 6: global batch k is a function of the dataset, the seed and k.
 
+mod bucket;
 mod elastic;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,10 @@ impl Rows for Toy {
         IdWidth::U16
     }
 
+    fn length(&self, _: Split, index: u64) -> usize {
+        4 + index as usize % 5
+    }
+
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
         let index = at.index;
         self.n_reads.fetch_add(1, Ordering::SeqCst);
@@ -85,6 +90,7 @@ fn config(rows_per_batch: usize, rows_per_micro_batch: usize) -> Config {
         rows_per_micro_batch,
         split: Split::Train,
         order: Order::Shuffled,
+        bucket: 0,
         share: Share::WHOLE,
         epochs: None,
     }

@@ -37,6 +37,28 @@ pub struct Config {
     pub bias: bool,
     /// Whether the output layer is the embedding table.
     pub tied: bool,
+    /// What a position attends to. A stage's training decides it (`train.attention`).
+    #[serde(default, skip_serializing_if = "Attention::is_causal")]
+    pub attention: Attention,
+    /// How many keys a position attends to at most, itself included: those before it
+    /// (sliding window, arXiv 2004.05150). All of them where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+}
+
+/// What a position attends to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attention {
+    /// Itself and all positions before it in the row.
+    #[default]
+    Causal,
+    /// Itself and those before it in its own document; positions count from the start of
+    /// the document.
+    Document,
+    /// All of the prefix, and beyond it what is causal: a prefix is read in both directions.
+    /// Pauses after the prefix are not part of it.
+    PrefixLm,
 }
 
 /// How positions are told apart.
@@ -119,6 +141,9 @@ pub struct Spec {
     /// See [`Config::tied`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tied: Option<bool>,
+    /// See [`Config::window`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
 }
 
 /// A named shape.
@@ -181,6 +206,9 @@ impl Config {
             );
             return Err(error("n_kv_heads", problem));
         }
+        if self.window == Some(0) {
+            return Err(error("window", "is 0: a position sees itself at least"));
+        }
         let head_width = self.d_model / self.n_heads;
         if self.positions == Positions::Rope && !head_width.is_multiple_of(2) {
             let problem = format!(
@@ -190,6 +218,17 @@ impl Config {
         }
         positive("rope_theta", self.rope_theta)?;
         positive("norm_eps", self.norm_eps)
+    }
+
+    /// [`Config::window`] as positions are counted; a row is shorter than 2^31 ids.
+    pub fn window(&self) -> Option<u32> {
+        (self.window).map(|window| u32::try_from(window).unwrap_or(u32::MAX))
+    }
+}
+
+impl Attention {
+    fn is_causal(&self) -> bool {
+        *self == Self::Causal
     }
 }
 
@@ -216,6 +255,8 @@ impl Spec {
             activation: self.activation.unwrap_or(base.activation),
             bias: self.bias.unwrap_or(base.bias),
             tied: self.tied.unwrap_or(base.tied),
+            attention: base.attention,
+            window: self.window,
         };
         config.check()?;
         if config.context < longest_row {
@@ -260,6 +301,8 @@ fn llama(n_layers: usize, n_heads: usize, d_model: usize, d_ff: usize) -> Config
         activation: Activation::SwiGlu,
         bias: false,
         tied: true,
+        attention: Attention::Causal,
+        window: None,
     }
 }
 
@@ -393,6 +436,13 @@ mod tests {
                 ..of()
             },
             "context",
+        );
+        check(
+            Spec {
+                window: Some(0),
+                ..of()
+            },
+            "window",
         );
         check(
             Spec {

@@ -1,7 +1,7 @@
 //! Hugging Face files: `config.json` and `model.safetensors`, both ways.
 //!
-//! Llama and GPT-2 shapes get the names and layouts of `LlamaForCausalLM` and
-//! `GPT2LMHeadModel`; every other shape gets our own names under the model type
+//! Llama and GPT-2 shapes get the names and layouts of `LlamaForCausalLM`, with a window
+//! `MistralForCausalLM`, and `GPT2LMHeadModel`; every other shape gets our own names under the model type
 //! `pausedata`. One table of slots says where each tensor lies in our groups,
 //! and serves both directions.
 
@@ -11,7 +11,7 @@ use std::ops::Range;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::config::{Activation, Config, Norm, Positions};
+use super::config::{Activation, Attention, Config, Norm, Positions};
 use super::layout::{Group, Part, layout};
 
 /// Files that are not a model we can hold.
@@ -167,9 +167,16 @@ impl Family {
     fn of(config: &Config) -> Self {
         let switches = (config.positions, config.norm, config.activation);
         match switches {
-            (Positions::Rope, Norm::RmsNorm, Activation::SwiGlu) => Self::Llama,
+            // Mistral is Llama with a window and without biases.
+            (Positions::Rope, Norm::RmsNorm, Activation::SwiGlu)
+                if config.window.is_none() || !config.bias =>
+            {
+                Self::Llama
+            }
             (Positions::Learned, Norm::LayerNorm, Activation::Gelu)
-                if config.bias && config.n_heads == config.n_kv_heads =>
+                if config.bias
+                    && config.n_heads == config.n_kv_heads
+                    && config.window.is_none() =>
             {
                 Self::Gpt2
             }
@@ -346,6 +353,11 @@ fn write_config(config: &Config) -> Result<Value, Error> {
         Family::Own => json!({ "model_type": "pausedata" }),
     };
     if let Some(object) = value.as_object_mut() {
+        if let (Family::Llama, Some(window)) = (Family::of(config), config.window) {
+            object.insert("architectures".to_owned(), json!(["MistralForCausalLM"]));
+            object.insert("model_type".to_owned(), json!("mistral"));
+            object.insert("sliding_window".to_owned(), json!(window));
+        }
         object.insert("vocab_size".to_owned(), json!(config.vocab_size));
         object.insert("tie_word_embeddings".to_owned(), json!(config.tied));
         object.insert("initializer_range".to_owned(), json!(0.02));
@@ -364,6 +376,13 @@ fn read_config(text: &str) -> Result<Config, Error> {
         }
         None => match object.get("model_type").and_then(Value::as_str) {
             Some("llama") => read_llama(object)?,
+            Some("mistral") => Config {
+                window: match object.get("sliding_window") {
+                    None | Some(Value::Null) => None,
+                    Some(_) => Some(size(object, "sliding_window")?),
+                },
+                ..read_llama(object)?
+            },
             Some("gpt2") => read_gpt2(object)?,
             _ => {
                 expect(object, "model_type", |_| false)?;
@@ -404,6 +423,8 @@ fn read_llama(object: &Map<String, Value>) -> Result<Config, Error> {
         activation: Activation::SwiGlu,
         bias: flag("attention_bias") || flag("mlp_bias"),
         tied: flag("tie_word_embeddings"),
+        attention: Attention::Causal,
+        window: None,
     })
 }
 
@@ -430,6 +451,8 @@ fn read_gpt2(object: &Map<String, Value>) -> Result<Config, Error> {
         activation: Activation::Gelu,
         bias: true,
         tied: tied.unwrap_or(true),
+        attention: Attention::Causal,
+        window: None,
     })
 }
 
@@ -448,6 +471,7 @@ fn check(config: &Config) -> Result<(), Error> {
         ("d_model", config.d_model),
         ("d_ff", config.d_ff),
         ("context", config.context),
+        ("window", config.window.unwrap_or(1)),
     ];
     if let Some(&(key, size)) = sizes.iter().find(|(_, size)| *size == 0 || 1 << 30 < *size) {
         return refuse(key, size);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::config::Config;
+use super::config::{Attention, Config};
 use super::hub::{Error, from_hub, to_hub};
 use super::kv_cache::Cache;
 use super::{Device, Model, testing};
@@ -18,7 +18,12 @@ fn values(config: &Config) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_shape_comes_back_bit_for_bit() {
-    for config in testing::table() {
+    let windowed = testing::table().into_iter().map(|config| Config {
+        window: Some(7),
+        attention: Attention::PrefixLm,
+        ..config
+    });
+    for config in testing::table().into_iter().chain(windowed) {
         let values = values(&config);
         let (json, bytes) = to_hub(&values, &config).unwrap();
         let (found, back) = from_hub(&json.to_string(), &bytes).unwrap();
@@ -33,7 +38,11 @@ fn foreign_configurations_are_understood_without_our_object() {
         bias: true,
         ..testing::llama()
     };
-    for config in [testing::llama(), testing::gpt2(), biased] {
+    let mistral = Config {
+        window: Some(7),
+        ..testing::llama()
+    };
+    for config in [testing::llama(), testing::gpt2(), biased, mistral] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
         json.as_object_mut().unwrap().remove("pausedata").unwrap();
@@ -198,12 +207,12 @@ fn a_real_model_computes_its_published_logits() {
     }
     let greedy = ids("greedy_ids_from_bos");
     let mut cache = Cache::new(&model);
-    let mut logits = model.decode(&mut cache, greedy[0]).unwrap();
+    let mut logits = cache.extend(&greedy[..1]).unwrap();
     for expected in &greedy[1..] {
         let best = (0..logits.len())
             .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
             .unwrap();
         assert_eq!(best, expected.index(), "at position {}", cache.len());
-        logits = model.decode(&mut cache, *expected).unwrap();
+        logits = cache.extend(&[*expected]).unwrap();
     }
 }

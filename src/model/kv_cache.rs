@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use super::Model;
+use super::config::Attention;
+use super::mask::Reach;
 use super::ops::Shape;
 use super::ops::cpu::feed_forward;
 use super::ops::cpu::linear::Linear;
@@ -48,6 +50,12 @@ pub struct Cache {
     weights: Arc<Vec<Vec<f32>>>,
     shape: Arc<Shape>,
     context: usize,
+    attention: Attention,
+    window: Option<u32>,
+    /// The id that ends a document, where that decides what is seen.
+    end: Option<TokenId>,
+    /// Where the document of the next id begins.
+    document: usize,
     /// Keys and values of each block, `[length, kv_heads * head]`.
     blocks: Vec<(Vec<f32>, Vec<f32>)>,
     length: usize,
@@ -60,8 +68,21 @@ impl Cache {
             weights: Arc::new(model.values()),
             shape: model.shape().clone(),
             context: model.config.context,
+            attention: model.config.attention,
+            window: model.config.window(),
+            end: None,
+            document: 0,
             blocks: vec![Default::default(); model.config.n_layers],
             length: 0,
+        }
+    }
+
+    /// The same row, in which `end` ends documents.
+    pub fn ending_with(self, end: TokenId) -> Self {
+        let documents = self.attention == Attention::Document;
+        Self {
+            end: documents.then_some(end),
+            ..self
         }
     }
 
@@ -78,6 +99,7 @@ impl Cache {
     /// Forgets the row and keeps the weights.
     pub fn clear(&mut self) {
         self.length = 0;
+        self.document = 0;
         for (keys, values) in &mut self.blocks {
             keys.clear();
             values.clear();
@@ -86,7 +108,14 @@ impl Cache {
 
     /// Reads ids after those read before; returns the logits of the last one.
     pub fn extend(&mut self, ids: &[TokenId]) -> Result<Vec<f32>, Error> {
+        self.prefill(ids, 0)
+    }
+
+    /// [`Cache::extend`] by ids of which the row's first `prefix` are read in both
+    /// directions, if the model was trained so; a prefix is read in one go.
+    pub fn prefill(&mut self, ids: &[TokenId], prefix: usize) -> Result<Vec<f32>, Error> {
         self.check(ids)?;
+        let reaches = self.reaches(ids, prefix);
         let (weights, shape) = (self.weights.clone(), self.shape.clone());
         let Some((embedding, rest)) = weights.split_first() else {
             return Err(Error::Empty);
@@ -94,9 +123,9 @@ impl Cache {
         let Some((last, blocks)) = rest.split_last() else {
             return Err(Error::Empty);
         };
-        let mut x = self.embed(embedding, ids);
+        let mut x = self.embed(embedding, ids, &reaches);
         for (index, params) in blocks.iter().enumerate() {
-            self.block(index, params, &mut x);
+            self.block(index, params, &mut x, &reaches);
         }
         self.length += ids.len();
         Ok(logits(
@@ -127,14 +156,33 @@ impl Cache {
         }
     }
 
-    fn embed(&self, params: &[f32], ids: &[TokenId]) -> Vec<f32> {
+    /// What the next positions see, whose ids these are; as in training ([`super::mask`]).
+    fn reaches(&mut self, ids: &[TokenId], prefix: usize) -> Vec<Reach> {
+        // A row is shorter than 2^31 ids.
+        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let prefix = match self.attention {
+            Attention::PrefixLm => narrow(prefix.min(self.length + ids.len())),
+            Attention::Causal | Attention::Document => 0,
+        };
+        let mut reaches = Vec::with_capacity(ids.len());
+        for (id, at) in ids.iter().zip(self.length..) {
+            let start = narrow(self.document);
+            reaches.push(Reach::new(narrow(at), start, prefix, self.window));
+            if self.end == Some(*id) {
+                self.document = at + 1;
+            }
+        }
+        reaches
+    }
+
+    fn embed(&self, params: &[f32], ids: &[TokenId], reaches: &[Reach]) -> Vec<f32> {
         let d = self.shape.d;
         let row = |start: usize| params.get(start..start + d).unwrap_or_default();
         let mut x = Vec::with_capacity(ids.len() * d);
-        for (index, id) in ids.iter().enumerate() {
+        for (index, (id, reach)) in ids.iter().zip(reaches).enumerate() {
             x.extend_from_slice(row(id.index() * d));
             if let Some(range) = &self.shape.embedding.position {
-                let position = row(range.start + (self.length + index) * d);
+                let position = row(range.start + reach.place() * d);
                 let start = index * d;
                 for (x, p) in x.iter_mut().skip(start).zip(position) {
                     *x += p;
@@ -144,7 +192,7 @@ impl Cache {
         x
     }
 
-    fn block(&mut self, index: usize, params: &[f32], x: &mut [f32]) {
+    fn block(&mut self, index: usize, params: &[f32], x: &mut [f32], reaches: &[Reach]) {
         let shape = self.shape.clone();
         let (layout, d) = (&shape.block, shape.d);
         let (m, width) = (x.len() / d, shape.qkv_width());
@@ -152,7 +200,7 @@ impl Cache {
         let mut qkv = vec![0.0; m * width];
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
         Linear::new(params, &layout.qkv, m).apply(&hidden, &mut qkv, Onto::Nothing);
-        let attended = self.attend(index, &mut qkv);
+        let attended = self.attend(index, &mut qkv, reaches);
         Linear::new(params, &layout.out, m).apply(&attended, x, Onto::Old);
         Norm::new(params, &layout.norm2, shape.norm, shape.eps).forward(x, &mut hidden);
         let mut up = vec![0.0; m * layout.up.outputs];
@@ -162,8 +210,8 @@ impl Cache {
         Linear::new(params, &layout.down, m).apply(&active, x, Onto::Old);
     }
 
-    /// Appends keys and values to a block's memory and attends to all of it.
-    fn attend(&mut self, index: usize, qkv: &mut [f32]) -> Vec<f32> {
+    /// Appends keys and values to a block's memory and attends to what is seen of it.
+    fn attend(&mut self, index: usize, qkv: &mut [f32], reaches: &[Reach]) -> Vec<f32> {
         let shape = self.shape.clone();
         let (d, head, keys) = (shape.d, shape.head, shape.kv_heads * shape.head);
         let (width, before) = (shape.qkv_width(), self.length);
@@ -172,10 +220,10 @@ impl Cache {
         let Some((all_keys, all_values)) = self.blocks.get_mut(index) else {
             return out;
         };
-        for (offset, row) in qkv.chunks_exact_mut(width).enumerate() {
+        for (reach, row) in reaches.iter().zip(qkv.chunks_exact_mut(width)) {
             let (rotated, values) = row.split_at_mut(d + keys);
             if let Some(rope) = &shape.rope {
-                rope.turn(rotated, before + offset, Turn::Forward);
+                rope.turn(rotated, reach.place(), Turn::Forward);
             }
             all_keys.extend(rotated.iter().skip(d));
             all_values.extend_from_slice(values);
@@ -195,27 +243,18 @@ impl Cache {
             let mut view = MatMut::new(&mut scores, m, length);
             let (query, key) = (queries.columns(of(index)), keys.columns(pair.clone()));
             matmul(&mut view, Onto::Nothing, query, key.t(), scale);
-            for (offset, row) in scores.chunks_exact_mut(length).enumerate() {
-                let (past, future) = row.split_at_mut(before + offset + 1);
-                softmax(past);
-                future.fill(0.0);
+            for (reach, row) in reaches.iter().zip(scores.chunks_exact_mut(length)) {
+                let keys = reach.keys();
+                let (row, after) = row.split_at_mut(keys.end);
+                let (before, seen) = row.split_at_mut(keys.start);
+                softmax(seen);
+                before.fill(0.0);
+                after.fill(0.0);
             }
             let weights = Mat::new(&scores, m, length);
             matmul(&mut out, Onto::Nothing, weights, values.columns(pair), 1.0);
         }
         out
-    }
-}
-
-impl Model {
-    /// Reads a prompt, appending it to the row; returns the logits of its last position.
-    pub fn prefill(&self, cache: &mut Cache, ids: &[TokenId]) -> Result<Vec<f32>, Error> {
-        cache.extend(ids)
-    }
-
-    /// Reads one more token; returns its logits.
-    pub fn decode(&self, cache: &mut Cache, id: TokenId) -> Result<Vec<f32>, Error> {
-        cache.extend(&[id])
     }
 }
 
@@ -242,8 +281,10 @@ fn logits(x: &[f32], embedding: &[f32], last: &[f32], shape: &Shape) -> Vec<f32>
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Config;
     use super::super::{Device, testing};
     use super::*;
+    use crate::batch::{Batch, BatchIds};
     use crate::rng::Key;
 
     #[test]
@@ -265,15 +306,63 @@ mod tests {
                 let worst = worst.fold(0.0, f32::max);
                 assert!(worst < 1e-4, "shape {index}, position {position}: {worst}");
             };
-            check(&model.prefill(&mut cache, &ids[..13]).unwrap(), 12);
+            check(&cache.extend(&ids[..13]).unwrap(), 12);
             for (position, &id) in ids.iter().enumerate().take(40).skip(13) {
-                check(&model.decode(&mut cache, id).unwrap(), position);
+                check(&cache.extend(&[id]).unwrap(), position);
             }
             let mut branch = cache.clone();
-            check(&model.prefill(&mut branch, &ids[40..70]).unwrap(), 69);
-            check(&model.decode(&mut cache, ids[40]).unwrap(), 40);
+            check(&branch.extend(&ids[40..70]).unwrap(), 69);
+            check(&cache.extend(&[ids[40]]).unwrap(), 40);
             cache.clear();
-            check(&model.decode(&mut cache, ids[0]).unwrap(), 0);
+            check(&cache.extend(&[ids[0]]).unwrap(), 0);
+        }
+    }
+
+    /// A prefix is read in one go, what follows in pieces of any size; documents end in
+    /// the middle of pieces.
+    #[test]
+    fn cached_logits_equal_those_of_the_whole_row_under_every_mask() {
+        let kinds = [Attention::Causal, Attention::Document, Attention::PrefixLm];
+        let kinds = kinds
+            .into_iter()
+            .flat_map(|kind| [(kind, None), (kind, Some(6))]);
+        for (attention, window) in kinds {
+            for config in [testing::gpt2(), testing::llama()] {
+                let config = Config {
+                    attention,
+                    window,
+                    ..config
+                };
+                let model = Model::new(&config, Key::new(5), &Device::flex());
+                let values = model.values().into_iter();
+                let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
+                let model = Model::from_values(&config, values.collect(), &Device::flex());
+                let mut ids = testing::batch(&config, 1, 60, 9).ids.widened();
+                [7, 30, 31, 45].into_iter().for_each(|end| ids[end] = 2);
+                let batch = Batch {
+                    rows: 1,
+                    length: 60,
+                    ids: BatchIds::U32(ids.clone()),
+                    prefixes: vec![13],
+                    end: Some(TokenId(2)),
+                    ..Batch::default()
+                };
+                let whole: Vec<f32> = model.logits_of(&batch).into_data().iter().collect();
+                let ids: Vec<TokenId> = ids.into_iter().map(TokenId).collect();
+                let mut cache = Cache::new(&model).ending_with(TokenId(2));
+                let mut read = 0;
+                for piece in [17, 1, 1, 15, 1, 10, 15] {
+                    let piece = &ids[read..read + piece];
+                    let found = match read {
+                        0 => cache.prefill(piece, 13).unwrap(),
+                        _ => cache.extend(piece).unwrap(),
+                    };
+                    read += piece.len();
+                    let expected = &whole[(read - 1) * config.vocab_size..][..config.vocab_size];
+                    let off = testing::distance(&found, expected);
+                    assert!(off < 1e-5, "{attention:?} {window:?} at {read}: {off}");
+                }
+            }
         }
     }
 
@@ -283,19 +372,19 @@ mod tests {
         let model = Model::new(&config, Key::new(1), &Device::flex());
         let mut cache = Cache::new(&model);
         let ids = vec![TokenId(1); config.context];
-        model.prefill(&mut cache, &ids).unwrap();
+        cache.extend(&ids).unwrap();
         let overflow = Error::ContextOverflow {
             length: 81,
             context: 80,
         };
-        assert_eq!(model.decode(&mut cache, TokenId(1)), Err(overflow));
+        assert_eq!(cache.extend(&[TokenId(1)]), Err(overflow));
         assert_eq!(cache.len(), 80);
         cache.clear();
         let unknown = Error::UnknownToken {
             id: 37,
             vocab_size: 37,
         };
-        assert_eq!(model.decode(&mut cache, TokenId(37)), Err(unknown));
-        assert_eq!(model.prefill(&mut cache, &[]), Err(Error::Empty));
+        assert_eq!(cache.extend(&[TokenId(37)]), Err(unknown));
+        assert_eq!(cache.extend(&[]), Err(Error::Empty));
     }
 }

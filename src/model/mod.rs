@@ -14,6 +14,8 @@ pub mod kv_cache;
 #[cfg(feature = "train")]
 pub mod layout;
 #[cfg(feature = "train")]
+pub mod mask;
+#[cfg(feature = "train")]
 pub mod ops;
 #[cfg(feature = "train")]
 mod parameters;

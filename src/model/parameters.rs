@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::config::Config;
 use super::layout::{Group, Part, layout};
+use super::mask::Mask;
 use super::ops::{self, Extent, HeadTensors, Kernels, Pass, Shape, Targets};
 use crate::batch::{Batch, BatchIds};
 use crate::rng::{Key, Stream};
@@ -167,15 +168,26 @@ impl Model {
         (sum, leaves.iter().map(of).collect())
     }
 
-    /// The logits of every position, `[n, V]`.
+    /// The logits of every position, `[n, V]`, of rows that are one document each and have
+    /// no prefix.
     pub fn logits(&self, ids: &[TokenId], rows: usize, length: usize) -> Tensor<2> {
-        let pass = self.pass(rows, length);
-        let x = self.stream(&self.tensors, &ids.into(), &pass);
+        self.logits_of(&Batch {
+            rows,
+            length,
+            ids: ids.into(),
+            ..Batch::default()
+        })
+    }
+
+    /// The logits of every position of a batch, `[n, V]`.
+    pub fn logits_of(&self, batch: &Batch) -> Tensor<2> {
+        let pass = self.pass(batch);
+        let x = self.stream(&self.tensors, &batch.ids, &pass);
         ops::logits(self.kernels, x, head(&self.tensors), &pass)
     }
 
     fn loss(&self, tensors: &[Tensor<1>], batch: &Batch) -> Tensor<1> {
-        let pass = self.pass(batch.rows, batch.length);
+        let pass = self.pass(batch);
         let x = self.stream(tensors, &batch.ids, &pass);
         let targets = Targets {
             ids: batch.targets(),
@@ -197,7 +209,8 @@ impl Model {
         })
     }
 
-    fn pass(&self, rows: usize, length: usize) -> Pass {
+    fn pass(&self, batch: &Batch) -> Pass {
+        let (rows, length) = (batch.rows, batch.length);
         assert!(
             length <= self.config.context,
             "rows of {length} positions fit the context of {}",
@@ -206,6 +219,7 @@ impl Model {
         Pass {
             shape: self.shape.clone(),
             extent: Extent { rows, length },
+            mask: Mask::new(&self.config, batch),
         }
     }
 }

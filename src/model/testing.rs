@@ -1,6 +1,6 @@
 //! Shapes and batches that the tests of the model share.
 
-use super::config::{Activation, Config, Norm, Positions};
+use super::config::{Activation, Attention, Config, Norm, Positions};
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::rng::{Key, Rng};
 
@@ -21,6 +21,8 @@ pub fn gpt2() -> Config {
         activation: Activation::Gelu,
         bias: true,
         tied: true,
+        attention: Attention::Causal,
+        window: None,
     }
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::policy::Policy;
+use super::policy::{Fill, Policy};
 use super::target::Rule;
 use super::token::Token;
 
@@ -24,6 +24,28 @@ pub struct Config {
     /// How much a prediction counts that the rule adds; 1 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_weight: Option<f32>,
+    /// When they are put there.
+    #[serde(default, skip_serializing_if = "When::is_prepare")]
+    pub when: When,
+}
+
+/// When rows get their pauses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// When the dataset is prepared: they are on disk.
+    #[default]
+    Prepare,
+    /// When a row is read: other draws each epoch, and other policies without preparing
+    /// again; epoch 0 is what `prepare` would have written.
+    AtLoad,
+}
+
+impl When {
+    /// Whether it is the default.
+    pub fn is_prepare(&self) -> bool {
+        *self == Self::Prepare
+    }
 }
 
 impl From<Policy> for Config {
@@ -39,6 +61,7 @@ impl Config {
     /// Whether rows of `row_length` ids can be made.
     pub fn validate(&self, row_length: usize) -> Result<(), Error> {
         self.policy.validate(row_length)?;
+        self.validate_when()?;
         match &self.token {
             Token::Distinct(0) => {
                 return Err(Error::NoToken {
@@ -71,6 +94,64 @@ impl Config {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// What rows get when they are read has to be on disk, or in the recipe.
+    fn validate_when(&self) -> Result<(), Error> {
+        let reads = match self.when {
+            When::Prepare => return Ok(()),
+            When::AtLoad if self.policy.reads_scores() => "the policy `score` reads scores",
+            When::AtLoad if self.policy.reads_positions() => "the policy `positions` reads offsets",
+            When::AtLoad if self.target == Rule::Hint => "the target rule `hint` reads hints",
+            When::AtLoad => return Ok(()),
+        };
+        Err(Error::AtLoad { reads })
+    }
+
+    /// Whether rows get their pauses when they are read.
+    pub fn is_at_load(&self) -> bool {
+        self.when == When::AtLoad
+    }
+
+    /// What was done to the rows that are on disk: nothing where pauses come later.
+    pub fn on_disk(&self) -> Self {
+        match self.when {
+            When::Prepare => self.clone(),
+            When::AtLoad => Self::default(),
+        }
+    }
+
+    /// The policy by which text is cut into rows on disk.
+    ///
+    /// `recut` tells that rows are cut again when they are read, as they can be where they
+    /// are one stream, or one example each. Where pauses come later and every row takes as
+    /// many real ids, nothing is left of the policy, and the rows are those of `none`.
+    pub fn cutting(&self, row_length: usize, recut: bool) -> Self {
+        let fixed = matches!(self.policy.fill(row_length), Fill::Fixed(_));
+        match self.when {
+            When::AtLoad if recut && fixed => Self::default(),
+            _ => self.clone(),
+        }
+    }
+
+    /// What of it decides the rows on disk, beside how many real ids they take.
+    pub fn deciding(&self, row_length: usize) -> Self {
+        match (self.when, self.policy.fill(row_length)) {
+            (When::Prepare, _) => self.clone(),
+            (When::AtLoad, Fill::Fixed(_)) => Self::default(),
+            // Which ids pauses are, and what is trained at them, does not cut rows.
+            (When::AtLoad, Fill::ByText) => Self {
+                policy: self.policy.clone(),
+                when: When::AtLoad,
+                ..Self::default()
+            },
+        }
+    }
+
+    /// How many real ids rows on disk take at most; see [`Config::cutting`].
+    pub fn room(&self, row_length: usize, recut: bool) -> usize {
+        let cutting = self.cutting(row_length, recut);
+        cutting.policy.real_per_row(row_length)
     }
 
     /// What its rows hold beside their ids.

@@ -92,6 +92,22 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Pauses cannot come later than the sources.
+    #[error("{reads} of the sources, which are not on disk when a row is read")]
+    AtLoad {
+        /// What reads what.
+        reads: &'static str,
+    },
+    /// The filler is not one token.
+    #[error(
+        "expected a filler that is one token of this tokenizer, found `{text}`, which is {tokens}"
+    )]
+    Filler {
+        /// The filler.
+        text: String,
+        /// How many tokens it is.
+        tokens: usize,
+    },
     /// The policy reads text, which this vocabulary does not give exactly.
     #[error(
         "the policy reads the text of token ids, and this tokenizer is not byte-level: \
@@ -111,7 +127,8 @@ impl Error {
             Self::NoMarks => "marks",
             Self::Pattern { .. } => "pattern",
             Self::Mix { .. } => "of",
-            Self::NoToken { .. } => "token",
+            Self::NoToken { .. } | Self::Filler { .. } => "token",
+            Self::AtLoad { .. } => "when",
             Self::Rule { .. } => "target",
             Self::Weight { .. } => "target_weight",
             Self::NoBytes => "policy",

@@ -14,7 +14,8 @@
 
 mod config;
 mod error;
-pub mod place;
+mod lay;
+mod place;
 pub mod policy;
 mod sites;
 pub mod target;
@@ -25,14 +26,15 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
-pub use config::{Config, Fields};
+pub use config::{Config, Fields, When};
 pub use error::{Error, FRACTION_MAX};
+pub use lay::{Id, Laid, Scratch, Text, lay};
 pub use policy::{Count, Fill, Law, Overflow, Policy, Share, Side};
 pub use target::Rule;
 pub use text::Pieces;
 pub use token::Token;
 
-use crate::rng::{Key, Rng};
+use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::token::{PauseIds, Reserved, TokenId};
 
@@ -92,7 +94,7 @@ pub fn apply(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
 /// [`apply`] for a row that nobody needs without its pauses any more.
 pub fn apply_to(insertion: &Insertion, sequence: Sequence, key: Key) -> Placed {
     match insertion.policy {
-        Policy::None if insertion.is_shared() && insertion.fields == Fields::default() => Placed {
+        Policy::None if insertion.is_bare() => Placed {
             sequence: Sequence {
                 ids: sequence.ids,
                 prefix: sequence.prefix,
@@ -107,38 +109,21 @@ pub fn apply_to(insertion: &Insertion, sequence: Sequence, key: Key) -> Placed {
 
 /// The row with shared pauses.
 fn place(insertion: &Insertion, sequence: &Sequence, key: Key) -> Placed {
-    let part = insertion.part(key);
-    let policy = insertion.policy.parts().nth(part);
-    let whole = |sequence| Placed {
-        sequence,
-        overflowed: 0,
-        part,
+    let text = Text {
+        ids: &sequence.ids,
+        prefix: sequence.prefix,
+        marks: &sequence.marks,
     };
-    let pause = insertion.reserved.pause;
-    match policy.unwrap_or(&Policy::None) {
-        Policy::None | Policy::Mix { .. } => whole(Sequence {
-            ids: sequence.ids.clone(),
-            prefix: sequence.prefix,
+    let mut ids = Vec::new();
+    let laid = lay(insertion, text, key, &mut Scratch::default(), &mut ids);
+    Placed {
+        sequence: Sequence {
+            ids,
+            prefix: laid.prefix,
             ..Sequence::default()
-        }),
-        policy @ Policy::Random { law, overflow, .. } => {
-            let n_pauses = insertion.n_pauses_among(policy, *law, sequence.parts().1.len());
-            let mut sequence = random(n_pauses, *law, sequence, pause, &mut key.rng());
-            let overflowed = match overflow {
-                Overflow::Drop if sequence.prefix.is_none() => cut(insertion, &mut sequence.ids),
-                Overflow::Carry | Overflow::Drop => 0,
-            };
-            Placed {
-                overflowed,
-                ..whole(sequence)
-            }
-        }
-        Policy::Suffix { count } => whole(suffix(sequence, count.draw(&mut key.rng()), pause)),
-        Policy::Prefix { count } => whole(prefix(sequence, count.draw(&mut key.rng()), pause)),
-        policy => {
-            let gaps = insertion.gaps(part, policy, sequence);
-            whole(spread(sequence, &gaps, policy.count(), pause))
-        }
+        },
+        overflowed: laid.overflowed,
+        part: laid.part,
     }
 }
 
@@ -243,6 +228,12 @@ impl Insertion {
         self.tokens == token::Ids::Shared
     }
 
+    /// Whether [`lay`] says all about its rows: their pauses are the shared token, and
+    /// what is scored follows from the ids.
+    pub fn is_bare(&self) -> bool {
+        self.is_shared() && self.fields == Fields::default()
+    }
+
     /// What its rows hold beside their ids.
     pub fn fields(&self) -> Fields {
         self.fields
@@ -280,33 +271,33 @@ impl Insertion {
         if let Fill::Fixed(_) = self.fill() {
             return most;
         }
-        let front = |n: usize| Sequence {
-            ids: stream.get(..n).unwrap_or_default().to_vec(),
-            marks: marks.get(..n).unwrap_or_default().to_vec(),
-            ..Sequence::default()
+        let front = |n: usize| Text {
+            ids: stream.get(..n).unwrap_or_default(),
+            prefix: None,
+            marks: marks.get(..n).unwrap_or_default(),
         };
-        let row = front(most);
         let fitting = |(part, policy)| {
-            let gaps = self.all_gaps(part, policy, &row);
+            let gaps = self.all_gaps(part, policy, front(most));
             fitting(&gaps, policy.count(), self.row_length).min(most)
         };
         let parts = self.policy.parts().enumerate();
         let mut n = parts.map(fitting).min().unwrap_or(most);
         // A border may cut a match, and make another of what is left of it.
-        while 1 < n && self.row_length < self.longest(&front(n)) {
+        while 1 < n && self.row_length < self.longest(front(n)) {
             n -= 1;
         }
         n.max(1).min(most)
     }
 
     /// The length of a row with the most pauses that a key can give it.
-    pub fn longest(&self, row: &Sequence) -> usize {
+    pub fn longest<'a>(&self, row: impl Into<Text<'a, TokenId>>) -> usize {
+        let row = row.into();
         let pauses = |(part, policy): (usize, &Policy)| match policy.places() {
             true => self.all_gaps(part, policy, row).len() * policy.count(),
             false => policy.n_pauses(self.row_length),
         };
         let most = self.policy.parts().enumerate().map(pauses).max();
-        row.len() + most.unwrap_or(0)
+        row.ids.len() + most.unwrap_or(0)
     }
 
     /// Whether the row of a key is placed by numbers that are not on disk.
@@ -333,9 +324,9 @@ impl Insertion {
     }
 
     /// The gaps that get pauses: as many as the row has room for.
-    fn gaps(&self, part: usize, policy: &Policy, row: &Sequence) -> Vec<usize> {
+    fn gaps<T: Id>(&self, part: usize, policy: &Policy, row: Text<'_, T>) -> Vec<usize> {
         let mut gaps = self.all_gaps(part, policy, row);
-        let room = self.row_length.saturating_sub(row.len());
+        let room = self.row_length.saturating_sub(row.ids.len());
         if let Some(fit) = room.checked_div(policy.count()) {
             gaps.truncate(fit);
         }
@@ -343,7 +334,7 @@ impl Insertion {
     }
 
     /// The gaps that a policy finds, rising: gap `g` is the one before id `g`.
-    fn all_gaps(&self, part: usize, policy: &Policy, row: &Sequence) -> Vec<usize> {
+    fn all_gaps<T: Id>(&self, part: usize, policy: &Policy, row: Text<'_, T>) -> Vec<usize> {
         let pattern = self.patterns.get(part).and_then(Option::as_ref);
         let (prefix, text) = row.parts();
         let marks = row.marks.get(prefix.len()..).unwrap_or_default();
@@ -352,7 +343,7 @@ impl Insertion {
             end: self.reserved.end,
             pattern,
         };
-        let mut gaps = reader.gaps(policy, text, marks);
+        let mut gaps = reader.gaps(policy, &T::tokens(text), marks);
         gaps.iter_mut().for_each(|gap| *gap += prefix.len());
         gaps
     }
@@ -377,69 +368,6 @@ fn fitting(gaps: &[usize], count: usize, row_length: usize) -> usize {
         }
     }
     row_length.saturating_sub(gaps.len() * count)
-}
-
-fn random(
-    n_pauses: usize,
-    law: Law,
-    sequence: &Sequence,
-    pause: TokenId,
-    rng: &mut Rng,
-) -> Sequence {
-    let (prefix, text) = sequence.parts();
-    let mut ids = vec![pause; sequence.len() + n_pauses];
-    let (head, row) = ids.split_at_mut(prefix.len());
-    head.copy_from_slice(prefix);
-    place::interleave(law, text, pause, rng, row);
-    Sequence {
-        ids,
-        prefix: sequence.prefix,
-        ..Sequence::default()
-    }
-}
-
-/// Cuts a row to its length; returns how many real ids that costs.
-fn cut(insertion: &Insertion, ids: &mut Vec<TokenId>) -> usize {
-    let tail = ids.get(insertion.row_length..).unwrap_or_default();
-    let real = |id: &&TokenId| **id != insertion.reserved.pause;
-    let overflowed = tail.iter().filter(real).count();
-    ids.truncate(insertion.row_length);
-    overflowed
-}
-
-fn suffix(sequence: &Sequence, count: u32, pause: TokenId) -> Sequence {
-    let gap = match sequence.prefix {
-        Some(_) => sequence.parts().0.len(),
-        None => sequence.len(),
-    };
-    spread(sequence, &[gap], count as usize, pause)
-}
-
-fn prefix(sequence: &Sequence, count: u32, pause: TokenId) -> Sequence {
-    let row = spread(sequence, &[0], count as usize, pause);
-    Sequence {
-        prefix: sequence.prefix.map(|prefix| prefix.saturating_add(count)),
-        ..row
-    }
-}
-
-/// The row with `count` pauses in each of `gaps`, which rise.
-fn spread(sequence: &Sequence, gaps: &[usize], count: usize, pause: TokenId) -> Sequence {
-    let mut ids = Vec::with_capacity(sequence.len() + gaps.len() * count);
-    let mut rest = sequence.ids.as_slice();
-    let mut at = 0;
-    for gap in gaps {
-        let (before, after) = rest.split_at((gap - at).min(rest.len()));
-        ids.extend_from_slice(before);
-        ids.resize(ids.len() + count, pause);
-        (rest, at) = (after, *gap);
-    }
-    ids.extend_from_slice(rest);
-    Sequence {
-        ids,
-        prefix: sequence.prefix,
-        ..Sequence::default()
-    }
 }
 
 #[cfg(test)]

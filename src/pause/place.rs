@@ -1,20 +1,19 @@
 //! Where random pauses stand: the four sampling laws.
 //!
-//! The row itself is the scratch space, so that a row costs one allocation and
-//! one draw a pause: choices are marked in it first, text and pauses overwrite
-//! the marks.
+//! A law draws the slots of a row that are pauses, as bits; then the text is spread
+//! over the others, a stretch between two pauses at a time. Both keep their memory
+//! from row to row.
 #![expect(
     clippy::indexing_slicing,
-    reason = "every index is drawn below, or counted down from, the row's length"
+    reason = "every index is drawn below, or counted up to, the row's length"
 )]
 
 use super::Law;
 use crate::rng::Rng;
-use crate::token::TokenId;
 
-/// Marks of a slot or gap before ids overwrite them: how many pauses it gets.
-const NONE: TokenId = TokenId(0);
-const ONE: TokenId = TokenId(1);
+/// Ids that are copied at once: most stretches of text between two pauses are shorter,
+/// and what is copied beyond one is overwritten by what follows it.
+const STRETCH: usize = 16;
 
 /// The most pauses that `law` can place among `n_text` ids.
 pub(super) fn room(law: Law, n_text: usize) -> usize {
@@ -24,47 +23,89 @@ pub(super) fn room(law: Law, n_text: usize) -> usize {
     }
 }
 
-/// Fills `row` with `text` in its order and with pauses in all other slots,
-/// which are chosen by `law`.
-///
-/// The caller gives a row that is longer than the text by the number of pauses,
-/// of which there is [`room`].
-pub(super) fn interleave(
-    law: Law,
-    text: &[TokenId],
-    pause: TokenId,
-    rng: &mut Rng,
-    row: &mut [TokenId],
-) {
-    debug_assert!(text.len() <= row.len(), "the row has a slot for every id");
-    let n_pauses = row.len() - text.len();
-    debug_assert!(n_pauses <= room(law, text.len()), "the law has room");
-    if n_pauses == 0 {
-        row.copy_from_slice(text);
+/// The slots of a row that are pauses.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots {
+    /// One bit a slot, the lowest of a word first.
+    slots: Vec<u64>,
+    /// One bit a gap that was chosen.
+    gaps: Vec<u64>,
+    /// How many pauses each gap gets.
+    counts: Vec<u32>,
+}
+
+impl Slots {
+    /// Draws the slots of `n_pauses` pauses among `n_text` ids, of which there is [`room`].
+    pub fn draw(&mut self, law: Law, (n_text, n_pauses): (usize, usize), rng: &mut Rng) {
+        debug_assert!(n_pauses <= room(law, n_text), "the law has room");
+        let n_gaps = n_text + 1;
+        clear(&mut self.slots, n_text + n_pauses);
+        match law {
+            Law::UniformInterleaving => choose(n_pauses, n_text + n_pauses, rng, &mut self.slots),
+            Law::DistinctGaps => {
+                clear(&mut self.gaps, n_gaps);
+                choose(n_pauses, n_gaps, rng, &mut self.gaps);
+                for (before, gap) in ones(&self.gaps).enumerate() {
+                    set(&mut self.slots, gap + before);
+                }
+            }
+            Law::IidGaps => {
+                self.counts.clear();
+                self.counts.resize(n_gaps, 0);
+                for _ in 0..n_pauses {
+                    self.counts[below(rng, n_gaps)] += 1;
+                }
+                self.set_counted();
+            }
+            Law::Runs { mean } => {
+                self.counts.clear();
+                self.counts.resize(n_gaps, 0);
+                count_runs(n_pauses, mean, rng, &mut self.counts);
+                self.set_counted();
+            }
+        }
+    }
+
+    /// Sets the slots of as many pauses in each gap as were counted.
+    fn set_counted(&mut self) {
+        let mut before = 0;
+        for (gap, count) in self.counts.iter().enumerate() {
+            for _ in 0..*count {
+                set(&mut self.slots, gap + before);
+                before += 1;
+            }
+        }
+    }
+
+    /// Appends to `row` the `text` in its order, with `pause` in the slots that were drawn
+    /// for so many ids.
+    pub fn spread<T: Copy>(&self, text: &[T], n_pauses: usize, pause: T, row: &mut Vec<T>) {
+        let first = row.len();
+        row.resize(first + text.len() + n_pauses, pause);
+        let row = &mut row[first..];
+        let (mut from, mut at) = (0, 0);
+        for slot in ones(&self.slots) {
+            copy(&text[from..], &mut row[at..], slot - at);
+            row[slot] = pause;
+            from += slot - at;
+            at = slot + 1;
+        }
+        row[at..].copy_from_slice(&text[from..]);
+    }
+}
+
+/// Copies the first `n` values, and perhaps others that stand behind them.
+fn copy<T: Copy>(from: &[T], to: &mut [T], n: usize) {
+    if n <= STRETCH
+        && let (Some(from), Some(to)) = (
+            from.first_chunk::<STRETCH>(),
+            to.first_chunk_mut::<STRETCH>(),
+        )
+    {
+        *to = *from;
         return;
     }
-    let n_gaps = text.len() + 1;
-    row.fill(NONE);
-    match law {
-        Law::UniformInterleaving => {
-            choose(n_pauses, rng, row);
-            fill_slots(text, pause, row);
-        }
-        Law::DistinctGaps => {
-            choose(n_pauses, rng, &mut row[..n_gaps]);
-            fill_gaps(text, pause, row);
-        }
-        Law::IidGaps => {
-            for _ in 0..n_pauses {
-                row[below(rng, n_gaps)].0 += 1;
-            }
-            fill_gaps(text, pause, row);
-        }
-        Law::Runs { mean } => {
-            mark_runs(n_pauses, mean, rng, &mut row[..n_gaps]);
-            fill_gaps(text, pause, row);
-        }
-    }
+    to[..n].copy_from_slice(&from[..n]);
 }
 
 /// Gives each run of pauses a gap of its own, every free gap being equally likely.
@@ -72,7 +113,7 @@ pub(super) fn interleave(
 /// Lengths are geometric: a run goes on with probability `1 - 1 / mean`. The last
 /// run is cut where all `n` pauses are given, and a run that takes the last free
 /// gap takes all that are left.
-fn mark_runs(n: usize, mean: f64, rng: &mut Rng, gaps: &mut [TokenId]) {
+fn count_runs(n: usize, mean: f64, rng: &mut Rng, gaps: &mut [u32]) {
     let mut left = n;
     let mut free = gaps.len();
     while 0 < left {
@@ -84,53 +125,47 @@ fn mark_runs(n: usize, mean: f64, rng: &mut Rng, gaps: &mut [TokenId]) {
             length += 1;
         }
         let mut gap = below(rng, gaps.len());
-        while gaps[gap] != NONE {
+        while gaps[gap] != 0 {
             gap = below(rng, gaps.len());
         }
         // A row is shorter than 2^32 ids.
-        gaps[gap] = TokenId(u32::try_from(length).unwrap_or(u32::MAX));
+        gaps[gap] = u32::try_from(length).unwrap_or(u32::MAX);
         left -= length;
         free -= 1;
     }
 }
 
-/// Marks `n` of the places, every choice being equally likely (Floyd's algorithm,
-/// in Bentley and Floyd, "A sample of brilliance", 1987).
-fn choose(n: usize, rng: &mut Rng, places: &mut [TokenId]) {
-    for last in places.len() - n..places.len() {
+/// Sets `n` of the first `places` bits, every choice being equally likely (Floyd's
+/// algorithm, in Bentley and Floyd, "A sample of brilliance", 1987).
+fn choose(n: usize, places: usize, rng: &mut Rng, bits: &mut [u64]) {
+    for last in places - n..places {
         let drawn = below(rng, last + 1);
-        let place = if places[drawn] == NONE { drawn } else { last };
-        places[place] = ONE;
+        let is_set = bits[drawn / 64] >> (drawn % 64) & 1 == 1;
+        set(bits, if is_set { last } else { drawn });
     }
 }
 
-/// Turns marked slots into pauses and the others into text.
-fn fill_slots(text: &[TokenId], pause: TokenId, row: &mut [TokenId]) {
-    let mut text = text.iter();
-    for slot in row {
-        *slot = match *slot {
-            NONE => *text.next().unwrap_or(&pause),
-            _ => pause,
-        };
-    }
+fn clear(bits: &mut Vec<u64>, n: usize) {
+    bits.clear();
+    bits.resize(n.div_ceil(64), 0);
 }
 
-/// Expands counts into pauses: entry `g` of the row says how many stand before
-/// text id `g`.
-///
-/// It works from the end: what gap `g` becomes lies at `g` or after it, so no
-/// count is overwritten before it is read.
-fn fill_gaps(text: &[TokenId], pause: TokenId, row: &mut [TokenId]) {
-    let mut end = row.len();
-    for gap in (0..=text.len()).rev() {
-        let n_pauses = row[gap].index();
-        if let Some(id) = text.get(gap) {
-            end -= 1;
-            row[end] = *id;
-        }
-        row[end - n_pauses..end].fill(pause);
-        end -= n_pauses;
-    }
+fn set(bits: &mut [u64], place: usize) {
+    bits[place / 64] |= 1 << (place % 64);
+}
+
+/// The bits that are set, rising.
+fn ones(bits: &[u64]) -> impl Iterator<Item = usize> {
+    bits.iter().enumerate().flat_map(|(word, bits)| {
+        let mut left = *bits;
+        std::iter::from_fn(move || {
+            let bit = left.trailing_zeros();
+            (left != 0).then(|| {
+                left &= left - 1;
+                64 * word + bit as usize
+            })
+        })
+    })
 }
 
 fn below(rng: &mut Rng, bound: usize) -> usize {
@@ -156,6 +191,7 @@ mod tests {
     use crate::pause::{runs, strip};
     use crate::rng::{Key, Stream};
     use crate::sequence::Sequence;
+    use crate::token::TokenId;
 
     const LAWS: [Law; 4] = [
         Law::UniformInterleaving,
@@ -170,9 +206,10 @@ mod tests {
     }
 
     fn placed(law: Law, text: &[TokenId], n_pauses: usize, item: u64) -> Vec<TokenId> {
-        let mut row = vec![TokenId(77); text.len() + n_pauses];
         let mut rng = Key::new(7).stream(Stream::Pause).item(item).rng();
-        interleave(law, text, PAUSE, &mut rng, &mut row);
+        let (mut slots, mut row) = (Slots::default(), Vec::new());
+        slots.draw(law, (text.len(), n_pauses), &mut rng);
+        slots.spread(text, n_pauses, PAUSE, &mut row);
         row
     }
 
@@ -360,7 +397,71 @@ mod tests {
         }
     }
 
+    /// The slow twin, which decides what a seed means: choices are marked in the row itself,
+    /// a number a place, and text and pauses overwrite the marks.
+    fn marked(law: Law, text: &[TokenId], n_pauses: usize, item: u64) -> Vec<TokenId> {
+        let mut rng = Key::new(7).stream(Stream::Pause).item(item).rng();
+        let n_gaps = text.len() + 1;
+        let mut gaps = vec![0; text.len() + n_pauses + 1];
+        let floyd = |places: usize, marks: &mut [usize], rng: &mut super::Rng| {
+            for last in places - n_pauses..places {
+                let drawn = rng.below(last as u64 + 1) as usize;
+                marks[if marks[drawn] == 0 { drawn } else { last }] = 1;
+            }
+        };
+        match law {
+            Law::UniformInterleaving => {
+                let mut slots = vec![0; text.len() + n_pauses];
+                floyd(slots.len(), &mut slots, &mut rng);
+                let mut words = text.iter();
+                let id = |slot: &usize| {
+                    if *slot == 1 {
+                        PAUSE
+                    } else {
+                        *words.next().unwrap()
+                    }
+                };
+                return slots.iter().map(id).collect();
+            }
+            Law::DistinctGaps => floyd(n_gaps, &mut gaps, &mut rng),
+            Law::IidGaps => {
+                for _ in 0..n_pauses {
+                    gaps[rng.below(n_gaps as u64) as usize] += 1;
+                }
+            }
+            Law::Runs { mean } => {
+                let (mut left, mut free) = (n_pauses, n_gaps);
+                while 0 < left {
+                    let mut length = if free <= 1 { left } else { 1 };
+                    while length < left && 1.0 <= rng.unit() * mean {
+                        length += 1;
+                    }
+                    let mut gap = rng.below(n_gaps as u64) as usize;
+                    while gaps[gap] != 0 {
+                        gap = rng.below(n_gaps as u64) as usize;
+                    }
+                    gaps[gap] = length;
+                    (left, free) = (left - length, free - 1);
+                }
+            }
+        }
+        with_gaps(text, |gap| gaps[gap])
+    }
+
     proptest! {
+        #[test]
+        fn rows_are_those_of_the_slow_twin(
+            n_text in 0usize..400, n_pauses in 0usize..200, item in any::<u64>(),
+        ) {
+            let text = text(n_text);
+            for law in LAWS {
+                let n_pauses = n_pauses.min(room(law, n_text));
+                let (row, twin) =
+                    (placed(law, &text, n_pauses, item), marked(law, &text, n_pauses, item));
+                prop_assert_eq!(row, twin, "{:?}", law);
+            }
+        }
+
         #[test]
         fn text_keeps_its_order_and_every_pause_is_placed(
             n_text in 0usize..300, n_pauses in 0usize..300, item in any::<u64>(),

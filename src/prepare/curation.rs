@@ -60,9 +60,9 @@ pub fn curator(
     // Duplicates are looked for in everything.
     corpus.fetch(std::iter::once(0..corpus.files.len()), progress, stop)?;
     progress.start("duplicates", corpus.bytes(), Unit::Bytes);
-    let places = (path.as_path(), fs::temporary(&path));
+    let scratch = fs::Draft::create(&path)?;
     let normalize = rules.normalize.unwrap_or_default();
-    let found = dedup::find(corpus, normalize, (places.0, &places.1), progress, stop);
+    let found = dedup::find(corpus, normalize, (&path, scratch.folder()), progress, stop);
     progress.finish();
     Ok(curator.with_duplicates(found?))
 }

@@ -52,16 +52,6 @@ pub enum Error {
     /// The pause policy does not fit the rows.
     #[error(transparent)]
     Pause(#[from] pause::Error),
-    /// The filler is not one token.
-    #[error(
-        "expected a filler that is one token of this tokenizer, found `{text}`, which is {tokens}"
-    )]
-    Filler {
-        /// The filler.
-        text: String,
-        /// How many tokens it is.
-        tokens: usize,
-    },
     /// A shard could not be written.
     #[error(transparent)]
     Shard(#[from] shard::Error),

@@ -11,6 +11,7 @@ use crate::curate::Hit;
 use crate::digest::Digest;
 use crate::document::DocumentId;
 use crate::manifest::{Ledger, Manifest, Overlap, RejectsRecord, SHOWN_MAX, Split, SplitRecord};
+use crate::seal::{self, Broken};
 use crate::{fs, manifest};
 
 /// The folder of records; it is removed when the manifest is sealed.
@@ -85,16 +86,33 @@ impl Contamination {
 
 impl UnitRecord {
     /// The record of a unit made from the same plan whose shards still stand.
+    ///
+    /// # Errors
+    /// Where a byte of the record was changed.
     pub fn find(folder: &Path, unit: usize, plan: &Digest) -> Result<Option<Self>, Error> {
         let path = record_path(folder, unit);
         let bytes = match fs::read(&path) {
             Err(error) if error.is_missing() => return Ok(None),
             other => other?,
         };
-        let record: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Record {
-            path,
-            reason: error.to_string(),
-        })?;
+        let damaged = |reason| Error::Record {
+            path: path.clone(),
+            reason,
+        };
+        let json = match seal::open(&bytes) {
+            Ok(json) => json,
+            // Of a version that sealed no records: nothing tells that it is whole.
+            Err(Broken::NoSeal) if serde_json::from_slice::<Self>(&bytes).is_ok() => {
+                return Ok(None);
+            }
+            Err(Broken::NoSeal) => return Err(damaged("it does not end in a seal".into())),
+            Err(Broken::Changed { expected, found }) => {
+                let reason = format!("its seal is {expected}, and its bytes have {found}");
+                return Err(damaged(reason));
+            }
+        };
+        let record: Self =
+            serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
         let shards = folder.join(manifest::SHARDS);
         let standing = record
             .splits
@@ -109,10 +127,12 @@ impl UnitRecord {
 
     /// Makes the unit count as done; its shards are durable already.
     pub fn publish(&self, folder: &Path) -> Result<(), Error> {
-        Ok(fs::write(
-            &record_path(folder, self.unit),
-            &super::to_json(self),
-        )?)
+        let path = record_path(folder, self.unit);
+        let text = seal::seal(self).map_err(|error| Error::Record {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(fs::write(&path, text.as_bytes())?)
     }
 }
 

@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{self, Corpus, Reach};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, online};
 use crate::digest::Digest;
 use crate::manifest::{self, FileRecord, Manifest, Stage, TokenizerRecord};
 use crate::pause::{self, Insertion};
 use crate::progress::{Progress, Stop, Unit};
-use crate::tokenize::Tokenizer;
+use crate::tokenize::{self, Tokenizer};
 use crate::{fs, recipe, token};
 
 pub use error::{Error, NotesProblem};
@@ -48,6 +48,9 @@ pub struct Job<'a> {
     pub recipe: &'a recipe::Stage,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
+    /// Whether recipes with other pauses read the dataset too: where rows get them when
+    /// they are read, its manifest names none.
+    pub shared: bool,
 }
 
 /// The units that one of several processes does: those with `unit % of == index`.
@@ -198,7 +201,9 @@ fn make(
 /// One dataset on its way.
 struct Making<'a> {
     job: &'a Job<'a>,
+    /// The pauses that rows have on disk, and those that they have room for.
     insertion: Insertion,
+    cutting: Insertion,
     draft: Manifest,
     /// Digest of the draft: records of another one count for nothing.
     plan: Digest,
@@ -213,8 +218,12 @@ impl<'a> Making<'a> {
     /// Looks for what is done already.
     fn begin(job: &'a Job, corpus: &Corpus) -> Result<Self, Error> {
         let draft = draft(job, corpus)?;
+        let (config, row_length) = (&job.recipe.pause, job.recipe.pack.seq_len);
+        // Refused early where it cannot be carried out later.
+        insertion(job, config)?;
         let mut making = Self {
-            insertion: insertion(job)?,
+            insertion: insertion(job, &config.on_disk())?,
+            cutting: insertion(job, &config.cutting(row_length, recuts(job)))?,
             plan: Digest::of(&to_json(&draft)),
             n_units: corpus.units().len(),
             records: BTreeMap::new(),
@@ -241,6 +250,7 @@ impl<'a> Making<'a> {
             dataset,
             job: self.job,
             insertion: &self.insertion,
+            cutting: &self.cutting,
             plan: self.plan,
         }
     }
@@ -366,31 +376,17 @@ pub fn stage_name(stage: Stage) -> &'static str {
     }
 }
 
-fn insertion(job: &Job) -> Result<Insertion, Error> {
-    let row_length = job.recipe.pack.seq_len;
-    place(&job.recipe.pause, job.tokenizer, row_length)
+/// Whether the rows of a stage are cut again when they are read, where they can be.
+fn recuts(job: &Job) -> bool {
+    online::recuts(job.stage, job.recipe.pack.method)
 }
 
-/// What a policy does with the vocabulary of `tokenizer`.
-pub fn place(
-    config: &pause::Config,
-    tokenizer: &Tokenizer,
-    row_length: usize,
-) -> Result<Insertion, Error> {
-    let insertion = Insertion::new(config.clone(), tokenizer.reserved(), row_length)?;
-    let insertion = insertion.with_pieces(|| tokenizer.pieces())?;
-    let pause::Token::Filler(text) = &config.token else {
-        return Ok(insertion);
-    };
-    let mut ids = Vec::new();
-    tokenizer.encode(text, &mut ids)?;
-    match ids.as_slice() {
-        [filler] => Ok(insertion.with_filler(*filler)),
-        _ => Err(Error::Filler {
-            text: text.clone(),
-            tokens: ids.len(),
-        }),
-    }
+fn insertion(job: &Job, config: &pause::Config) -> Result<Insertion, Error> {
+    let placed = job.tokenizer.insertion(config, job.recipe.pack.seq_len);
+    placed.map_err(|error| match error {
+        tokenize::Error::Pause(error) => Error::Pause(error),
+        error => Error::Tokenize(error),
+    })
 }
 
 /// The manifest as far as it is known before any text is read.
@@ -416,7 +412,10 @@ fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
         id_width: token::IdWidth::for_vocabulary(job.tokenizer.vocab_size()),
         shard_format: job.recipe.pack.format,
         row_length: job.recipe.pack.seq_len,
-        pause: job.recipe.pause.clone(),
+        pause: match job.shared {
+            true => job.recipe.pause.deciding(job.recipe.pack.seq_len),
+            false => job.recipe.pause.clone(),
+        },
         corpus: files.collect(),
         splits: Default::default(),
         ledger: Default::default(),
@@ -444,10 +443,17 @@ fn sealed(job: &Job, draft: &Manifest) -> Result<Option<Dataset>, Error> {
             set.documents = 0;
             set.shown.clear();
         }
+        manifest.pause = manifest.pause.deciding(manifest.row_length);
     }
     let value = |manifest: &Manifest| serde_json::to_value(manifest).unwrap_or_default();
     match ledger::difference("", &value(&old), &value(&new)) {
-        None => Ok(Some(Dataset::open(job.folder)?)),
+        None if job.shared || manifest.pause == draft.pause => Ok(Some(Dataset::open(job.folder)?)),
+        None => {
+            // The same rows get other pauses when they are read.
+            let pause = draft.pause.clone();
+            Manifest { pause, ..manifest }.seal(job.folder)?;
+            Ok(Some(Dataset::open(job.folder)?))
+        }
         Some((key, old, new)) => Err(Error::OtherRecipe {
             folder: job.folder.to_path_buf(),
             key,

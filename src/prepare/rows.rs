@@ -4,10 +4,10 @@
 use super::Error;
 use super::encode::Encoded;
 use super::unit::Target;
-use crate::manifest::{Part, Split, SplitRecord, Totals};
+use crate::manifest::{Part, Split, SplitRecord, Totals, row_key};
 use crate::pack::{Method, Overlong, Packer, Repeats, Row};
 use crate::pause::{self, Insertion, Policy};
-use crate::rng::{Key, Stream};
+use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::shard::{DocumentRecord, ShardSpec, ShardWriter};
 use crate::token::IdWidth;
@@ -20,8 +20,10 @@ pub struct Destination<'a> {
     pub split: Split,
     /// The experiment's seed.
     pub seed: u64,
-    /// Where pauses go.
+    /// The pauses that its rows have on disk.
     pub insertion: &'a Insertion,
+    /// The pauses that its rows have room for.
+    pub cutting: &'a Insertion,
     /// Which documents share a row, and what becomes of one that is too long.
     pub packing: (Method, Overlong),
     /// What its shards are; the part is counted here.
@@ -51,6 +53,7 @@ impl<'a> Destination<'a> {
             split,
             seed: job.seed,
             insertion: target.insertion,
+            cutting: target.cutting,
             packing: (job.recipe.pack.method, job.recipe.pack.overlong),
             shard,
             shard_tokens: job.recipe.pack.shard_tokens,
@@ -81,10 +84,10 @@ impl<'a> Rows<'a> {
     pub fn new(to: Destination<'a>) -> Self {
         let (method, overlong) = to.packing;
         Self {
-            packer: Packer::new(method, overlong, to.insertion),
+            packer: Packer::new(method, overlong, to.cutting),
             repeats: Repeats::new(),
             shards: Shards {
-                key: row_key(to.seed, to.split, to.shard.unit.into()),
+                key: row_key(to.seed, 0, to.split, to.shard.unit.into()),
                 to,
                 writer: None,
                 record: SplitRecord::default(),
@@ -203,15 +206,6 @@ impl Shards<'_> {
         }
         Ok(())
     }
-}
-
-/// The key of a unit's rows: `.item(row)` gives that of one row in epoch 0.
-pub fn row_key(seed: u64, split: Split, unit: u64) -> Key {
-    Key::new(seed)
-        .stream(Stream::Pause)
-        .epoch(0)
-        .item(split as u64)
-        .item(unit)
 }
 
 /// Counts what a row holds.

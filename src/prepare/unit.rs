@@ -48,8 +48,10 @@ pub struct Target<'a> {
     pub dataset: usize,
     /// What it is.
     pub job: &'a Job<'a>,
-    /// Where pauses go.
+    /// The pauses that its rows have on disk.
     pub insertion: &'a Insertion,
+    /// The pauses that its rows have room for.
+    pub cutting: &'a Insertion,
     /// Digest of the recipe and inputs.
     pub plan: Digest,
 }
@@ -161,7 +163,7 @@ impl<'a> Lanes<'a> {
         let Some(job) = work.targets.first().map(|target| target.job) else {
             return Ok(Vec::new());
         };
-        let insertions: Vec<_> = work.targets.iter().map(|to| to.insertion).collect();
+        let insertions: Vec<_> = work.targets.iter().map(|to| to.cutting).collect();
         let judge = Judge {
             curator: work.curator,
             tokenizer: job.tokenizer,

@@ -31,6 +31,8 @@ const PAUSE_TOKENS_MAX: u64 = 1 << 16;
 const SEQ_LEN_MIN: u64 = 8;
 /// Offsets inside a shard fit 31 bits, as Megatron's index has them.
 const SHARD_TOKENS_MAX: u64 = (1 << 31) - 1;
+/// The lengths of so many batches are at hand at once.
+const BUCKET_MAX: u64 = 1 << 12;
 /// Smaller units are more files than bytes.
 const UNIT_BYTES_MIN: u64 = 4096;
 
@@ -234,7 +236,11 @@ fn check_stage(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     rows::method(&pack, stage, purpose)?;
     check_pause(at, stage, purpose)?;
     match &stage.train {
-        Some(train) => check_train(&at.inside("train"), stage, train),
+        Some(train) => {
+            let at = at.inside("train");
+            rows::attention(&at, train, purpose)?;
+            check_train(&at, stage, train)
+        }
         None => Ok(()),
     }
 }
@@ -297,6 +303,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     if let Some(micro) = train.micro_batch_tokens {
         at.at_least("micro_batch_tokens", micro as u64, seq_len)?;
     }
+    at.at_most("bucket", train.bucket, BUCKET_MAX)?;
     at.positive("lr", train.lr)?;
     at.at_most("warmup", train.warmup, train.steps)?;
     at.within("min_lr", train.min_lr, (0.0, 1.0))?;
@@ -527,6 +534,14 @@ mod tests {
         (
             "pretrain.train.micro_batch_tokens=63",
             "`pretrain.train.micro_batch_tokens` must be at least 64",
+        ),
+        (
+            "pretrain.train.attention=prefix-lm",
+            "`pretrain.train.attention` is `prefix-lm`, but rows of running text",
+        ),
+        (
+            "pretrain.train.bucket=4097",
+            "`pretrain.train.bucket` must be at most 4096",
         ),
         (
             "pretrain.train.lr=0",

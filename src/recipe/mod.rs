@@ -54,6 +54,10 @@ pub struct Recipe {
 pub struct Stage {
     /// Where documents come from, in order.
     pub sources: Vec<Source>,
+    /// The dataset's folder, from the run's folder on (`../shared/pretrain`), for recipes
+    /// that share one; `data/pretrain` or `data/finetune` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<std::path::PathBuf>,
     /// What is done to a document's text before anything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize: Option<curate::Normalize>,
@@ -120,6 +124,13 @@ pub struct Train {
     /// Positions of one forward pass, at most; a step accumulates as many passes as it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
+    /// What a position attends to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attention: model::config::Attention,
+    /// Global batches among which rows are sorted by length, so that rows of one length
+    /// share a batch and little is padding; 0 to leave the order random.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bucket: u64,
     /// The highest learning rate.
     pub lr: f64,
     /// How the learning rate moves after the warm-up.
@@ -281,6 +292,11 @@ impl Train {
 }
 
 impl Stage {
+    /// Whether other recipes may read its dataset too.
+    pub fn is_shared(&self) -> bool {
+        self.data.is_some()
+    }
+
     /// What becomes of documents before they are encoded.
     pub fn rules(&self) -> curate::Rules {
         curate::Rules {

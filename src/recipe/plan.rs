@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{Error, Member, Pack, Recipe, Stage, check};
 use crate::corpus::{Reach, Source};
 use crate::curate::{Evaluation, Filter, Rules};
+use crate::dataset::online;
 use crate::manifest;
 use crate::model::config;
 use crate::pause;
@@ -126,7 +127,10 @@ impl Plan {
 
     /// The dataset of a stage.
     pub fn data_dir(&self, stage: manifest::Stage) -> PathBuf {
-        self.out.join("data").join(folder(stage))
+        match self.stage(stage).and_then(|stage| stage.data.as_ref()) {
+            Some(shared) => self.out.join(shared),
+            None => self.out.join("data").join(folder(stage)),
+        }
     }
 
     /// The datasets that a stage's rows come from, in the order of its `train.mixture`;
@@ -154,6 +158,7 @@ impl Plan {
         let stages = [&mut plan.recipe.pretrain, &mut plan.recipe.finetune];
         for stage in stages.into_iter().flatten() {
             stage.pause = pause::Config::default();
+            stage.data = None;
         }
         plan
     }
@@ -185,6 +190,7 @@ impl Plan {
         part.add("model_from", &self.recipe.model.from)?;
         part.add("tokenizer_sources", &self.tokenizer_sources())?;
         part.add("tokenizer_rules", &self.tokenizer_rules())?;
+        let name = stage;
         if let Some(stage) = self.stage(stage) {
             part.add("sources", &stage.sources)?;
             let rules = stage.rules();
@@ -193,7 +199,9 @@ impl Plan {
             part.add("decontaminate", &rules.decontaminate)?;
             part.add("dedup", &rules.dedup)?;
             part.add("rejects", &rules.rejects.then_some(true))?;
-            part.add("pause", &stage.pause)?;
+            let row_length = stage.pack.seq_len;
+            part.add("pause", &stage.pause.deciding(row_length))?;
+            part.add("room", &room(name, stage))?;
             // The manifest has the format of shards beside the recipe, so that a converted
             // dataset is the one that would have been prepared.
             let format = manifest::ShardFormat::default();
@@ -222,6 +230,14 @@ impl Plan {
         let rules = self.stage(self.tokenizer_stage()?)?.rules().of_texts();
         (rules != Rules::default()).then_some(rules)
     }
+}
+
+/// How many real ids rows take, where they have room for pauses that come later.
+fn room(name: manifest::Stage, stage: &Stage) -> Option<usize> {
+    let row_length = stage.pack.seq_len;
+    let recut = online::recuts(name, stage.pack.method);
+    let room = stage.pause.room(row_length, recut);
+    (stage.pause.is_at_load() && room != row_length).then_some(room)
 }
 
 /// Spells out the evaluation sets that a stage without a list of its own is cleaned of.

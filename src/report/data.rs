@@ -36,7 +36,7 @@ pub fn page(dataset: &Dataset, stats: &Stats, samples: u64) -> Result<Markup, in
             (headline(stats, asked))
             (splits(stats))
             (charts::section(stats, asked))
-            (mixture(manifest, stats))
+            (mixture(&manifest.pause.policy, stats))
             (sources::documents(manifest, stats))
             (sources::contamination(manifest))
             (sources::files(&stats.files))
@@ -211,8 +211,8 @@ fn split_rows(stats: &Stats) -> Vec<(String, Vec<String>)> {
 }
 
 /// What each policy of a mixture got.
-fn mixture(manifest: &Manifest, stats: &Stats) -> Markup {
-    let splits = manifest.splits.values();
+fn mixture(policy: &Policy, stats: &Stats) -> Markup {
+    let splits = stats.splits.values();
     let n_parts = splits
         .map(|split| split.totals.parts.len())
         .max()
@@ -230,7 +230,7 @@ fn mixture(manifest: &Manifest, stats: &Stats) -> Markup {
                             th.n scope="col" { (split) " rows" } th.n scope="col" { "pauses" }
                         }
                     } }
-                    tbody { @for (index, policy) in manifest.pause.policy.parts().enumerate().take(n_parts) { tr {
+                    tbody { @for (index, policy) in policy.parts().enumerate().take(n_parts) { tr {
                         th scope="row" { (inline(&json(policy))) }
                         @for split in stats.splits.values() {
                             @let part = part(&split.totals, index);

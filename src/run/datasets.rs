@@ -171,6 +171,7 @@ fn each_stage(
             part,
             recipe,
             tokenizer: &tokenizer,
+            shared: recipe::Stage::is_shared(recipe),
         };
         let jobs = datasets.iter();
         let jobs: Vec<Job> = jobs
@@ -204,10 +205,14 @@ pub fn survey(plan: &Plan, scope: Scope) -> Result<Vec<(Stage, Survey)>, Error> 
 /// Proves the datasets of a recipe; the first that fails is an error.
 pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize, Error> {
     let mut passed = 0;
-    for (stage, _) in plan.stages() {
+    for (stage, recipe) in plan.stages() {
         let folder = plan.data_dir(stage);
-        let sources = verify::Sources::At(Some(plan.data_root.clone()), plan.access.clone());
-        let report = verify::run(&folder, &sources, progress, stop)?;
+        let sources = verify::Sources::At {
+            data_root: Some(plan.data_root.clone()),
+            access: plan.access.clone(),
+            temp_dir: None,
+        };
+        let report = verify::run(&folder, Some(&recipe.pause), &sources, progress, stop)?;
         match report.failed() {
             0 => passed += report.passed(),
             failed => return Err(Error::Unproved { folder, failed }),

@@ -16,6 +16,7 @@ use crate::progress::{Progress, Stop};
 use crate::recipe::Plan;
 use crate::rng::{Key, Stream};
 use crate::train::{self, Outcome, Start, checkpoint, record};
+use crate::units::share;
 
 /// Why training or measuring failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,8 @@ pub struct StageSummary {
     pub epochs_of: Vec<Epochs>,
     /// Positions trained on.
     pub tokens: u64,
+    /// The share of all positions that was padding.
+    pub padding: f64,
     /// Time spent in steps and waiting for data, in seconds.
     pub seconds: f64,
     /// The share of that time spent waiting for data.
@@ -191,19 +194,24 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
-    let dataset = Arc::new(Dataset::open(&plan.data_dir(stage))?);
+    let mut dataset = Dataset::open(&plan.data_dir(stage))?;
+    if let Some(recipe) = plan.stage(stage) {
+        dataset = dataset.with_pause(recipe.pause.clone())?;
+    }
+    let dataset = Arc::new(dataset);
     let before = trained(plan).take_while(|before| *before != stage).last();
     let start = match (before, plan.model_from()) {
         (Some(before), _) => Start::From(plan.train_dir(before)),
         (None, Some(from)) => Start::From(from),
         (None, None) => Start::Fresh,
     };
-    let config = match plan.model_from() {
+    let mut config = match plan.model_from() {
         Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
     let recipe = recipe.ok_or(Error::Untrained)?;
+    config.attention = recipe.attention;
     let members = plan.mixture_dirs(stage).into_iter();
     let members = members.map(|folder| match folder == dataset.folder {
         true => Ok(dataset.clone()),
@@ -291,14 +299,17 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
         validation: Vec::new(),
         epochs_of: Vec::new(),
         tokens: 0,
+        padding: 0.0,
         seconds: 0.0,
         data_wait: 0.0,
     };
+    let mut padding = 0;
     for line in record::read(&folder)? {
         match line {
             record::Line::Train(step) => {
                 summary.losses.push(step.loss);
                 summary.tokens += step.tokens;
+                padding += step.padding;
                 summary.seconds += (step.step_ms + step.data_wait_ms) / 1e3;
                 summary.data_wait += step.data_wait_ms / 1e3;
                 summary.epochs_of = epochs_of(plan, stage, &step.epochs_of);
@@ -306,6 +317,7 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
             record::Line::Validation(line) => summary.validation.push((line.step, line.loss)),
         }
     }
+    summary.padding = share(padding, padding + summary.tokens);
     if 0.0 < summary.seconds {
         summary.data_wait /= summary.seconds;
     }

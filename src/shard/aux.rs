@@ -6,10 +6,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use memmap2::Mmap;
-
 use super::Error;
-use super::file::{damaged, map, open_of_length};
+use super::bytes::{Bytes, Reading, damaged};
 use super::layout::{BLOCK_BYTES, Fault, Header};
 use super::touched::Touched;
 use crate::digest::{Digest, checksum};
@@ -117,13 +115,12 @@ impl AuxWriter {
     }
 }
 
-/// A mapped `.aux`; threads may share it.
+/// An `.aux` that was opened; threads may share it.
 #[derive(Debug)]
 pub(super) struct Aux {
-    path: PathBuf,
     fields: Fields,
     digest: Digest,
-    bytes: Mmap,
+    file: Bytes,
     /// Where the checksums of blocks start.
     checksums: usize,
     /// Which blocks were found right.
@@ -131,11 +128,12 @@ pub(super) struct Aux {
 }
 
 impl Aux {
-    /// Maps the file of a shard that has one, after checking its length and header.
+    /// Opens the file of a shard that has one, after checking its length and header.
     pub fn open(
         path: PathBuf,
         (fields, digest): (Fields, Option<Digest>),
         bin: &Header,
+        reading: Reading,
     ) -> Result<Option<Self>, Error> {
         let said = |there: bool| if there { "one" } else { "none" };
         let (wanted, named) = (fields != Fields::default(), digest.is_some());
@@ -151,20 +149,19 @@ impl Aux {
         let records = usize::try_from(bin.ids).unwrap_or(usize::MAX) * width(fields);
         let n_blocks = records.div_ceil(BLOCK_BYTES);
         let length = HEADER + records + 8 * n_blocks;
-        let bytes = map(&open_of_length(&path, length as u64)?, &path)?;
-        let (expected, found) = (header(fields, bin), bytes.get(..HEADER).unwrap_or_default());
+        let file = Bytes::open(&path, Some(length as u64), reading)?;
+        let (expected, found) = (header(fields, bin), file.array::<HEADER>(0)?);
         if expected != found {
-            let at = expected.iter().zip(found).position(|(a, b)| a != b);
+            let at = expected.iter().zip(&found).position(|(a, b)| a != b);
             let field = format!("byte {} of the header", at.unwrap_or(0));
             let byte = |bytes: &[u8]| at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
-            let fault = Fault::new(field, byte(&expected), byte(found));
-            return Err(damaged(&path)(fault));
+            let fault = Fault::new(field, byte(&expected), byte(&found));
+            return Err(file.damaged(fault));
         }
         Ok(Some(Self {
-            path,
             fields,
             digest,
-            bytes,
+            file,
             checksums: HEADER + records,
             touched: Touched::new(HEADER..HEADER + records),
         }))
@@ -172,12 +169,44 @@ impl Aux {
 
     /// What stands beside some ids of the shard; checks the blocks that it lies in.
     pub fn row(&self, ids: Range<usize>) -> Result<Stored, Error> {
-        let width = width(self.fields);
-        let range = HEADER + ids.start * width..HEADER + ids.end * width;
+        let range = self.range(ids);
         self.check(&range)?;
+        self.file.see(range, |records| Ok(self.stored(records)))
+    }
+
+    /// Says that what stands beside some ids will be read soon.
+    pub fn will_need(&self, ids: Range<usize>) {
+        let range = self.range(ids);
+        self.file.will_need(&self.touched.reads(&range));
+    }
+
+    /// Checks that the file is still as long as it was.
+    pub fn check_length(&self) -> Result<(), Error> {
+        self.file.check_length()
+    }
+
+    /// Checks the whole file against the manifest.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.check(&(HEADER..self.checksums))?;
+        let found = self.file.digest()?;
+        match found == self.digest {
+            true => Ok(()),
+            false => {
+                let fault = Fault::new("BLAKE3 of the file", self.digest, found);
+                Err(self.file.damaged(fault))
+            }
+        }
+    }
+
+    /// The bytes of the records of some ids.
+    fn range(&self, ids: Range<usize>) -> Range<usize> {
+        let width = width(self.fields);
+        HEADER + ids.start * width..HEADER + ids.end * width
+    }
+
+    fn stored(&self, records: &[u8]) -> Stored {
         let mut stored = Stored::default();
-        let records = self.bytes.get(range).unwrap_or_default();
-        for record in records.chunks_exact(width.max(1)) {
+        for record in records.chunks_exact(width(self.fields).max(1)) {
             let mut rest = record;
             if self.fields.inserted
                 && let Some((inserted, after)) = rest.split_first()
@@ -190,32 +219,16 @@ impl Aux {
                 stored.weights.push(f32::from_le_bytes(*weight));
             }
         }
-        Ok(stored)
-    }
-
-    /// Checks the whole file against the manifest.
-    pub fn verify(&self) -> Result<(), Error> {
-        self.check(&(HEADER..self.checksums))?;
-        let found = Digest::of(&self.bytes);
-        match found == self.digest {
-            true => Ok(()),
-            false => {
-                let fault = Fault::new("BLAKE3 of the file", self.digest, found);
-                Err(damaged(&self.path)(fault))
-            }
-        }
+        stored
     }
 
     /// Checks the blocks that a range of the file touches, once each.
     fn check(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        let expected = |block: usize| {
-            let at = self.checksums + 8 * block;
-            let bytes = self.bytes.get(at..at + 8)?.try_into().ok()?;
-            Some(u64::from_le_bytes(bytes))
-        };
-        self.touched
-            .check(&self.bytes, bytes, |block| expected(block).unwrap_or(0))
-            .map_err(damaged(&self.path))
+        self.touched.check(&self.file, bytes, |block| {
+            Ok(u64::from_le_bytes(
+                self.file.array(self.checksums + 8 * block)?,
+            ))
+        })
     }
 }
 

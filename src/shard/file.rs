@@ -1,35 +1,29 @@
-//! Shards as files: written in one pass, mapped, checked where touched.
+//! Shards as files: mapped or read, checked where touched.
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use super::aux::Aux;
+use super::bytes::{Bytes, Reading, damaged};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, HEADER_BYTES, Header, RawHeader};
 use super::touched::Touched;
 use super::{Error, parquet};
 use crate::digest::Digest;
-use crate::fs;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
 use crate::row::{Ids, RowView};
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Stored};
 use crate::token::{Reserved, TokenId};
 
-/// A mapped shard; threads may share it.
+/// A shard that was opened; threads may share it.
 #[derive(Debug)]
 pub struct Shard {
     record: ShardRecord,
-    /// The file with the ids.
-    data: PathBuf,
-    idx: PathBuf,
     header: Header,
     home: Home,
-    ids: Mmap,
-    index_bytes: Mmap,
+    /// The file with the ids.
+    ids: Bytes,
+    idx: Bytes,
     index: Index,
     touched: Touched,
     n_files: usize,
@@ -41,53 +35,64 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Maps a shard of the dataset in `folder` after checking lengths, header and index.
+    /// Maps a shard of the dataset in `folder`; see [`Shard::open_by`].
+    pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
+        Self::open_by(Reading::Mmap, folder, record, manifest)
+    }
+
+    /// Opens a shard of the dataset in `folder` after checking lengths, header and index.
     ///
     /// The manifest vouches for the index by its digest, and the index for the
     /// header and every block of ids by their checksums; blocks are checked
     /// when a row first touches them.
-    pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
+    pub fn open_by(
+        reading: Reading,
+        folder: &Path,
+        record: &ShardRecord,
+        manifest: &Manifest,
+    ) -> Result<Self, Error> {
         let format = manifest.shard_format;
         let [data, idx, aux] = paths(folder, &record.name, format).map_err(damaged(folder))?;
-        let (index_bytes, header, home, index, ids) = match format {
+        let (idx, header, home, index, ids) = match format {
             ShardFormat::Binary => {
-                let (header, ids) = open_bin(&data, record, manifest)?;
+                let (header, ids) = open_bin(&data, record, manifest, reading)?;
                 let too_many = || Fault::new("count of documents", "fewer", record.documents);
                 let length = Index::length(&header, Home::Binary, record.documents)
                     .ok_or_else(too_many)
                     .map_err(damaged(&idx))?;
-                let bytes = map(&open_of_length(&idx, length)?, &idx)?;
-                let index = read_index(&bytes, &idx, (&header, Home::Binary), record)?;
-                (bytes, header, Home::Binary, index, ids)
+                let idx = Bytes::open(&idx, Some(length), reading)?;
+                let index = read_index(&idx, (&header, Home::Binary), record)?;
+                (idx, header, Home::Binary, index, ids)
             }
             ShardFormat::Parquet => {
-                let bytes = map(&fs::open(&idx)?, &idx)?;
-                let (header, home) = Index::parquet_home(&bytes).map_err(damaged(&idx))?;
-                agrees(&header, record, manifest).map_err(damaged(&idx))?;
-                let index = read_index(&bytes, &idx, (&header, home), record)?;
-                let ids = map(&open_of_length(&data, home.length(&header))?, &data)?;
-                (bytes, header, home, index, ids)
+                let idx = Bytes::open(&idx, None, reading)?;
+                let (header, home) = idx.parse(Index::parquet_home)?;
+                agrees(&header, record, manifest).map_err(damaged(idx.path()))?;
+                let index = read_index(&idx, (&header, home), record)?;
+                let ids = Bytes::open(&data, Some(home.length(&header)), reading)?;
+                (idx, header, home, index, ids)
             }
         };
         let touched = Touched::new(home.blocks_start()..ids.len());
-        let fields = manifest.pause.fields();
-        let aux = Aux::open(aux, (fields, record.aux), &header)?;
+        let stored = (manifest.pause.on_disk().fields(), record.aux);
+        let aux = Aux::open(aux, stored, &header, reading)?;
         let mut before = Vec::new();
         if aux.is_some() && format == ShardFormat::Parquet {
-            let rows = (0..header.rows).map_while(|row| index.row(&index_bytes, row));
-            before.extend(rows.scan(0, |sum, (_, length, _)| {
-                *sum += length;
-                Some(*sum - length)
-            }));
+            before = idx.parse(|bytes| {
+                let rows = (0..header.rows).map_while(|row| index.row(bytes, row));
+                let starts = rows.scan(0, |sum, (_, length, _)| {
+                    *sum += length;
+                    Some(*sum - length)
+                });
+                Ok(starts.collect())
+            })?;
         }
         Ok(Self {
             record: record.clone(),
-            data,
-            idx,
             header,
             home,
             ids,
-            index_bytes,
+            idx,
             index,
             touched,
             n_files: manifest.corpus.len(),
@@ -114,52 +119,109 @@ impl Shard {
 
     /// A copy of one row; reads and checks only the blocks it lies in.
     pub fn row(&self, row: u64) -> Result<Sequence, Error> {
-        self.see(row, |row| row.to_sequence())
+        let copy = self.see(row, |row| row.to_sequence())?;
+        self.check_lengths().map(|()| copy)
     }
 
-    /// Shows one row to `see`, without a copy.
+    /// How many ids a row holds, and how many of them are prefix; reads the index alone.
+    pub fn shape(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
+        let (bytes, prefix) = self.place(row)?;
+        let width = self.home.id_width(&self.header);
+        Ok((bytes.len() / width.bytes(), prefix))
+    }
+
+    /// Shows one row to `see`, without a copy where files are mapped.
+    ///
+    /// What `see` was shown does not count where this fails, or [`Shard::check_lengths`]
+    /// after it.
     pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
-        let no_row = || Error::NoRow {
-            path: self.data.clone(),
+        let (bytes, prefix) = self.place(row)?;
+        self.check_blocks(&bytes)?;
+        let stored = self.stored(row, &bytes)?;
+        let width = self.home.id_width(&self.header);
+        self.ids.see(bytes, |bytes| {
+            let ids = Ids::from_bytes(bytes, width);
+            self.check_ids(row, ids)?;
+            Ok(see(RowView {
+                ids,
+                prefix,
+                stored: stored.as_ref(),
+            }))
+        })
+    }
+
+    /// Says that a row will be read soon.
+    pub fn will_need(&self, row: u64) {
+        // A row that cannot be placed is an error when it is read.
+        if let Ok((bytes, _)) = self.place(row) {
+            self.ids.will_need(&self.touched.reads(&bytes));
+            if let Some(aux) = &self.aux {
+                aux.will_need(self.records(row, &bytes));
+            }
+        }
+    }
+
+    /// Checks that the files are still as long as they were.
+    pub fn check_lengths(&self) -> Result<(), Error> {
+        self.ids.check_length()?;
+        self.idx.check_length()?;
+        self.aux.as_ref().map_or(Ok(()), Aux::check_length)
+    }
+
+    /// The bytes of a row's ids, and its prefix.
+    fn place(&self, row: u64) -> Result<(Range<usize>, Option<u32>), Error> {
+        let place = self.index.place(row).ok_or_else(|| Error::NoRow {
+            path: self.ids.path().to_path_buf(),
             row,
             rows: self.header.rows,
-        };
-        let (start, length, prefix) = self.index.row(&self.index_bytes, row).ok_or_else(no_row)?;
+        })?;
+        // The index was checked: what it says lies in the file.
+        let start = u64::from_le_bytes(self.idx.array(place.start)?);
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let length = u32::from_le_bytes(self.idx.array(place.length)?) as usize;
+        let prefix = place.prefix.map(|at| self.idx.array(at)).transpose()?;
         let width = self.home.id_width(&self.header);
-        let bytes = start..start + length * width.bytes();
-        self.check_blocks(&bytes)?;
-        let bytes = self.ids.get(bytes).ok_or_else(no_row)?;
-        let ids = Ids::from_bytes(bytes, width);
+        let end = start.saturating_add(length * width.bytes());
+        Ok((start..end, prefix.map(u32::from_le_bytes)))
+    }
+
+    /// What stands beside the ids of a row.
+    fn stored(&self, row: u64, bytes: &Range<usize>) -> Result<Option<Stored>, Error> {
+        let stored = |aux: &Aux| aux.row(self.records(row, bytes));
+        self.aux.as_ref().map(stored).transpose()
+    }
+
+    /// Which records of the `.aux` are a row's: those of its ids, counted over the shard.
+    fn records(&self, row: u64, bytes: &Range<usize>) -> Range<usize> {
+        let place = usize::try_from(row).ok();
+        let first = match place.and_then(|row| self.before.get(row)) {
+            Some(first) => *first,
+            None => bytes.start.saturating_sub(HEADER_BYTES) / self.header.id_width.bytes(),
+        };
+        first..first + bytes.len() / self.home.id_width(&self.header).bytes()
+    }
+
+    /// Checks that the ids of a row are in the vocabulary.
+    fn check_ids(&self, row: u64, ids: Ids<'_>) -> Result<(), Error> {
         let vocab_size = self.header.vocab_size;
         if ids.largest().is_some_and(|id| vocab_size <= id.0)
             && let Some((position, id)) = outside(&ids.to_vec(), vocab_size)
         {
-            let below = format!("an id below {}", self.header.vocab_size);
+            let below = format!("an id below {vocab_size}");
             let fault = Fault::new(format!("position {position} of row {row}"), below, id.0);
-            return Err(damaged(&self.data)(fault));
+            return Err(self.ids.damaged(fault));
         }
-        let place = usize::try_from(row).ok();
-        let first = match place.and_then(|row| self.before.get(row)) {
-            Some(first) => *first,
-            None => start.saturating_sub(HEADER_BYTES) / self.header.id_width.bytes(),
-        };
-        let stored = self.aux.as_ref().map(|aux| aux.row(first..first + length));
-        let stored = stored.transpose()?;
-        Ok(see(RowView {
-            ids,
-            prefix,
-            stored: stored.as_ref(),
-        }))
+        Ok(())
     }
 
     /// The documents whose first id lies here, in stream order.
     pub fn documents(&self) -> Result<Vec<DocumentRecord>, Error> {
-        let documents = self.index.documents(&self.index_bytes);
+        let documents = (self.idx).parse(|bytes| Ok(self.index.documents(bytes)))?;
         for (n, document) in documents.iter().enumerate() {
             if self.n_files <= document.id.file as usize {
                 let expected = format!("below {}", self.n_files);
                 let fault = Fault::new(format!("file of document {n}"), expected, document.id.file);
-                return Err(damaged(&self.idx)(fault));
+                return Err(self.idx.damaged(fault));
             }
         }
         Ok(documents)
@@ -169,12 +231,12 @@ impl Shard {
     /// in a Parquet shard that every column holds what follows from the ids.
     pub fn verify(&self) -> Result<(), Error> {
         self.check_blocks(&(self.home.blocks_start()..self.ids.len()))?;
-        let digest = Digest::of(&self.ids);
+        let digest = self.ids.digest()?;
         let expected = self.record.bin.or(self.record.parquet);
         if expected != Some(digest) {
             let expected = expected.map_or_else(String::new, |digest| digest.to_string());
             let fault = Fault::new("BLAKE3 of the file", expected, digest);
-            return Err(damaged(&self.data)(fault));
+            return Err(self.ids.damaged(fault));
         }
         self.verify_columns()?;
         self.aux.as_ref().map_or(Ok(()), Aux::verify)
@@ -191,59 +253,54 @@ impl Shard {
                     reserved: self.reserved,
                     ..self.header.clone()
                 };
-                parquet::check_columns(&self.data, &header, &mut rows)
+                parquet::check_columns(self.ids.path(), &header, &mut rows)
             }
         }
     }
 
     /// Checks the blocks that a range of the file with the ids touches, once each.
     fn check_blocks(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        let expected = |block| self.index.block(&self.index_bytes, block);
-        self.touched
-            .check(&self.ids, bytes, |block| {
-                expected(block).unwrap_or_default()
-            })
-            .map_err(damaged(&self.data))
+        self.touched.check(&self.ids, bytes, |block| {
+            Ok(u64::from_le_bytes(self.idx.array(self.index.block(block))?))
+        })
     }
 }
 
-/// Maps a `.bin` file whose length and header agree with the manifest.
+/// Opens a `.bin` file whose length and header agree with the manifest.
 fn open_bin(
     path: &Path,
     record: &ShardRecord,
     manifest: &Manifest,
-) -> Result<(Header, Mmap), Error> {
+    reading: Reading,
+) -> Result<(Header, Bytes), Error> {
     let width = manifest.id_width.bytes() as u64;
     let length = record
         .ids
         .saturating_mul(width)
         .saturating_add(HEADER_BYTES as u64);
-    let mut file = open_of_length(path, length)?;
-    let mut bytes = [0; HEADER_BYTES];
-    file.read_exact(&mut bytes)
-        .map_err(fs::Error::new("read", path))?;
-    let header = RawHeader::parse(&bytes)
+    let file = Bytes::open(path, Some(length), reading)?;
+    let header = RawHeader::parse(&file.array::<HEADER_BYTES>(0)?)
         .and_then(RawHeader::check)
         .map_err(damaged(path))?;
     agrees(&header, record, manifest).map_err(damaged(path))?;
-    Ok((header, map(&file, path)?))
+    Ok((header, file))
 }
 
 /// The index of a shard, if it is the one that the manifest means.
 pub(super) fn read_index(
-    bytes: &[u8],
-    path: &Path,
+    file: &Bytes,
     (header, home): (&Header, Home),
     record: &ShardRecord,
 ) -> Result<Index, Error> {
-    // The structure first: it tells better what is wrong.
-    let index = Index::parse(bytes, header, home).map_err(damaged(path))?;
-    let digest = Digest::of(bytes);
-    if digest != record.idx {
-        let fault = Fault::new("BLAKE3 of the file", record.idx, digest);
-        return Err(damaged(path)(fault));
-    }
-    Ok(index)
+    file.parse(|bytes| {
+        // The structure first: it tells better what is wrong.
+        let index = Index::parse(bytes, header, home)?;
+        let digest = Digest::of(bytes);
+        match digest == record.idx {
+            true => Ok(index),
+            false => Err(Fault::new("BLAKE3 of the file", record.idx, digest)),
+        }
+    })
 }
 
 /// Checks that a header says what the manifest does.
@@ -312,30 +369,6 @@ pub(super) fn paths(folder: &Path, name: &str, format: ShardFormat) -> Result<[P
     ])
 }
 
-pub(super) fn open_of_length(path: &Path, expected: u64) -> Result<File, Error> {
-    let file = fs::open(path)?;
-    let found = file.metadata().map_err(fs::Error::new("read", path))?.len();
-    if found != expected {
-        return Err(damaged(path)(Fault::new(
-            "length in bytes",
-            expected,
-            found,
-        )));
-    }
-    Ok(file)
-}
-
-/// Maps a whole file for reading.
-pub(super) fn map(file: &File, path: &Path) -> Result<Mmap, Error> {
-    // SAFETY: published shards are never written to again: this program
-    // replaces files by rename, which leaves the mapped ones as they were.
-    // Bytes that another program changes meanwhile are caught by the checksums
-    // at first touch (`a_flipped_byte_or_a_cut_is_found` defends them); a file
-    // that it shortens while it is mapped ends the process with SIGBUS.
-    let map = unsafe { Mmap::map(file) };
-    Ok(map.map_err(fs::Error::new("map", path))?)
-}
-
 /// The first id that is not in the vocabulary, and where it stands.
 pub(super) fn outside(ids: &[TokenId], vocab_size: u32) -> Option<(usize, TokenId)> {
     // Without an early end this is a few instructions for sixteen ids.
@@ -345,16 +378,6 @@ pub(super) fn outside(ids: &[TokenId], vocab_size: u32) -> Option<(usize, TokenI
     }
     let mut found = ids.iter().copied().enumerate();
     found.find(|(_, id)| vocab_size <= id.0)
-}
-
-pub(super) fn damaged(path: &Path) -> impl FnOnce(Fault) -> Error {
-    let path = path.to_path_buf();
-    move |fault| Error::Damaged {
-        path,
-        field: fault.field,
-        expected: fault.expected,
-        found: fault.found,
-    }
 }
 
 #[cfg(test)]

@@ -189,6 +189,17 @@ pub struct Index {
     n_documents: usize,
 }
 
+/// Where the fields of a row stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The first byte of its ids in the file that holds them, in 8 bytes.
+    pub start: usize,
+    /// How many ids it has, in 4 bytes.
+    pub length: usize,
+    /// Its prefix in 4 bytes, where rows have one.
+    pub prefix: Option<usize>,
+}
+
 impl Index {
     /// How long the `.idx` file of a shard is; `None` where no file is so long.
     pub fn length(header: &Header, home: Home, n_documents: u64) -> Option<u64> {
@@ -257,11 +268,11 @@ impl Index {
 
     /// Where the ids of a row start in the file that holds them, how many there are, and its prefix.
     pub fn row(&self, bytes: &[u8], row: u64) -> Option<(usize, usize, Option<u32>)> {
-        let row = usize::try_from(row).ok().filter(|row| *row < self.rows)?;
-        let start = u64_at(bytes, self.pointers + 8 * row)?;
-        let length = u32_at(bytes, self.lengths + 4 * row)?;
-        let prefix = match self.prefixes {
-            Some(prefixes) => Some(u32_at(bytes, prefixes + 4 * row)?),
+        let place = self.place(row)?;
+        let start = u64_at(bytes, place.start)?;
+        let length = u32_at(bytes, place.length)?;
+        let prefix = match place.prefix {
+            Some(prefix) => Some(u32_at(bytes, prefix)?),
             None => None,
         };
         Some((
@@ -271,9 +282,19 @@ impl Index {
         ))
     }
 
-    /// The checksum that a block of ids must have.
-    pub fn block(&self, bytes: &[u8], block: usize) -> Option<u64> {
-        u64_at(bytes, self.blocks + 8 * block)
+    /// Where the file says what [`Index::row`] does.
+    pub fn place(&self, row: u64) -> Option<Place> {
+        let row = usize::try_from(row).ok().filter(|row| *row < self.rows)?;
+        Some(Place {
+            start: self.pointers + 8 * row,
+            length: self.lengths + 4 * row,
+            prefix: self.prefixes.map(|prefixes| prefixes + 4 * row),
+        })
+    }
+
+    /// Where the file has the checksum of a block of ids, in 8 bytes.
+    pub fn block(&self, block: usize) -> usize {
+        self.blocks + 8 * block
     }
 
     /// The documents, in stream order.

@@ -7,6 +7,7 @@
 
 pub mod aux;
 mod blocks;
+mod bytes;
 pub mod columns;
 pub mod file;
 pub mod index;
@@ -18,6 +19,7 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use bytes::Reading;
 pub use file::Shard;
 pub use index::DocumentRecord;
 pub use outline::Outline;

@@ -1,45 +1,51 @@
-//! A shard without its ids: what its `.idx` says.
+//! A shard without its ids: what its `.idx` and `.aux` say.
 
-use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
+use std::ops::Range;
+use std::path::Path;
 
 use super::Error;
-use super::file::{agrees, damaged, map, paths, read_index};
+use super::aux::Aux;
+use super::bytes::{Bytes, Reading, damaged};
+use super::file::{agrees, paths, read_index};
 use super::index::{DocumentRecord, Home, Index};
 use super::layout::{Fault, Header};
-use crate::fs;
 use crate::manifest::{Manifest, ShardFormat, ShardRecord};
+use crate::sequence::Stored;
 
 /// Rows and documents of a shard whose ids may lie elsewhere.
 #[derive(Debug)]
 pub struct Outline {
-    path: PathBuf,
     header: Header,
-    bytes: Mmap,
+    bytes: Bytes,
     index: Index,
+    aux: Option<Aux>,
 }
 
 impl Outline {
-    /// Reads and checks `shards/<name>.idx` in `folder`; no other file of the shard is opened.
+    /// Reads and checks `shards/<name>.idx` in `folder`, and `.aux` where there is one; the
+    /// file with the ids is not opened.
     pub fn open(folder: &Path, record: &ShardRecord, manifest: &Manifest) -> Result<Self, Error> {
-        let [_, path, _] =
+        let [_, path, aux] =
             paths(folder, &record.name, manifest.shard_format).map_err(damaged(folder))?;
-        let bytes = map(&fs::open(&path)?, &path)?;
+        let bytes = Bytes::open(&path, None, Reading::Mmap)?;
         let (header, home) = match manifest.shard_format {
-            ShardFormat::Binary => (header(record, manifest), Ok(Home::Binary)),
-            ShardFormat::Parquet => match Index::parquet_home(&bytes) {
-                Ok((header, home)) => (Some(header), Ok(home)),
-                Err(fault) => (None, Err(fault)),
-            },
+            ShardFormat::Binary => (header(record, manifest), Home::Binary),
+            ShardFormat::Parquet => {
+                let (header, home) = bytes.parse(Index::parquet_home)?;
+                (Some(header), home)
+            }
         };
-        let home = home.map_err(damaged(&path))?;
         let unnamed = || Fault::new("name of the shard", "<split>-<unit>-<part>", &record.name);
         let header = header.ok_or_else(unnamed).map_err(damaged(&path))?;
         agrees(&header, record, manifest).map_err(damaged(&path))?;
-        let index = read_index(&bytes, &path, (&header, home), record)?;
+        let index = read_index(&bytes, (&header, home), record)?;
         Ok(Self {
-            path,
+            aux: Aux::open(
+                aux,
+                (manifest.pause.on_disk().fields(), record.aux),
+                &header,
+                Reading::Mmap,
+            )?,
             header,
             bytes,
             index,
@@ -53,18 +59,25 @@ impl Outline {
 
     /// How many ids a row has, and its prefix.
     pub fn row(&self, row: u64) -> Result<(usize, Option<u32>), Error> {
-        let no_row = || Error::NoRow {
-            path: self.path.clone(),
+        let place = self.index.place(row).ok_or_else(|| Error::NoRow {
+            path: self.bytes.path().to_path_buf(),
             row,
             rows: self.header.rows,
-        };
-        let (_, length, prefix) = self.index.row(&self.bytes, row).ok_or_else(no_row)?;
-        Ok((length, prefix))
+        })?;
+        let length = u32::from_le_bytes(self.bytes.array(place.length)?) as usize;
+        let prefix = place.prefix.map(|at| self.bytes.array(at)).transpose()?;
+        Ok((length, prefix.map(u32::from_le_bytes)))
+    }
+
+    /// What stands beside some ids of the shard, counted from its first; none where they
+    /// tell everything.
+    pub fn stored(&self, ids: Range<usize>) -> Result<Option<Stored>, Error> {
+        self.aux.as_ref().map(|aux| aux.row(ids)).transpose()
     }
 
     /// The documents whose first id lies in the shard, in stream order.
-    pub fn documents(&self) -> Vec<DocumentRecord> {
-        self.index.documents(&self.bytes)
+    pub fn documents(&self) -> Result<Vec<DocumentRecord>, Error> {
+        self.bytes.parse(|bytes| Ok(self.index.documents(bytes)))
     }
 }
 
@@ -78,7 +91,7 @@ fn header(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
         rows: record.rows,
         id_width: manifest.id_width,
         vocab_size: manifest.tokenizer.vocab_size,
-        reserved: manifest.tokenizer.reserved,
+        reserved: manifest.tokenizer.reserved.basic(),
         row_length: u32::try_from(manifest.row_length).ok()?,
         stage: manifest.stage,
         unit,

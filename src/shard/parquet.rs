@@ -19,11 +19,13 @@ use serde_json::json;
 
 use super::Error;
 use super::blocks::Blocks;
+use super::bytes::{Bytes, Reading};
 use super::columns::{self, Columns, DOC_IDS, INPUT_IDS, LABELS};
 use super::layout::{Fault, Header};
 use crate::digest::checksum;
 use crate::fs;
 use crate::manifest::FORMAT;
+use crate::panics::caught;
 use crate::sequence::Sequence;
 
 /// A row group is closed when it has so many ids: what a reader decodes at once.
@@ -179,9 +181,9 @@ pub fn check_columns(
     header: &Header,
     rows: &mut dyn Iterator<Item = Result<Sequence, Error>>,
 ) -> Result<(), Error> {
-    let damaged = |fault: Fault| super::file::damaged(path)(fault);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(fs::open(path)?);
-    let builder = builder.map_err(refused(path, "read"))?;
+    let damaged = |fault: Fault| super::bytes::damaged(path)(fault);
+    let file = fs::open(path)?;
+    let builder = decoded(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     let expected = columns::schema(header.stage);
     if builder.schema().fields() != expected.fields() {
         let found = builder.schema().to_string();
@@ -198,11 +200,10 @@ pub fn check_columns(
     }
     let row_length = usize::try_from(header.row_length).unwrap_or(ROW_GROUP_IDS);
     let batch_rows = (ROW_GROUP_IDS / row_length.max(1)).clamp(1, ROW_GROUP_ROWS);
-    let reader = builder.with_batch_size(batch_rows).build();
+    let mut reader = decoded(path, || builder.with_batch_size(batch_rows).build())?;
     let mut columns = Columns::new(header.stage, header.reserved);
     let mut first = 0;
-    for batch in reader.map_err(refused(path, "read"))? {
-        let batch = batch.map_err(|error| refused(path, "read")(error.into()))?;
+    while let Some(batch) = decoded(path, || reader.next().transpose())? {
         for row in rows.take(batch.num_rows()) {
             columns.push(&row?);
         }
@@ -229,12 +230,12 @@ pub struct IdRows {
 impl IdRows {
     /// Opens a file that has a column `input_ids` like ours.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(fs::open(path)?);
-        let builder = builder.map_err(refused(path, "read"))?;
+        let file = fs::open(path)?;
+        let builder = decoded(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), [INPUT_IDS]);
-        let reader = builder.with_projection(mask).with_batch_size(DECODED_ROWS);
+        let builder = builder.with_projection(mask).with_batch_size(DECODED_ROWS);
         Ok(Self {
-            reader: reader.build().map_err(refused(path, "read"))?,
+            reader: decoded(path, || builder.build())?,
             path: path.to_path_buf(),
             rows: Vec::new().into_iter(),
         })
@@ -246,7 +247,7 @@ impl IdRows {
         let (Some(lists), Some(values)) = (lists, values) else {
             let found = batch.schema().to_string();
             let fault = Fault::new("column `input_ids`", "list of uint32", found);
-            return Err(super::file::damaged(&self.path)(fault));
+            return Err(super::bytes::damaged(&self.path)(fault));
         };
         let ends = lists.value_offsets().windows(2);
         let row = |ends: &[i32]| {
@@ -269,10 +270,10 @@ impl Iterator for IdRows {
             if let Some(row) = self.rows.next() {
                 return Some(Ok(row));
             }
-            let batch = self.reader.next()?;
-            let batch = batch.map_err(|error| refused(&self.path, "read")(error.into()));
-            match batch.and_then(|batch| self.decode(&batch)) {
-                Ok(rows) => self.rows = rows.into_iter(),
+            let batch = decoded(&self.path, || self.reader.next().transpose());
+            match batch.and_then(|batch| batch.map(|batch| self.decode(&batch)).transpose()) {
+                Ok(Some(rows)) => self.rows = rows.into_iter(),
+                Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -308,16 +309,16 @@ fn difference(expected: &RecordBatch, found: &RecordBatch, first: u64) -> Option
 
 /// Compares the runs of ids in the file with what was written.
 fn prove(path: &Path, runs: &[Run]) -> Result<(), Error> {
-    let map = super::file::map(&fs::open(path)?, path)?;
+    let file = Bytes::open(path, None, Reading::Mmap)?;
     for (group, run) in runs.iter().enumerate() {
         let start = usize::try_from(run.start).unwrap_or(usize::MAX);
-        let bytes = map.get(start..start.saturating_add(4 * run.ids));
-        let found = bytes.map_or(0, checksum);
-        if bytes.is_none() || found != run.checksum {
+        let end = start.saturating_add(4 * run.ids);
+        let found = file.see(start..end, |bytes| Ok(checksum(bytes)))?;
+        if found != run.checksum {
             let field = format!("ids of row group {group} at byte {start}");
             let expected = format!("{:016x}", run.checksum);
             let fault = Fault::new(field, expected, format!("{found:016x}"));
-            return Err(super::file::damaged(path)(fault));
+            return Err(file.damaged(fault));
         }
     }
     Ok(())
@@ -366,6 +367,18 @@ fn key_values(header: &Header) -> Vec<KeyValue> {
         "part": header.part,
     });
     vec![KeyValue::new(METADATA_KEY.into(), value.to_string())]
+}
+
+/// What the library reads of a file; it panics on some that are damaged.
+fn decoded<T, E>(path: &Path, read: impl FnOnce() -> Result<T, E>) -> Result<T, Error>
+where
+    E: Into<ParquetError>,
+{
+    let read = caught(|| read().map_err(Into::into));
+    read.map_err(|error| match error.downcast::<ParquetError>() {
+        Ok(error) => refused(path, "read")(*error),
+        Err(panic) => refused(path, "read")(ParquetError::External(panic)),
+    })
 }
 
 fn refused(path: &Path, action: &'static str) -> impl FnOnce(ParquetError) -> Error {

@@ -10,7 +10,7 @@ use super::layout::{Fault, Header, IDS_MAX, check_values};
 use super::{Error, RowFault, parquet};
 use crate::digest::Digest;
 use crate::fs;
-use crate::manifest::{ShardFormat, ShardRecord, Stage};
+use crate::manifest::{Manifest, ShardFormat, ShardRecord, Stage};
 use crate::pause::Fields;
 use crate::sequence::Sequence;
 use crate::token::{IdWidth, Reserved};
@@ -213,19 +213,19 @@ impl ShardWriter {
 }
 
 impl ShardSpec {
-    /// A shard with what a header says, in this format.
-    pub fn of(header: &Header, format: ShardFormat) -> Self {
+    /// The shard of a dataset that has this header.
+    pub fn of(header: &Header, manifest: &Manifest) -> Self {
         Self {
-            format,
+            format: manifest.shard_format,
             id_width: header.id_width,
             vocab_size: header.vocab_size,
-            reserved: header.reserved,
+            reserved: manifest.tokenizer.reserved,
             row_length: usize::try_from(header.row_length).unwrap_or(usize::MAX),
             stage: header.stage,
             tokenizer: header.tokenizer,
             unit: header.unit,
             part: header.part,
-            fields: Fields::default(),
+            fields: manifest.pause.on_disk().fields(),
         }
     }
 

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::dataset::{self, Dataset};
+use crate::dataset::{self, At, Dataset};
 use crate::digest::Digest;
 use crate::inspect::{self, Kind};
 use crate::manifest::{Ledger, Split, SplitRecord, Stage, Totals};
+use crate::prepare::rows::observe;
 use crate::progress::{Progress, Unit};
 use crate::sequence::Sequence;
 use crate::tokenize::Tokenizer;
@@ -131,7 +132,7 @@ pub fn of(dataset: &Dataset, progress: &dyn Progress) -> Result<Stats, Error> {
         vocab_size: manifest.tokenizer.vocab_size,
         row_length: manifest.row_length,
         ledger: manifest.ledger.clone(),
-        splits: splits(&manifest.splits, &counted),
+        splits: splits(dataset, &counted),
         files,
     })
 }
@@ -145,6 +146,8 @@ struct Tally {
     along: Vec<Stretch>,
     /// Positions a stretch.
     width: usize,
+    /// What rows hold that get their pauses now; otherwise the manifest knows.
+    totals: Totals,
 }
 
 impl Tally {
@@ -161,7 +164,24 @@ impl Tally {
             pauses: Sizes::default(),
             along: (0..row_length).step_by(width).map(stretch).collect(),
             width,
+            totals: Totals::default(),
         }
+    }
+
+    /// The next row of a dataset.
+    fn read(&mut self, dataset: &Dataset, at: At, tokenizer: &Tokenizer) -> Result<(), Error> {
+        let Some(online) = dataset.online() else {
+            self.row(&dataset.row_at(at)?, tokenizer);
+            return Ok(());
+        };
+        let placed = online.placed(dataset, at)?;
+        observe(&mut self.totals, &placed, online.insertion());
+        if online.leaves_room() {
+            let length = online.insertion().row_length();
+            self.totals.padded += length.saturating_sub(placed.sequence.len()) as u64;
+        }
+        self.row(&placed.sequence, tokenizer);
+        Ok(())
     }
 
     fn row(&mut self, row: &Sequence, tokenizer: &Tokenizer) {
@@ -191,6 +211,7 @@ impl Tally {
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
+        self.totals += &other.totals;
         self.lengths.merge(&other.lengths);
         self.pauses.merge(&other.pauses);
         for (sum, more) in self.along.iter_mut().zip(&other.along) {
@@ -214,8 +235,14 @@ fn tally_rows(
         let rows = block * BLOCK..rows.min((block + 1) * BLOCK);
         let n = rows.end - rows.start;
         let mut tally = new();
-        for row in rows {
-            tally.row(&dataset.row(split, row)?, tokenizer);
+        for index in rows {
+            let epoch = 0;
+            let at = At {
+                split,
+                epoch,
+                index,
+            };
+            tally.read(dataset, at, tokenizer)?;
         }
         progress.advance(n);
         Ok(tally)
@@ -258,9 +285,20 @@ fn files(dataset: &Dataset) -> Vec<FileStats> {
     files.map(file).collect()
 }
 
+/// The counts of documents as they are on disk, and of rows as they are read.
+fn placed_now(on_disk: &Totals, rows: &Totals) -> Totals {
+    Totals {
+        documents: on_disk.documents,
+        text_bytes: on_disk.text_bytes,
+        cut: on_disk.cut,
+        trimmed: on_disk.trimmed,
+        ..rows.clone()
+    }
+}
+
 /// The splits' numbers; their histograms have the same bins.
 fn splits(
-    records: &BTreeMap<Split, SplitRecord>,
+    dataset: &Dataset,
     counted: &BTreeMap<Split, (Tally, Magnitudes)>,
 ) -> BTreeMap<Split, SplitStats> {
     let (mut lengths, mut pauses) = (Sizes::default(), Sizes::default());
@@ -271,10 +309,13 @@ fn splits(
         bytes.merge(documents);
     }
     let (lengths, pauses, bytes) = (lengths.ranges(), pauses.ranges(), bytes.ranges());
-    let both = records.iter().zip(counted.values());
+    let both = dataset.manifest.splits.iter().zip(counted.values());
     let split = |((split, record), (rows, documents)): ((&Split, &SplitRecord), &(Tally, _))| {
         let documents: &Magnitudes = documents;
-        let totals = &record.totals;
+        let totals = &match dataset.online() {
+            None => record.totals.clone(),
+            Some(_) => placed_now(&record.totals, &rows.totals),
+        };
         let ids = totals.real + totals.pauses;
         // Each document has an id that is no text, its end; and may have lost some.
         let text = (totals.real + totals.overflowed).saturating_sub(totals.documents);

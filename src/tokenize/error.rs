@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{BoxError, VOCABULARY_MAX};
-use crate::fs;
+use crate::{fs, pause};
 
 /// Why there is no tokenizer, or no ids.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum Error {
         /// The largest id.
         found: u64,
     },
+    /// A pause policy cannot be carried out with this vocabulary.
+    #[error(transparent)]
+    Pause(#[from] pause::Error),
     /// A reserved token has no name.
     #[error("the name of the {role} token is empty")]
     NoName {

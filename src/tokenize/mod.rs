@@ -7,15 +7,16 @@
 mod bytes;
 mod error;
 mod fast;
+mod insertion;
 mod reserve;
 mod tokens;
 mod train;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+pub use crate::panics::BoxError;
 pub use error::Error;
 
 use schemars::JsonSchema;
@@ -25,13 +26,11 @@ use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer as Engine};
 
 use crate::digest::{Digest, checksum};
 use crate::fs;
+use crate::panics::caught;
 use crate::pause::text::{Pieces, Spelt};
 use crate::token::{PauseIds, Reserved, TokenId};
 use fast::Family;
 use tokens::Tokens;
-
-/// An error of another module or library, as a cause.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Ids that a vocabulary may have at most. Tables are as long as the largest
 /// id, so one absurd id in a `tokenizer.json` must not decide their size.
@@ -332,7 +331,7 @@ impl Tokenizer {
     /// reference that its fast path is held against.
     pub fn encode_by_library(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
         let engine = self.engine()?;
-        let encoding = guarded(|| engine.encode_fast(text, false)).map_err(Error::Library)?;
+        let encoding = caught(|| engine.encode_fast(text, false)).map_err(Error::Library)?;
         let found = encoding.get_ids();
         self.refuse_barred(found.iter().copied())?;
         ids.extend(found.iter().copied().map(TokenId));
@@ -378,7 +377,7 @@ impl Tokenizer {
             return Err(unknown(lacking));
         }
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
-        guarded(|| engine.decode(&ids, false)).map_err(Error::Library)
+        caught(|| engine.decode(&ids, false)).map_err(Error::Library)
     }
 
     /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
@@ -419,7 +418,7 @@ impl Tokenizer {
         let tokenizer = Self::of(&added.json, added.bytes, family, added.reserved, special)?;
         for name in added.unproved {
             let engine = tokenizer.engine()?;
-            let yields_itself = guarded(|| engine.encode_fast(name.token.as_str(), false))
+            let yields_itself = caught(|| engine.encode_fast(name.token.as_str(), false))
                 .map_err(Error::Library)?
                 .get_ids()
                 .contains(&name.id);
@@ -453,7 +452,7 @@ impl fmt::Debug for Tokenizer {
 
 /// The library's tokenizer of a `tokenizer.json`.
 fn load(json: &[u8]) -> Result<Engine, Error> {
-    guarded(|| Engine::from_bytes(json)).map_err(Error::Library)
+    caught(|| Engine::from_bytes(json)).map_err(Error::Library)
 }
 
 /// What makes its ids depend on the text alone: no padding, no truncation, nothing around it.
@@ -464,20 +463,6 @@ fn plain(mut engine: Engine, special: SpecialText) -> Result<Engine, Error> {
     engine.with_post_processor(None::<PostProcessorWrapper>);
     engine.set_encode_special_tokens(special == SpecialText::Ordinary);
     Ok(engine)
-}
-
-/// Calls the library, which panics on some malformed vocabularies.
-fn guarded<T>(call: impl FnOnce() -> Result<T, BoxError>) -> Result<T, BoxError> {
-    // Unwind safety: a tokenizer is discarded when loading it fails, and
-    // encoding changes nothing but the library's own caches.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        Err(format!("it stopped with `{message}`").into())
-    })
 }
 
 impl Default for Config {

@@ -15,7 +15,8 @@ use tokenizers::{
 };
 
 use super::fast::{Family, added};
-use super::{Error, VOCABULARY_MAX, guarded, load};
+use super::{Error, VOCABULARY_MAX, load};
+use crate::panics::caught;
 
 /// Bytes that added tokens of known tokenizers have at most together; those of large
 /// vocabularies have 20 kB. The library's search for them may refuse more.
@@ -133,7 +134,7 @@ impl<'a> Tokens<'a> {
         }
         match self {
             Self::Known(_) => Ok(()),
-            Self::Library(engine) => guarded(|| engine.add_special_tokens(tokens))
+            Self::Library(engine) => caught(|| engine.add_special_tokens(tokens))
                 .map(drop)
                 .map_err(Error::Library),
         }
@@ -251,7 +252,7 @@ impl<'a> Known<'a> {
 /// A part of the JSON as the library reads it: nothing where it refuses.
 fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<Option<T>> {
     let value = json.get(field).unwrap_or(&Value::Null);
-    guarded(|| Ok(Option::<T>::deserialize(value)?)).ok()
+    caught(|| Option::<T>::deserialize(value)).ok()
 }
 
 /// The listed added tokens, where the library is sure to take them.

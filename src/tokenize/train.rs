@@ -5,7 +5,8 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
-use super::{BoxError, Error, Training, VOCABULARY_MAX, guarded};
+use super::{BoxError, Error, Training, VOCABULARY_MAX};
+use crate::panics::caught;
 
 /// Every byte is a token, so that every text has ids.
 const VOCABULARY_MIN: u32 = 256;
@@ -83,7 +84,7 @@ fn learn(sample: &[String], vocab_size: usize) -> Result<BPE, BoxError> {
         .show_progress(false)
         .build();
     let mut model = BPE::default();
-    guarded(|| {
+    caught(|| {
         trainer.feed(sample.iter(), words)?;
         trainer.train(&mut model)
     })?;

@@ -195,21 +195,19 @@ impl Store {
     ) -> Result<PathBuf, Error> {
         let name = folder::name(state.step);
         let folder = self.checkpoints().join(&name);
-        let temporary = fs::temporary(&folder);
-        fs::remove_dir(&temporary)?;
-        fs::create_dir(&temporary)?;
+        let draft = fs::Draft::create(&folder)?;
         for (name, bytes) in files {
-            fs::write(&temporary.join(name), bytes)?;
+            fs::write(&draft.folder().join(name), bytes)?;
         }
         let records = files.iter().map(|(name, bytes)| FileRecord {
             name: (*name).to_owned(),
             digest: Digest::of(bytes),
         });
         let sealed = seal(&folder, state, records.collect())?;
-        fs::write(&temporary.join(STATE_FILE), &sealed)?;
+        fs::write(&draft.folder().join(STATE_FILE), &sealed)?;
         // A folder of this name was made by a process killed before `latest` named it.
         fs::remove_dir(&folder)?;
-        fs::publish(&temporary, &folder)?;
+        draft.publish(&folder)?;
         fs::write(
             &self.folder.join(LATEST_FILE),
             format!("{name}\n").as_bytes(),

@@ -1,15 +1,17 @@
 //! What a run is trained on: its dataset, or several by weight.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::checkpoint::State;
 use super::{Error, Job};
-use crate::dataset::Dataset;
+use crate::dataset::{self, Dataset};
 use crate::fingerprint::{Difference, Fingerprint};
 use crate::loader::{Config, Loader, Order, Rows, Share, together};
 use crate::manifest::Split;
+use crate::shard::DocumentRecord;
 
 /// The datasets that rows come from, in the order of `train.mixture`.
 pub fn members(job: &Job) -> &[Arc<Dataset>] {
@@ -39,6 +41,7 @@ pub fn loading(job: &Job) -> Config {
             .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
         split: Split::Train,
         order: Order::Shuffled,
+        bucket: job.train.bucket,
         share: Share::WHOLE,
         epochs: None,
     }
@@ -54,6 +57,41 @@ pub fn loader(job: &Job) -> Result<Loader, Error> {
         .map(|member| member as Arc<dyn Rows>);
     let loader = Loader::of_several(rows.collect(), job.train.phases(), loading(job));
     Ok(loader?)
+}
+
+/// Checks that no dataset of a mixture trains on a text that the stage holds out.
+///
+/// A text's split follows from its checksum and the share that is held out, so a dataset
+/// that holds out as much cannot; of others, every document is looked at.
+pub fn check_held_out(job: &Job) -> Result<(), Error> {
+    let (own, share) = (&job.dataset, job.dataset.manifest.validation());
+    let others = (job.mixture.iter()).filter(|other| other.manifest.validation() < share);
+    let others: Vec<_> = others.collect();
+    if others.is_empty() || job.train.validate_every == 0 {
+        return Ok(());
+    }
+    let mut held_out = HashSet::new();
+    for shard in own.shards(Split::Validation) {
+        let documents = shard.documents().map_err(dataset::Error::from)?;
+        held_out.extend(documents.iter().map(|document| document.checksum));
+    }
+    for other in others {
+        for shard in other.shards(Split::Train) {
+            let documents = shard.documents().map_err(dataset::Error::from)?;
+            let both = |document: &&DocumentRecord| held_out.contains(&document.checksum);
+            if let Some(document) = documents.iter().find(both) {
+                let file = other.manifest.corpus.get(document.id.file as usize);
+                return Err(Error::Leak {
+                    dataset: other.folder.clone(),
+                    own: own.folder.clone(),
+                    file: file.map(|file| file.name.clone()).unwrap_or_default(),
+                    document: document.id.row + 1,
+                    share,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What differs between a checkpoint and the run that would continue it.

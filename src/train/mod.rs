@@ -42,14 +42,16 @@ const PREFETCHED: usize = 4;
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, not what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it. The loader's state has
-/// the mixture, whose datasets may be moved.
-const FREE: [&str; 6] = [
+/// the buckets and the mixture, whose datasets may be moved, and the model the attention.
+const FREE: [&str; 8] = [
     "checkpoint_every",
     "keep",
     "validate_every",
     "validation_rows",
     "mixture",
     "curriculum",
+    "bucket",
+    "attention",
 ];
 
 /// What to train, on what, and where.
@@ -171,6 +173,23 @@ pub enum Error {
     /// The optimizer's moments cannot be read.
     #[error(transparent)]
     Optimizer(#[from] optimizer::Error),
+    /// A dataset of the mixture trains on what is held out.
+    #[error(
+        "`{}` trains on a text that `{}` holds out: document {document} of `{file}`",
+        dataset.display(), own.display()
+    )]
+    Leak {
+        /// The dataset.
+        dataset: PathBuf,
+        /// The stage's own.
+        own: PathBuf,
+        /// The input file of the text.
+        file: String,
+        /// Its document in the file, from 1.
+        document: u64,
+        /// The share that the stage holds out.
+        share: f64,
+    },
     /// Datasets that cannot be mixed.
     #[error(transparent)]
     Clash(#[from] Box<Clash>),
@@ -202,6 +221,9 @@ impl Error {
                 ),
                 None => "no checkpoint was made before; lower `lr` or `clip`".into(),
             }),
+            Self::Leak { share, .. } => Some(format!(
+                "prepare it with `validation = {share}` or more: then both hold out the same texts"
+            )),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
             Self::Loader(error) => error.hint().map(String::from),
@@ -217,6 +239,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let fingerprint = fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
+    data::check_held_out(job)?;
     let mut learner = match &latest {
         Some(checkpoint) => resumed(job, checkpoint, &fingerprint, &loader)?,
         None => started(job)?,
@@ -229,6 +252,9 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         validate_every,
         ..
     } = job.train;
+    if let Some(note) = loader.bucket_note(learner.step..steps) {
+        progress.note(&note);
+    }
     progress.start(stage(job), Some(steps), Unit::Steps);
     progress.advance(learner.step);
     let mut clock = Clock::start();
@@ -375,9 +401,15 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
         });
     }
     let (config, values) = checkpoint::read_model(folder)?;
+    // A stage decides what its positions attend to.
     let of = |config: &Config| {
+        let attention = job.config.attention;
+        let shape = Config {
+            attention,
+            ..config.clone()
+        };
         let mut fingerprint = Fingerprint::default();
-        fingerprint.add("model", &json!(config));
+        fingerprint.add("model", &json!(shape));
         fingerprint
     };
     match of(&config).differences(&of(&job.config)).into_iter().next() {
@@ -385,7 +417,7 @@ fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
             start: folder.to_path_buf(),
             difference,
         }),
-        None => Ok(Model::from_values(&config, values, &job.device)),
+        None => Ok(Model::from_values(&job.config, values, &job.device)),
     }
 }
 
@@ -484,6 +516,7 @@ fn line(
         tokens,
         real: batch.counts.real,
         pauses: batch.counts.pauses,
+        padding: batch.counts.padding,
         scored: batch.counts.scored,
         flops: report.flops,
         totals: learner.totals,

@@ -66,6 +66,9 @@ pub struct Step {
     pub real: u64,
     /// Pauses.
     pub pauses: u64,
+    /// Positions beside `tokens` that were computed for nothing: padding.
+    #[serde(default)]
+    pub padding: u64,
     /// Targets that count in the loss.
     pub scored: u64,
     /// Floating-point operations of forward and backward passes.
@@ -226,6 +229,7 @@ mod tests {
             tokens: 10,
             real: 8,
             pauses: 2,
+            padding: 6,
             scored: 7,
             flops: Flops::default(),
             totals: Totals::default(),
@@ -252,7 +256,7 @@ mod tests {
             serde_json::to_string(&validation(3)).unwrap()
         );
         expect![[r#"
-            {"kind":"train","step":3,"epochs":0.25,"loss":0.30000000000000004,"lr":0.001,"grad_norm":1.0,"tokens":10,"real":8,"pauses":2,"scored":7,"flops":{"linear":0,"attention":0,"head":0},"totals":{"tokens":0,"real":0,"pauses":0,"scored":0,"flops":0.0},"tokens_per_s":10000.0,"data_wait_ms":0.5,"step_ms":1.0}
+            {"kind":"train","step":3,"epochs":0.25,"loss":0.30000000000000004,"lr":0.001,"grad_norm":1.0,"tokens":10,"real":8,"pauses":2,"padding":6,"scored":7,"flops":{"linear":0,"attention":0,"head":0},"totals":{"tokens":0,"real":0,"pauses":0,"scored":0,"flops":0.0},"tokens_per_s":10000.0,"data_wait_ms":0.5,"step_ms":1.0}
             {"kind":"validation","step":3,"loss":2.5,"rows":4,"scored":28}
         "#]]
         .assert_eq(&text);

@@ -1,6 +1,7 @@
 //! Whole runs of a small model: law 8 (exact resume), law 9 (sum over count),
 //! and what stops a run.
 
+mod attention;
 mod mixture;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use super::*;
 use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
 };
-use crate::model::config::{Activation, Norm, Positions};
+use crate::model::config::{Activation, Attention, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
 use crate::recipe::Freeze;
@@ -126,6 +127,8 @@ fn config() -> Config {
         activation: Activation::SwiGlu,
         bias: false,
         tied: true,
+        attention: Attention::Causal,
+        window: None,
     }
 }
 
@@ -290,6 +293,7 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
                 rows_per_micro_batch,
                 split: Split::Train,
                 order: loader::Order::Shuffled,
+                bucket: 0,
                 share: loader::Share::WHOLE,
                 epochs: None,
             };

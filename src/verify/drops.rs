@@ -1,5 +1,7 @@
 //! The documents that are not there: each was dropped, and for its reason.
 
+use std::path::Path;
+
 use rayon::prelude::*;
 
 use super::{Error, Report, chain, rows};
@@ -20,16 +22,17 @@ type Watch<'a> = (&'a dyn Progress, &'a Stop);
 pub fn curator(
     dataset: &Dataset,
     sources: &Option<(Corpus, Reach)>,
+    temp_dir: &Path,
     watch: Watch,
     report: &mut Report,
 ) -> Result<Option<Curator>, Error> {
     let Some((corpus, reach)) = sources else {
         return Ok(None);
     };
-    let made = make(dataset, corpus, reach, watch);
-    match made {
+    match make(dataset, (corpus, reach), temp_dir, watch) {
         Ok(curator) => Ok(Some(curator)),
         Err(Wrong::Stopped) => Err(Error::Stopped),
+        Err(Wrong::Scratch(error)) => Err(Error::Scratch(error)),
         Err(Wrong::Reason(reason)) => {
             report.check("documents can be judged again", None, Err(reason));
             Ok(None)
@@ -39,8 +42,8 @@ pub fn curator(
 
 fn make(
     dataset: &Dataset,
-    corpus: &Corpus,
-    reach: &Reach,
+    (corpus, reach): (&Corpus, &Reach),
+    temp_dir: &Path,
     (progress, stop): Watch,
 ) -> Result<Curator, Wrong> {
     let rules: Rules = serde_json::from_value(dataset.manifest.recipe.clone())
@@ -50,15 +53,13 @@ fn make(
     if rules.dedup.is_none() {
         return Ok(curator);
     }
-    let name = format!("pausedata-{}-duplicates", std::process::id());
-    let folder = std::env::temp_dir().join(name);
-    let places = (folder.join("found"), folder.join("scratch"));
+    let scratch = fs::Draft::create(&temp_dir.join("duplicates")).map_err(Wrong::Scratch)?;
+    let places = (scratch.folder().join("found"), scratch.folder());
     progress.start("verify duplicates", corpus.bytes(), Unit::Bytes);
     let normalize = rules.normalize.unwrap_or_default();
-    let found = dedup::find(corpus, normalize, (&places.0, &places.1), progress, stop);
+    let found = dedup::find(corpus, normalize, (&places.0, places.1), progress, stop);
     progress.finish();
     // What was opened can still be read when it has no name any more.
-    fs::remove_dir(&folder).map_err(|error| Wrong::Reason(chain(&error)))?;
     Ok(curator.with_duplicates(found?))
 }
 
@@ -83,6 +84,7 @@ fn same_sets(dataset: &Dataset, rules: &Rules, reach: &Reach) -> Result<(), Wron
 
 enum Wrong {
     Stopped,
+    Scratch(fs::Error),
     Reason(String),
 }
 
@@ -119,6 +121,7 @@ pub fn check(
     let name = "what is not there was dropped for its reason";
     let result = match tally(dataset, corpus, curator, watch) {
         Err(Wrong::Stopped) => return Err(Error::Stopped),
+        Err(Wrong::Scratch(error)) => return Err(Error::Scratch(error)),
         Err(Wrong::Reason(reason)) => Err(reason),
         Ok(tally) => compare(dataset, &tally),
     };
@@ -142,7 +145,7 @@ fn tally(
     let tokenizer = dataset
         .tokenizer()
         .map_err(|error| Wrong::Reason(chain(&error)))?;
-    let insertion = rows::insertion(dataset).map_err(Wrong::Reason)?;
+    let insertion = rows::cutting(dataset).map_err(Wrong::Reason)?;
     let stage = stage(dataset).map_err(|error| Wrong::Reason(error.to_string()))?;
     let judge = Judge {
         curator,

@@ -9,8 +9,10 @@ mod drops;
 mod files;
 mod held;
 mod notes;
+mod online;
 mod recount;
 mod rows;
+mod splits;
 mod text;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ use crate::manifest::{self, Manifest, Split};
 use crate::prepare::Origin;
 use crate::progress::{Progress, Stop};
 use crate::remote::Access;
-use crate::{fs, prepare};
+use crate::{fs, pause, prepare};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -92,8 +94,15 @@ impl Report {
 /// Which sources the text is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sources {
-    /// Those of the recipe, from this data root, or the one used in preparing.
-    At(Option<PathBuf>, Access),
+    /// Those of the recipe.
+    At {
+        /// Where relative paths start; the data root used in preparing where it is absent.
+        data_root: Option<PathBuf>,
+        /// How those on other machines are reached.
+        access: Access,
+        /// Where duplicates are sorted; the dataset's folder where it is absent.
+        temp_dir: Option<PathBuf>,
+    },
     /// None: text is proved by the checksum of each document alone.
     Ignored,
 }
@@ -102,8 +111,11 @@ pub enum Sources {
 ///
 /// # Errors
 /// Only where the folder itself cannot be read, or a signal asked to stop; damage is a failed check.
+///
+/// `pause` is what its rows get when they are read, where that is not what its manifest says.
 pub fn run(
     folder: &Path,
+    pause: Option<&pause::Config>,
     sources: &Sources,
     progress: &dyn Progress,
     stop: &Stop,
@@ -128,17 +140,29 @@ pub fn run(
     if 0 < report.failed() {
         return Ok(report); // Rows of a damaged dataset prove nothing.
     }
-    let dataset = match Dataset::open(folder) {
+    let opened = Dataset::open(folder);
+    let dataset = match (opened, pause) {
+        (Ok(dataset), Some(pause)) => dataset.with_pause(pause.clone()),
+        (opened, _) => opened,
+    };
+    let dataset = match dataset {
         Ok(dataset) => dataset,
         Err(error) => {
             report.check("the dataset opens", None, Err(chain(&error)));
             return Ok(report);
         }
     };
+    splits::check(&dataset, &mut report);
     rows::check(&dataset, progress, stop, &mut report)?;
+    online::check(&dataset, progress, stop, &mut report)?;
     rows::columns(&dataset, &mut report);
     let corpus = text::corpus(&dataset, sources, (progress, stop), &mut report)?;
-    let curator = drops::curator(&dataset, &corpus, (progress, stop), &mut report)?;
+    let temp_dir = match sources {
+        Sources::At { temp_dir, .. } => temp_dir.as_deref(),
+        Sources::Ignored => None,
+    };
+    let temp_dir = temp_dir.unwrap_or(folder);
+    let curator = drops::curator(&dataset, &corpus, temp_dir, (progress, stop), &mut report)?;
     let sources = corpus
         .as_ref()
         .map(|(corpus, _)| corpus)
@@ -156,6 +180,9 @@ pub enum Error {
     /// The folder cannot be read.
     #[error(transparent)]
     File(#[from] fs::Error),
+    /// There is no place for temporary files.
+    #[error("cannot look for duplicates without a folder for temporary files")]
+    Scratch(#[source] fs::Error),
     /// A signal asked to stop.
     #[error("stopped before the proof was complete")]
     Stopped,

@@ -6,10 +6,9 @@ use super::{Error, Report, chain};
 use crate::corpus::{Corpus, Documents};
 use crate::dataset::Dataset;
 use crate::document::{Document, DocumentId, Text};
-use crate::manifest::{Split, Stage};
+use crate::manifest::{Split, Stage, row_key};
 use crate::pause::{self, Insertion, Rule};
 use crate::prepare::encode;
-use crate::prepare::rows::row_key;
 use crate::progress::Stop;
 use crate::sequence::Sequence;
 use crate::shard::DocumentRecord;
@@ -56,7 +55,7 @@ fn prove(dataset: &Dataset, corpus: &Corpus, stop: &Stop, rows: &mut u64) -> Res
         let mut unit = UnitRows::default();
         for (shard, shard_record) in dataset.shards(*split).iter().zip(&record.shards) {
             let first = unit.first_row_of(shard_record);
-            let key = row_key(manifest.seed, *split, unit.unit());
+            let key = row_key(manifest.seed, 0, *split, unit.unit());
             for index in 0..shard.rows() {
                 if index % ROWS == 0 && stop.requested() {
                     return Ok(());

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use super::held::Packing;
 use super::{Error, Report, chain};
 use crate::content;
-use crate::dataset::Dataset;
-use crate::manifest::{Manifest, ShardFormat, ShardRecord, Stage, Totals};
+use crate::dataset::{Dataset, online};
+use crate::manifest::{Manifest, ShardFormat, ShardRecord, Stage, Totals, row_key};
 use crate::pause::{self, Insertion, Overflow, Placed, Policy, Rule};
 use crate::prepare;
-use crate::prepare::rows::{observe, row_key};
+use crate::prepare::rows::observe;
 use crate::progress::{Progress, Stop, Unit};
 use crate::rng::Key;
 use crate::sequence::Sequence;
@@ -17,7 +17,7 @@ use crate::shard::Shard;
 use crate::token::{PauseIds, Reserved};
 
 /// Rows that one thread checks at a time.
-const CHUNK: u64 = 1024;
+pub(super) const CHUNK: u64 = 1024;
 
 /// Checks every row of every shard.
 pub fn check(
@@ -39,6 +39,7 @@ pub fn check(
     };
     let proof = Proof {
         manifest,
+        on_disk: &manifest.pause.on_disk(),
         insertion: &insertion,
         pads: packing.method.leaves_room(),
         progress,
@@ -57,7 +58,7 @@ pub fn check(
                 return Err(Error::Stopped);
             }
             let first = unit.first_row_of(shard_record);
-            let key = row_key(manifest.seed, *split, unit.unit);
+            let key = row_key(manifest.seed, 0, *split, unit.unit);
             let result = proof.check_shard(shard, (key, first));
             let ending = manifest.shard_format.ending();
             let file = format!("shards/{}.{ending}", shard_record.name);
@@ -77,7 +78,7 @@ pub fn check(
         // Counted again where documents are put together again.
         counted.cut = record.totals.cut;
         counted.trimmed = record.totals.trimmed;
-        if overflow(manifest) == Overflow::Drop {
+        if overflow(proof.on_disk) == Overflow::Drop {
             counted.overflowed = record.totals.overflowed; // What was cut cannot be counted again.
         }
         report.check(
@@ -142,31 +143,33 @@ impl UnitRows {
     }
 }
 
-fn overflow(manifest: &Manifest) -> Overflow {
-    match manifest.pause.policy {
+fn overflow(config: &pause::Config) -> Overflow {
+    match config.policy {
         Policy::Random { overflow, .. } => overflow,
         _ => Overflow::Carry,
     }
 }
 
-/// Where the pauses of the dataset were put.
+/// The pauses that the rows of the dataset have on disk.
 pub fn insertion(dataset: &Dataset) -> Result<Insertion, String> {
+    let insertion = dataset.insertion(&dataset.manifest.pause.on_disk());
+    insertion.map_err(|error| chain(&error))
+}
+
+/// The pauses that the rows of the dataset have room for.
+pub fn cutting(dataset: &Dataset) -> Result<Insertion, String> {
     let manifest = &dataset.manifest;
-    let config = &manifest.pause;
-    let needs_tokenizer = config.policy.reads_text() || config.fields().inserted;
-    if !needs_tokenizer {
-        let reserved = manifest.tokenizer.reserved;
-        let insertion = Insertion::new(config.clone(), reserved, manifest.row_length);
-        return insertion.map_err(|error| chain(&error));
-    }
-    let tokenizer = dataset.tokenizer().map_err(|error| chain(&error))?;
-    let insertion = prepare::place(config, &tokenizer, manifest.row_length);
+    let recut = online::recuts(manifest.stage, Packing::of(manifest)?.method);
+    let cutting = manifest.pause.cutting(manifest.row_length, recut);
+    let insertion = dataset.insertion(&cutting);
     insertion.map_err(|error| chain(&error))
 }
 
 /// What every row is checked against.
 struct Proof<'a> {
     manifest: &'a Manifest,
+    /// What was done to the rows on disk.
+    on_disk: &'a pause::Config,
     insertion: &'a Insertion,
     /// Whether rows that end short are counted.
     pads: bool,
@@ -220,15 +223,12 @@ impl Proof<'_> {
                 return Err(format!("holds id {}, which no row may hold", id.0));
             }
         }
-        match manifest.pause.target {
-            Rule::Skip => masks_follow_the_paper(&row, reserved.into())?,
-            rule => targets_follow_the_rule(&row, rule, reserved)?,
-        }
+        masks_follow(&row, self.on_disk.target, reserved)?;
         let text = pause::restore(&row, reserved);
         let placed = pause::apply(self.insertion, &text, key);
         let reproducible =
-            overflow(manifest) == Overflow::Carry && !self.insertion.reads_marks(key);
-        if reproducible && !same(&placed.sequence, &row, manifest.pause.target) {
+            overflow(self.on_disk) == Overflow::Carry && !self.insertion.reads_marks(key);
+        if reproducible && !same(&placed.sequence, &row, self.on_disk.target) {
             return Err("pauses do not stand where the policy and the seed put them".into());
         }
         Ok(Placed {
@@ -236,6 +236,14 @@ impl Proof<'_> {
             overflowed: 0,
             part: placed.part,
         })
+    }
+}
+
+/// Whether what a row scores follows its target rule.
+pub(super) fn masks_follow(row: &Sequence, rule: Rule, reserved: Reserved) -> Result<(), String> {
+    match rule {
+        Rule::Skip => masks_follow_the_paper(row, reserved.into()),
+        rule => targets_follow_the_rule(row, rule, reserved),
     }
 }
 

@@ -38,10 +38,11 @@ pub fn corpus(
     let name = "the sources are at hand";
     let (data_root, access) = match sources {
         Sources::Ignored => return Ok(None),
-        Sources::At(Some(root), access) => (root.clone(), access.clone()),
-        Sources::At(None, access) => {
-            let root = origin(&dataset.folder).unwrap_or_else(|| PathBuf::from("."));
-            (root, access.clone())
+        Sources::At {
+            data_root, access, ..
+        } => {
+            let root = data_root.clone().or_else(|| origin(&dataset.folder));
+            (root.unwrap_or_else(|| PathBuf::from(".")), access.clone())
         }
     };
     let reach = Reach { data_root, access };
@@ -185,7 +186,7 @@ pub fn check(
 
 fn drops_text(dataset: &Dataset) -> bool {
     matches!(
-        dataset.manifest.pause.policy,
+        dataset.manifest.pause.on_disk().policy,
         Policy::Random {
             overflow: Overflow::Drop,
             ..
@@ -330,15 +331,6 @@ impl Proof<'_> {
     fn prove_one(&self, pair: &Pair) -> Result<Proved, String> {
         let Pair { held, original } = pair;
         let checksum = held.record.checksum;
-        let validation = self
-            .manifest
-            .recipe
-            .get("validation")
-            .and_then(Value::as_f64)
-            .unwrap_or(0.0);
-        if encode::split(checksum, validation) != held.split {
-            return Err("it is in the wrong split".into());
-        }
         let Some((ids, copies)) = held.copies.split_first() else {
             return Err("it has no ids".into());
         };

@@ -3,7 +3,7 @@
 use pausedata::fs;
 
 use super::laws::bytes;
-use super::sandbox::Sandbox;
+use super::sandbox::{Said, Sandbox};
 
 const PRETRAIN: &str = "out/data/pretrain";
 
@@ -168,6 +168,46 @@ fn contamination_can_be_reported_and_kept() {
             .is_none()
     );
     sandbox.ok(&format!("verify {PRETRAIN}"));
+}
+
+/// What stands in a folder and below, without its files' bytes.
+fn names(sandbox: &Sandbox, folder: &str) -> Vec<std::path::PathBuf> {
+    super::sandbox::files(&sandbox.path(folder))
+}
+
+#[test]
+fn verify_looks_for_duplicates_where_it_is_told_and_leaves_nothing() {
+    let sandbox = sandbox();
+    sandbox.ok("prepare recipe.toml --out out --only pretrain");
+    let before = names(&sandbox, "");
+    // Neither beside the dataset nor elsewhere is the system's folder needed.
+    for temp_dir in ["", " --temp-dir a/new/folder"] {
+        let mut command = sandbox.command(&format!("verify {PRETRAIN}{temp_dir}"));
+        let said = Said::by(command.env("TMPDIR", "/nonexistent"));
+        assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+        assert!(said.out.contains("19 duplicate"), "{}", said.out);
+        assert_eq!(names(&sandbox, ""), before);
+    }
+    assert!(sandbox.path("a/new/folder").is_dir());
+    let said = sandbox.run(&format!("verify {PRETRAIN} --temp-dir recipe.toml"));
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    for part in [
+        "recipe.toml/.tmp-",
+        "folder for temporary files",
+        "`--temp-dir`",
+    ] {
+        assert!(said.err.contains(part), "{}", said.err);
+    }
+    // A source that cannot be read to its end leaves nothing either.
+    let text = sandbox.read("text/3.jsonl");
+    let at = text.len() - 9;
+    sandbox.write(
+        "text/3.jsonl",
+        format!("{}!!{}", &text[..at], &text[at + 2..]),
+    );
+    let said = sandbox.run(&format!("verify {PRETRAIN} --temp-dir a/new/folder"));
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert_eq!(names(&sandbox, ""), before);
 }
 
 #[test]

@@ -53,6 +53,36 @@ fn flip_bytes(format: &str) {
 }
 
 #[test]
+fn the_record_of_a_unit_counts_only_as_it_was_written() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out whole --only pretrain");
+    sandbox.ok("prepare recipe.toml --out out --only pretrain --partition 1/2");
+    let name = "out/data/pretrain/units/unit-00000.json";
+    let record = sandbox.read(name);
+    // Another number: without a seal nothing would tell.
+    let at = record.find("\"read\": ").unwrap() + 8;
+    for at in [at, record.len() / 2, record.len() - 3] {
+        let mut changed = record.clone().into_bytes();
+        changed[at] ^= 1;
+        sandbox.write(name, &changed);
+        let said = sandbox.run("prepare recipe.toml --out out --only pretrain");
+        assert_eq!(said.code, Some(3), "byte {at}: {}", said.err);
+        for part in ["unit-00000.json", "is damaged", "remove this file"] {
+            assert!(said.err.contains(part), "byte {at}: {}", said.err);
+        }
+    }
+    // A record without a seal is of an earlier version: its unit is made again.
+    let seal = record.rfind(",\n  \"seal\"").unwrap();
+    let mut unsealed = record[..seal].to_string().into_bytes();
+    unsealed[at] ^= 1;
+    unsealed.extend(b"\n}\n");
+    sandbox.write(name, &unsealed);
+    sandbox.ok("prepare recipe.toml --out out --only pretrain");
+    let digest = |out: &str| sandbox.digest(&format!("{out}/data/pretrain"));
+    assert_eq!(digest("out"), digest("whole"));
+}
+
+#[test]
 fn a_missing_a_swapped_and_a_strange_shard_are_found() {
     move_shards("", "bin");
 }

@@ -136,6 +136,58 @@ fn conversions_lose_nothing() {
     }
 }
 
+/// Stored targets, weights, several pause tokens, and pauses that are text.
+const BESIDE: [&str; 4] = [
+    "token={distinct=3},target=\"repeat\",target_weight=0.25",
+    "token=\"delimited\",target=\"emit\"",
+    "token={filler=\".\"},target={future=2},target_weight=2",
+    "token={distinct=2}",
+];
+
+#[test]
+fn conversions_keep_what_ids_do_not_tell() {
+    let sandbox = Sandbox::new();
+    for (number, keys) in BESIDE.into_iter().enumerate() {
+        let set = format!(
+            "--set pretrain.pause={{policy=\"stride\",every=5,count=2,{keys}}} \
+             --set finetune.pause={{policy=\"suffix\",count=4,{keys}}}"
+        );
+        sandbox.ok(&format!("prepare recipe.toml --out {number} {set}"));
+        sandbox.ok(&format!(
+            "prepare recipe.toml --out {number}-parquet {set} {AS_PARQUET}"
+        ));
+        for stage in STAGES {
+            let from = format!("{number}/data/{stage}");
+            let original = bytes(&sandbox.path(&from));
+            for form in FORMS {
+                let there = format!("{number}-{stage}-{form}");
+                sandbox.ok(&format!("convert {from} --to {form} --out {there}"));
+                sandbox.ok(&format!("convert {there} --to binary --out {there}-back"));
+                assert!(
+                    bytes(&sandbox.path(format!("{there}-back"))) == original,
+                    "{there} with {keys}"
+                );
+            }
+            let parquet = format!("{number}-{stage}-parquet");
+            sandbox.ok(&format!("verify {parquet}"));
+            let prepared = bytes(&sandbox.path(format!("{number}-parquet/data/{stage}")));
+            assert!(
+                bytes(&sandbox.path(&parquet)) == prepared,
+                "{stage} with {keys}"
+            );
+        }
+    }
+    // What stands beside the ids is vouched for too.
+    let aux = sandbox.path("0-finetune-nanogpt/pausedata/shards/train-00000-000.aux");
+    let mut damaged = fs::read(&aux).unwrap();
+    let at = damaged.len() / 2;
+    damaged[at] ^= 4;
+    sandbox.write(&aux, &damaged);
+    let said = sandbox.run("convert 0-finetune-nanogpt --to binary --out new");
+    assert_eq!(said.code, Some(3), "{}", said.err);
+    assert!(said.err.contains("train-00000-000.aux"), "{}", said.err);
+}
+
 #[test]
 fn conversions_that_cannot_be_are_refused() {
     let sandbox = Sandbox::new();

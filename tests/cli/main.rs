@@ -18,10 +18,12 @@ mod laws;
 mod loading;
 mod manners;
 mod offline;
+mod online;
 mod packing;
 mod pictures;
 mod policies;
 mod report;
 mod sandbox;
+mod splits;
 #[cfg(feature = "train")]
 mod training;

@@ -34,6 +34,41 @@ fn curve(sandbox: &Sandbox, folder: &str) -> Curve {
         .collect()
 }
 
+/// Generation and evaluation see what the stage saw that trained the model.
+#[test]
+fn each_model_keeps_the_attention_that_it_was_trained_with() {
+    let sandbox = Sandbox::new();
+    let keys = "--set pretrain.train.attention=document --set finetune.train.attention=prefix-lm --set finetune.train.bucket=3";
+    let said = sandbox.ok(&format!("run recipe.toml --out out {keys}"));
+    assert!(
+        said.err.contains("of positions are padding"),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.out.contains("of positions were padding"),
+        "{}",
+        said.out
+    );
+    for (stage, attention) in [("pretrain", "document"), ("finetune", "prefix-lm")] {
+        let latest = sandbox.read(&format!("out/train/{stage}/latest"));
+        let folder = format!("out/train/{stage}/checkpoints/{}", latest.trim());
+        let config: serde_json::Value =
+            serde_json::from_str(&sandbox.read(&format!("{folder}/config.json"))).unwrap();
+        assert_eq!(config["pausedata"]["config"]["attention"], attention);
+    }
+    // Nobody changes it unseen.
+    let latest = sandbox.read("out/train/finetune/latest");
+    let folder = format!("out/train/finetune/checkpoints/{}", latest.trim());
+    let config = format!("{folder}/config.json");
+    let text = sandbox.read(&config);
+    let causal = text.replace("\"prefix-lm\"", "\"causal\"");
+    assert_ne!(causal, text);
+    sandbox.write(&config, causal);
+    let said = sandbox.run(&format!("generate {folder} --prompt Q"));
+    assert!(said.err.contains("config.json` is damaged"), "{}", said.err);
+}
+
 #[test]
 fn the_whole_recipe_runs_and_says_what_happened() {
     let sandbox = Sandbox::new();

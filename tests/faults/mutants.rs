@@ -4,7 +4,7 @@
 //! no hang, no absurd memory. Where a digest or checksum covers the bytes, a
 //! change may never pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,10 @@ use std::process::Command;
 
 use pausedata::corpus::{Corpus, Purpose, Source};
 use pausedata::dataset::Dataset;
+use pausedata::digest::Digest;
 use pausedata::document::Text;
 use pausedata::manifest::{Manifest, Split};
+use pausedata::prepare::ledger::UnitRecord;
 use pausedata::progress::{Silent, Stop};
 use pausedata::recipe::Error::Invalid;
 use pausedata::recipe::{Plan, Recipe};
@@ -115,16 +117,30 @@ fn subjects(folder: &Path) -> Vec<Subject> {
     subjects.extend(tokenizers(folder));
     samples::experiment(folder);
     samples::experiment_recipe(folder, "train = { vocab_size = 300 }");
-    let mut prepare = Command::new(program());
-    prepare
-        .args(["prepare", "recipe.toml", "--out", "out"])
-        .current_dir(folder);
-    assert!(prepare.output().unwrap().status.success());
+    prepare(folder, "recipe.toml --out out");
+    samples::formats_recipe(folder, "out/data/tokenizer.json");
+    prepare(folder, "formats.toml --out formats");
+    prepare(folder, "formats.toml --out part --partition 1/2");
     subjects.push(recipe(folder));
+    for out in ["out", "formats"] {
+        for stage in ["pretrain", "finetune"] {
+            let folder = folder.join(out).join("data").join(stage);
+            subjects.extend(dataset_files(&folder, &format!("{out}/{stage}")));
+        }
+    }
     for stage in ["pretrain", "finetune"] {
-        subjects.extend(dataset_files(&folder.join("out/data").join(stage), stage));
+        subjects.push(unit_record(&folder.join("part/data").join(stage), stage));
     }
     subjects
+}
+
+fn prepare(folder: &Path, arguments: &str) {
+    let mut prepare = Command::new(program());
+    let arguments = arguments.split_whitespace();
+    prepare.arg("prepare").args(arguments).current_dir(folder);
+    let output = prepare.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }
 
 /// Files of text. Checksums cover the compressed ones.
@@ -274,7 +290,22 @@ fn dataset_files(folder: &Path, label: &str) -> Vec<Subject> {
     let rows = rows(folder).unwrap();
     let mut files = vec![folder.join("manifest.json"), folder.join("tokenizer.json")];
     // Two shards stand for all.
-    files.extend(list(&folder.join("shards")).into_iter().take(4));
+    let mut shards = list(&folder.join("shards"));
+    shards.sort_by_key(|path| path.file_stem().map(|name| name.to_owned()));
+    let stems: BTreeSet<_> = (shards.iter())
+        .filter_map(|path| path.file_stem())
+        .collect();
+    let two: Vec<_> = stems
+        .into_iter()
+        .take(2)
+        .map(|name| name.to_owned())
+        .collect();
+    files.extend(
+        (shards.iter())
+            .filter(|path| two.iter().any(|name| path.file_stem() == Some(name)))
+            .cloned(),
+    );
+    files.extend(list(&folder.join("rejects")));
     let subject = |path: PathBuf| {
         let good = fs::read(&path).unwrap();
         let file = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -304,7 +335,7 @@ fn judge_dataset(
 ) -> Verdict {
     let found = rows(folder);
     let stop = Stop::default();
-    let report = verify::run(folder, &verify::Sources::Ignored, &Silent, &stop);
+    let report = verify::run(folder, None, &verify::Sources::Ignored, &Silent, &stop);
     let report = report.map_err(|error| chain(&error))?;
     if intact {
         return match (found, report.failed()) {
@@ -324,10 +355,44 @@ fn judge_dataset(
     }
     match found {
         Ok(rows) if rows != expected => Err("other rows are read".into()),
-        Ok(_) if !file.ends_with(".bin") => Err("the dataset opens".into()),
-        // Padding of the header is checked by `verify`; every row is as it was.
-        Ok(_) => Ok(Found::Refused),
+        // Padding of a header, columns beside the ids, and documents that are in no row are
+        // checked by `verify`; every row is as it was.
+        Ok(_)
+            if [".bin", ".parquet", ".zst"]
+                .iter()
+                .any(|end| file.ends_with(end)) =>
+        {
+            Ok(Found::Refused)
+        }
+        Ok(_) => Err("the dataset opens".into()),
         Err(error) => names(&error, file),
+    }
+}
+
+/// The record of a finished unit; its seal covers every byte.
+fn unit_record(folder: &Path, stage: &str) -> Subject {
+    let path = folder.join("units/unit-00000.json");
+    let good = fs::read(&path).unwrap();
+    let intact = good.clone();
+    let json: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    let plan: Digest = serde_json::from_value(json["plan"].clone()).unwrap();
+    let folder = folder.to_path_buf();
+    let judge = move |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        match (UnitRecord::find(&folder, 0, &plan), bytes == intact) {
+            (Ok(Some(_)), true) => Ok(Found::Accepted),
+            (Ok(Some(_)), false) => Err("a changed record is taken".into()),
+            (_, true) => Err("an intact record is refused".into()),
+            // Its unit is prepared again.
+            (Ok(None), false) => Ok(Found::Refused),
+            (Err(error), false) => names(&chain(&error), "unit-00000.json"),
+        }
+    };
+    Subject {
+        name: format!("part/{stage}/unit-00000.json"),
+        good,
+        json: Some(json),
+        judge: Box::new(judge),
     }
 }
 
@@ -364,8 +429,9 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// What stands in a folder, by name; a missing one has nothing.
 fn list(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap();
+    let entries = fs::read_dir(folder).into_iter().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths

@@ -270,6 +270,28 @@ pub fn experiment_recipe(root: &Path, tokenizer: &str) {
     fs::write(root.join("recipe.toml"), recipe).unwrap();
 }
 
+/// The small experiment as `formats.toml`: Parquet shards, targets and fillers that are
+/// stored, and dropped documents that are kept. Its tokenizer is one that stands.
+pub fn formats_recipe(root: &Path, tokenizer: &str) {
+    let recipe = format!("seed = 7\n[tokenizer]\nfile = \"{tokenizer}\"\n{FORMATS}");
+    fs::write(root.join("formats.toml"), recipe).unwrap();
+}
+
+const FORMATS: &str = r#"
+[pretrain]
+sources = [{ path = "text/?.jsonl" }]
+pause = { policy = "stride", every = 9, target = "repeat", target_weight = 0.5 }
+filter = { min_words = 10 }
+rejects = true
+pack = { seq_len = 64, shard_tokens = 1024 }
+validation = 0.2
+[finetune]
+sources = [{ path = "questions.jsonl", prefix = "Q: {question}\nA:", target = " {answer}" }]
+pause = { policy = "suffix", count = 5, token = { filler = "." }, target = { future = 2 } }
+pack = { seq_len = 64, format = "parquet" }
+validation = 0.2
+"#;
+
 const EXPERIMENT: &str = r#"
 [pretrain]
 sources = [{ path = "text/?.jsonl" }, { synthetic = { corpus = "stories", documents = 5 } }]

@@ -8,7 +8,7 @@ pub struct Call {
     /// `write`, `fsync`, ...
     pub name: String,
     /// Its file below the experiment's folder, or `stdout`; temporary names
-    /// without the number of the process.
+    /// without what makes each another.
     pub file: String,
     /// The how-manieth call of this name on its thread, from 1: `when=` of strace.
     pub when: u32,
@@ -76,13 +76,13 @@ fn file(name: &str, arguments: &str, root: &str) -> Option<String> {
     Some(without_process(&after[..end]))
 }
 
-/// `a/.tmp-b` for `a/.tmp-1234-b`.
+/// `a/.tmp-b` for `a/.tmp-1234-0123456789abcdef-b`.
 fn without_process(path: &str) -> String {
     const MARK: &str = ".tmp-";
     match path.split_once(MARK) {
         Some((before, after)) => {
-            let name = after.trim_start_matches(|c: char| c.is_ascii_digit());
-            format!("{before}{MARK}{}", name.trim_start_matches('-'))
+            let name = after.splitn(3, '-').nth(2).unwrap_or(after);
+            format!("{before}{MARK}{name}")
         }
         None => path.into(),
     }
@@ -92,10 +92,10 @@ fn without_process(path: &str) -> String {
 pub fn self_check() {
     let log = "\
 7 openat(AT_FDCWD</>, \"/etc/ld.so.cache\", O_RDONLY) = 3</etc/ld.so.cache>
-7 openat(AT_FDCWD</>, \"/w/out/.tmp-7-a.bin\", O_RDWR|O_CREAT) = 3</w/out/.tmp-7-a.bin>
-7 write(3</w/out/.tmp-7-a.bin>, \"x\", 1) = 1
+7 openat(AT_FDCWD</>, \"/w/out/.tmp-7-0123456789abcdef-a.bin\", O_RDWR|O_CREAT) = 3</w/out/.tmp-7-0123456789abcdef-a.bin>
+7 write(3</w/out/.tmp-7-0123456789abcdef-a.bin>, \"x\", 1) = 1
 8 openat(AT_FDCWD</>, \"/w/text/0.jsonl\", O_RDONLY <unfinished ...>
-7 rename(\"/w/out/.tmp-7-a.bin\", \"/w/out/a.bin\") = -1 EIO (Input/output error) (INJECTED)
+7 rename(\"/w/out/.tmp-7-0123456789abcdef-a.bin\", \"/w/out/a.bin\") = -1 EIO (Input/output error) (INJECTED)
 8 <... openat resumed>) = 4</w/text/0.jsonl>
 7 write(1<pipe:[3]>, \"done\", 4) = 4
 8 +++ exited with 0 +++

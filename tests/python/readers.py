@@ -10,6 +10,7 @@ Runs in the root of the repository, after `pip install -r tests/python/requireme
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def arrays(pipe):
     while pipe.peek(1):
         np.lib.format.read_magic(pipe)
         shape, _, kind = np.lib.format.read_array_header_1_0(pipe)
-        data = pipe.read(shape[0] * shape[1] * kind.itemsize)
+        data = pipe.read(math.prod(shape) * kind.itemsize)
         yield np.frombuffer(data, kind).reshape(shape)
 
 

@@ -438,6 +438,7 @@ fn assemble(rows: usize, length: usize, ids: &[i32], targets: &[i32]) -> Batch {
         }),
         lengths: vec![u32::try_from(length).unwrap_or(u32::MAX); rows],
         prefixes: vec![0; rows],
+        end: None,
         counts: Counts {
             real: ids.len() as u64,
             scored,

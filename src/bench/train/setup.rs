@@ -133,6 +133,7 @@ impl Setup {
             rows_per_micro_batch: micro.unwrap_or(rows_per_batch).min(rows_per_batch),
             split: Split::Train,
             order: Order::Shuffled,
+            bucket: self.train.bucket,
             share: Share::WHOLE,
             epochs: None,
         };
@@ -213,6 +214,10 @@ impl Rows for Walk {
 
     fn rows(&self, _: Split) -> u64 {
         self.rows
+    }
+
+    fn length(&self, _: Split, _: u64) -> usize {
+        self.length
     }
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {

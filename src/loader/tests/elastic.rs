@@ -42,10 +42,17 @@ fn several(members: &[(u64, f64)], config: Config) -> Result<Loader, Error> {
 /// step and continued by each other number.
 #[test]
 fn every_row_comes_once_wherever_a_run_stops_and_whoever_goes_on() {
-    let config = Config {
-        epochs: Some(1),
-        ..config(8, 3)
-    };
+    for bucket in [0, 1, 3, 100] {
+        let config = Config {
+            epochs: Some(1),
+            bucket,
+            ..config(8, 3)
+        };
+        every_stop(config);
+    }
+}
+
+fn every_stop(config: Config) {
     let one = [(37, 1.0)];
     let whole = run(&one, config, 1, [0, 5]);
     let mut rows: Vec<u64> = whole.iter().map(|pick| pick.index).collect();
@@ -77,15 +84,22 @@ fn every_row_comes_once_wherever_a_run_stops_and_whoever_goes_on() {
 #[test]
 fn a_mixture_goes_on_as_it_was() {
     let members = [(11, 2.0), (5, 1.0), (40, 0.5)];
-    let config = config(8, 8);
-    let whole = run(&members, config, 1, [0, 12]);
-    for (before, after) in WORLDS.iter().flat_map(|a| WORLDS.map(|b| (*a, b))) {
-        for stop in 0..=12 {
-            let mut rows = run(&members, config, before, [0, stop]);
-            rows.extend(run(&members, config, after, [stop, 12]));
-            assert_eq!(rows, whole);
+    for bucket in [4, 0] {
+        let config = Config {
+            bucket,
+            ..config(8, 8)
+        };
+        let whole = run(&members, config, 1, [0, 12]);
+        for (before, after) in WORLDS.iter().flat_map(|a| WORLDS.map(|b| (*a, b))) {
+            for stop in 0..=12 {
+                let mut rows = run(&members, config, before, [0, stop]);
+                rows.extend(run(&members, config, after, [stop, 12]));
+                assert_eq!(rows, whole);
+            }
         }
     }
+    let config = config(8, 8);
+    let whole = run(&members, config, 1, [0, 12]);
     let loader = several(&members, config).unwrap();
     let taken = |member| whole.iter().filter(|pick| pick.member == member).count();
     assert_eq!([0, 1, 2].map(taken), [55, 27, 14]);
@@ -129,6 +143,13 @@ fn another_run_is_refused_and_the_difference_named() {
         (
             toy("a", 8),
             Config {
+                bucket: 9,
+                ..config(2, 2)
+            },
+        ),
+        (
+            toy("a", 8),
+            Config {
                 epochs: Some(2),
                 order: Order::Sequential,
                 ..config(2, 2)
@@ -141,6 +162,7 @@ fn another_run_is_refused_and_the_difference_named() {
         the state is that of another run: `dataset` was a and is b, `recipe.pause.fraction` was 8 and is 9
         the state is that of another run: `seed` was 4 and is 5
         the state is that of another run: `rows a batch` was 2 and is 4
+        the state is that of another run: `bucket` was absent and is 9
         the state is that of another run: `epochs` was absent and is 2, `order` was shuffled and is sequential
     "#]]
     .assert_eq(&(others.join("\n") + "\n"));

@@ -4,6 +4,8 @@
 //! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream.
 
 pub mod cpu;
+#[cfg(test)]
+mod mask_tests;
 pub mod plain;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
+use super::mask::Mask;
 use cpu::rotary::Rope;
 
 /// Which form of the operations runs.
@@ -124,13 +127,16 @@ impl Extent {
     }
 }
 
-/// A model's shape and a batch's extent: what every operation of a pass takes.
+/// A model's shape, a batch's extent and what its positions see: what every operation of
+/// a pass takes.
 #[derive(Clone, Debug)]
 pub struct Pass {
     /// The model.
     pub shape: Arc<Shape>,
     /// The batch.
     pub extent: Extent,
+    /// What each position attends to, and where it stands.
+    pub mask: Mask,
 }
 
 /// What each position must predict, and how much that counts.

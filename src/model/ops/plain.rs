@@ -1,7 +1,7 @@
 //! The operations in burn tensors: short, slow, and right on any device.
 
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{AdamState, AdamStep, Extent, HeadTensors, Pass, Shape, Targets};
 use crate::model::config::{Activation, Norm};
@@ -19,12 +19,13 @@ pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     let x = table.select(0, ids);
     match shape.embedding.position.clone() {
         Some(range) => {
-            let used = range.start..range.start + length * shape.d;
-            let positions = params
-                .slice([used])
-                .reshape([1, length, shape.d])
-                .repeat_dim(0, rows);
-            x + positions.reshape([rows * length, shape.d])
+            let device = params.device();
+            let table = params.slice([range.clone()]);
+            let table = table.reshape([range.len() / shape.d, shape.d]);
+            let places = (0..rows * length).map(|position| pass.mask.reach(position).place());
+            let places: Vec<i64> = places.map(|place| place as i64).collect();
+            let places = TensorData::new(places, [rows * length]);
+            x + table.select(0, Tensor::<1, Int>::from_data(places, &device))
         }
         None => x,
     }
@@ -153,11 +154,25 @@ fn attention(qkv: Tensor<2>, pass: &Pass) -> Tensor<2> {
     let key = share(rotate(heads(shape.d, shape.kv_heads), pass), shape);
     let value = share(heads(shape.d + keys, shape.kv_heads), shape);
     let scores = query.matmul(key.transpose()) / (shape.head as f64).sqrt();
-    let future = Tensor::<2>::full([length, length], -1e9, &scores.device()).triu(1);
-    softmax(scores + future.reshape([1, 1, length, length]), 3)
+    let unseen = unseen(pass, &scores.device());
+    softmax(scores + unseen, 3)
         .matmul(value)
         .swap_dims(1, 2)
         .reshape([n, shape.d])
+}
+
+/// What is added to scores, `[rows or 1, 1, length, length]`: nothing where a position
+/// sees a key, and so much that nothing is left of it where not.
+fn unseen(pass: &Pass, device: &Device) -> Tensor<4> {
+    let Extent { rows, length } = pass.extent;
+    // Rows are alike where all are causal.
+    let rows = if pass.mask.is_causal() { 1 } else { rows };
+    let mut values = vec![-1e9f32; rows * length * length];
+    for (position, row) in values.chunks_exact_mut(length.max(1)).enumerate() {
+        let keys = pass.mask.reach(position).keys();
+        row.get_mut(keys).unwrap_or_default().fill(0.0);
+    }
+    Tensor::from_data(TensorData::new(values, [rows, 1, length, length]), device)
 }
 
 /// Repeats each key or value head for the query heads that share it.
@@ -175,13 +190,15 @@ fn rotate(heads: Tensor<4>, pass: &Pass) -> Tensor<4> {
     };
     let [rows, count, length, head] = heads.dims();
     let (half, device) = (head / 2, heads.device());
+    // Rows are alike where all are causal.
+    let alike = if pass.mask.is_causal() { 1 } else { rows };
     let table = |values: &[f32]| {
-        let values = values
-            .iter()
-            .copied()
-            .take(length * half)
-            .collect::<Vec<_>>();
-        Tensor::<4>::from_data(TensorData::new(values, [1, 1, length, half]), &device)
+        let rows = (0..alike * length).flat_map(|position| {
+            let first = pass.mask.reach(position).place() * half;
+            values.get(first..first + half).unwrap_or_default()
+        });
+        let data = TensorData::new(rows.copied().collect::<Vec<_>>(), [alike, 1, length, half]);
+        Tensor::<4>::from_data(data, &device)
     };
     let (cos, sin) = (table(rope.cos()), table(rope.sin()));
     let a = heads.clone().slice([0..rows, 0..count, 0..length, 0..half]);

@@ -15,12 +15,12 @@ use crate::model::{Device, Model};
 use crate::rng::Key;
 use crate::token::TokenId;
 
-fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+pub(super) fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
 }
 
 /// A model whose weights are as uneven as after training.
-fn model(config: &Config, kernels: Kernels) -> Model {
+pub(super) fn model(config: &Config, kernels: Kernels) -> Model {
     let mut rng = Key::new(3).rng();
     let fresh = Model::new(config, Key::new(2), &Device::flex());
     let values = fresh.values().into_iter().map(|group| {
@@ -30,7 +30,7 @@ fn model(config: &Config, kernels: Kernels) -> Model {
     Model::from_values(config, values.collect(), &Device::flex()).with_kernels(kernels)
 }
 
-fn gradients(model: &Model, batch: &Batch, scale: f32) -> (f64, Vec<Vec<f32>>) {
+pub(super) fn gradients(model: &Model, batch: &Batch, scale: f32) -> (f64, Vec<Vec<f32>>) {
     let (loss, gradients) = model.gradients(batch, scale);
     (loss, gradients.iter().map(to_vec).collect())
 }

@@ -67,8 +67,18 @@ pub(crate) fn apply_uncapped(insertion: &Insertion, row: &Sequence, key: Key) ->
     if !policy.places() {
         return apply(insertion, row, key).sequence;
     }
-    let gaps = insertion.all_gaps(part, policy, row);
-    spread(row, &gaps, policy.count(), RESERVED.pause)
+    let gaps = insertion.all_gaps(part, policy, row.into());
+    let mut ids = Vec::new();
+    for at in 0..=row.len() {
+        let here = gaps.iter().filter(|gap| **gap == at);
+        ids.extend(here.flat_map(|_| vec![RESERVED.pause; policy.count()]));
+        ids.extend(row.ids.get(at));
+    }
+    Sequence {
+        ids,
+        prefix: row.prefix,
+        ..Sequence::default()
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use super::{At, Outcome, Purpose};
 use crate::corpus::Source;
 use crate::corpus::weight::{WEIGHT_DIGITS, WEIGHT_MAX, Weight};
+use crate::model::config::Attention;
 use crate::pack::{Method, Overlong};
 use crate::pause::Fill;
-use crate::recipe::Stage;
+use crate::recipe::{Stage, Train};
 
 /// Whether a source's weight is one.
 pub(super) fn weight(at: &At, source: &Source) -> Outcome {
@@ -54,4 +55,15 @@ pub(super) fn method(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
         return Err(finding.hint("the other methods lose no text"));
     }
     Ok(())
+}
+
+/// Whether a stage's rows have what its attention looks at.
+pub(super) fn attention(at: &At, train: &Train, purpose: Purpose) -> Outcome {
+    if purpose == Purpose::Finetune || train.attention != Attention::PrefixLm {
+        return Ok(());
+    }
+    let problem = "is `prefix-lm`, but rows of running text have no prefix";
+    Err(at
+        .fail("attention", problem)
+        .hint("take `causal` or `document`; `prefix-lm` is for finetuning"))
 }

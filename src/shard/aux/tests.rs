@@ -77,7 +77,7 @@ fn rows_come_back_across_blocks() {
         let folder = tempfile::tempdir().unwrap();
         let lengths = [3, 0, 1, 200_000, 7];
         let (path, bin, digest) = write(folder.path(), fields, &lengths);
-        let aux = Aux::open(path, (fields, Some(digest)), &bin)
+        let aux = Aux::open(path, (fields, Some(digest)), &bin, Reading::Mmap)
             .unwrap()
             .unwrap();
         let mut start = 0;
@@ -97,7 +97,7 @@ fn a_flipped_byte_or_a_cut_is_found() {
     let (path, bin, digest) = write(folder.path(), fields, &[20, 30]);
     let whole = crate::fs::read(&path).unwrap();
     let read = || {
-        let aux = Aux::open(path.clone(), (fields, Some(digest)), &bin)?;
+        let aux = Aux::open(path.clone(), (fields, Some(digest)), &bin, Reading::Mmap)?;
         aux.unwrap().row(0..50).map(|_| ())
     };
     read().unwrap();
@@ -119,10 +119,10 @@ fn the_manifest_must_name_what_its_policy_stores() {
     let path = || PathBuf::from("a.aux");
     let digest = Some(Digest::of(b""));
     assert!(
-        Aux::open(path(), (Fields::default(), None), &bin(1))
+        Aux::open(path(), (Fields::default(), None), &bin(1), Reading::Mmap)
             .unwrap()
             .is_none()
     );
-    assert!(Aux::open(path(), (Fields::default(), digest), &bin(1)).is_err());
-    assert!(Aux::open(path(), (ALL[0], None), &bin(1)).is_err());
+    assert!(Aux::open(path(), (Fields::default(), digest), &bin(1), Reading::Mmap).is_err());
+    assert!(Aux::open(path(), (ALL[0], None), &bin(1), Reading::Mmap).is_err());
 }

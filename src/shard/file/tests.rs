@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::document::DocumentId;
+use crate::fs;
 use crate::manifest::Stage;
 use crate::manifest::{FORMAT, FileRecord, Ledger, TokenizerRecord};
 use crate::pause;

@@ -1,26 +1,29 @@
-//! Causal attention with grouped-query heads, forward and backward.
+//! Attention with grouped-query heads, forward and backward.
 //!
-//! Queries are taken in blocks, keys after the block are never touched, and the
+//! Queries are taken in blocks, keys that none of a block sees are never touched, and the
 //! probabilities are computed again in the backward pass from the logarithm of
 //! their sum. One task is one row and one group of query heads, so that the
 //! gradients of its key and value head are its own.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::matrix::{Mat, MatMut};
 use super::product::{Onto, matmul};
-use super::rotary::{Rope, Turn};
+use super::rotary::Turn;
 use super::simd::{dot, exp, exp_and_sum, max, vectorised};
-use crate::model::ops::{Extent, Shape};
+use crate::model::mask::{Mask, Reach};
+use crate::model::ops::{Extent, Pass, Shape};
 
 /// Queries a block: small enough that half-empty blocks on the diagonal cost little.
 const QUERIES: usize = 64;
 
 /// Returns the attended values `[n, d]` and the logarithms `[rows, heads, length]`,
 /// given query, key and value columns of every position.
-pub fn forward(qkv: &[f32], shape: &Shape, extent: Extent) -> (Buffer, Buffer) {
-    let Extent { rows, length } = extent;
+pub fn forward(qkv: &[f32], pass: &Pass) -> (Buffer, Buffer) {
+    let (shape, Extent { rows, length }) = (&*pass.shape, pass.extent);
     let mut out = Buffer::new(rows * length * shape.d);
     let mut logs = Buffer::new(rows * shape.heads * length);
     let tasks: Vec<_> = out
@@ -30,7 +33,7 @@ pub fn forward(qkv: &[f32], shape: &Shape, extent: Extent) -> (Buffer, Buffer) {
         .enumerate()
         .collect();
     tasks.into_par_iter().for_each(|(task, (out, logs))| {
-        let view = Row::new(qkv, shape, extent, task);
+        let view = Row::new(qkv, pass, task);
         let heads = out.column_blocks(shape.head).into_iter();
         for (index, (mut out, logs)) in heads.zip(logs.chunks_exact_mut(length)).enumerate() {
             attend(&view, index, &mut out, logs);
@@ -50,8 +53,8 @@ pub struct Saved<'a> {
 }
 
 /// Returns the gradient of the query, key and value columns before rotation.
-pub fn backward(saved: &Saved<'_>, d_out: &[f32], shape: &Shape, extent: Extent) -> Buffer {
-    let Extent { rows, length } = extent;
+pub fn backward(saved: &Saved<'_>, d_out: &[f32], pass: &Pass) -> Buffer {
+    let (shape, Extent { rows, length }) = (&*pass.shape, pass.extent);
     let mut gradient = Buffer::new(rows * length * shape.qkv_width());
     let tasks: Vec<_> = gradient
         .chunks_exact_mut(length * shape.qkv_width())
@@ -70,7 +73,7 @@ pub fn backward(saved: &Saved<'_>, d_out: &[f32], shape: &Shape, extent: Extent)
     tasks
         .into_par_iter()
         .for_each(|(task, (d_queries, (mut d_key, mut d_value)))| {
-            let view = Row::new(saved.qkv, shape, extent, task);
+            let view = Row::new(saved.qkv, pass, task);
             for position in 0..length {
                 d_key.row_mut(position).fill(0.0);
                 d_value.row_mut(position).fill(0.0);
@@ -84,9 +87,9 @@ pub fn backward(saved: &Saved<'_>, d_out: &[f32], shape: &Shape, extent: Extent)
                 };
                 let head = view.saved_head(saved, d_out, index);
                 differentiate(&view, &head, into);
-                turn_back(&mut d_query, shape.rope.as_deref(), length);
+                view.turn_back(&mut d_query);
             }
-            turn_back(&mut d_key, shape.rope.as_deref(), length);
+            view.turn_back(&mut d_key);
         });
     gradient
 }
@@ -95,6 +98,7 @@ pub fn backward(saved: &Saved<'_>, d_out: &[f32], shape: &Shape, extent: Extent)
 struct Row<'a> {
     qkv: &'a [f32],
     shape: &'a Shape,
+    mask: &'a Mask,
     length: usize,
     row: usize,
     /// Which key and value head.
@@ -117,15 +121,38 @@ struct Into<'a, 'b> {
 }
 
 impl<'a> Row<'a> {
-    fn new(qkv: &'a [f32], shape: &'a Shape, extent: Extent, task: usize) -> Self {
+    fn new(qkv: &'a [f32], pass: &'a Pass, task: usize) -> Self {
+        let (shape, length) = (&*pass.shape, pass.extent.length);
         let (row, pair) = (task / shape.kv_heads, task % shape.kv_heads);
-        let width = extent.length * shape.qkv_width();
+        let width = length * shape.qkv_width();
         Self {
             qkv: qkv.get(row * width..(row + 1) * width).unwrap_or_default(),
             shape,
-            length: extent.length,
+            mask: &pass.mask,
+            length,
             row,
             pair,
+        }
+    }
+
+    /// What a position of the row sees.
+    fn reach(&self, position: usize) -> Reach {
+        self.mask.reach(self.row * self.length + position)
+    }
+
+    /// The keys that any of some queries sees.
+    fn span(&self, queries: Range<usize>) -> Range<usize> {
+        let first = self.row * self.length;
+        self.mask.span(first + queries.start..first + queries.end)
+    }
+
+    /// Turns a gradient back as its positions were turned.
+    fn turn_back(&self, gradient: &mut MatMut<'_>) {
+        if let Some(rope) = &self.shape.rope {
+            for position in 0..self.length {
+                let place = self.reach(position).place();
+                rope.turn(gradient.row_mut(position), place, Turn::Back);
+            }
         }
     }
 
@@ -176,21 +203,23 @@ fn attend(view: &Row<'_>, index: usize, out: &mut MatMut<'_>, logs: &mut [f32]) 
     let mut scores = Buffer::new(QUERIES.min(length) * length);
     for start in (0..length).step_by(QUERIES) {
         let end = length.min(start + QUERIES);
-        let mut block = MatMut::strided(&mut scores, end - start, end, length);
-        let (queries, keys) = (query.rows(start..end), key.rows(0..end));
+        let span = view.span(start..end);
+        let mut block = MatMut::strided(&mut scores, end - start, span.len(), length);
+        let (queries, keys) = (query.rows(start..end), key.rows(span.clone()));
         matmul(&mut block, Onto::Nothing, queries, keys.t(), view.scale());
         let mut sums = [0.0; QUERIES];
         for (row, (log, sum)) in logs.iter_mut().skip(start).zip(&mut sums).enumerate() {
             if row == end - start {
                 break;
             }
-            let (shift, total) = weigh(block.row_mut(row), start + row + 1);
+            let seen = within(view.reach(start + row), &span);
+            let (shift, total) = weigh(block.row_mut(row), seen);
             *sum = total;
             *log = shift + total.ln();
         }
-        let weights = Mat::strided(&scores, end - start, end, length);
+        let weights = Mat::strided(&scores, end - start, span.len(), length);
         let mut out = out.rows_mut(start..end);
-        matmul(&mut out, Onto::Nothing, weights, value.rows(0..end), 1.0);
+        matmul(&mut out, Onto::Nothing, weights, value.rows(span), 1.0);
         for (row, sum) in sums.iter().enumerate().take(end - start) {
             super::simd::scale(out.row_mut(row), 1.0 / sum);
         }
@@ -204,45 +233,48 @@ fn differentiate(view: &Row<'_>, head: &SavedHead<'_>, into: Into<'_, '_>) {
     let mut slopes = Buffer::new(QUERIES.min(length) * length);
     for start in (0..length).step_by(QUERIES) {
         let end = length.min(start + QUERIES);
-        let m = end - start;
+        let (m, span) = (end - start, view.span(start..end));
         let (queries, d_out) = (head.query.rows(start..end), head.d_out.rows(start..end));
-        let mut p = MatMut::strided(&mut weights, m, end, length);
-        let mut ds = MatMut::strided(&mut slopes, m, end, length);
-        matmul(
-            &mut p,
-            Onto::Nothing,
-            queries,
-            key.rows(0..end).t(),
-            view.scale(),
-        );
-        matmul(&mut ds, Onto::Nothing, d_out, value.rows(0..end).t(), 1.0);
+        let (keys, values) = (key.rows(span.clone()), value.rows(span.clone()));
+        let mut p = MatMut::strided(&mut weights, m, span.len(), length);
+        let mut ds = MatMut::strided(&mut slopes, m, span.len(), length);
+        matmul(&mut p, Onto::Nothing, queries, keys.t(), view.scale());
+        matmul(&mut ds, Onto::Nothing, d_out, values.t(), 1.0);
         for (row, log) in head.logs.iter().skip(start).take(m).enumerate() {
             let delta = inner(head.out.row(start + row), d_out.row(row));
             let terms = Terms {
                 log: *log,
                 delta,
                 scale: view.scale(),
-                known: start + row + 1,
+                seen: within(view.reach(start + row), &span),
             };
             slope(p.row_mut(row), ds.row_mut(row), terms);
         }
-        let p = Mat::strided(&weights, m, end, length);
-        let ds = Mat::strided(&slopes, m, end, length);
+        let p = Mat::strided(&weights, m, span.len(), length);
+        let ds = Mat::strided(&slopes, m, span.len(), length);
         let mut d_query = into.query.rows_mut(start..end);
-        matmul(&mut d_query, Onto::Nothing, ds, key.rows(0..end), 1.0);
-        let mut d_key = into.key.rows_mut(0..end);
+        matmul(&mut d_query, Onto::Nothing, ds, keys, 1.0);
+        let mut d_key = into.key.rows_mut(span.clone());
         matmul(&mut d_key, Onto::Old, ds.t(), queries, 1.0);
-        let mut d_value = into.value.rows_mut(0..end);
+        let mut d_value = into.value.rows_mut(span);
         matmul(&mut d_value, Onto::Old, p.t(), d_out, 1.0);
     }
 }
 
-fn turn_back(gradient: &mut MatMut<'_>, rope: Option<&Rope>, length: usize) {
-    if let Some(rope) = rope {
-        for position in 0..length {
-            rope.turn(gradient.row_mut(position), position, Turn::Back);
-        }
+/// The keys that a position sees, counted from the first of those that its block sees.
+fn within(reach: Reach, span: &Range<usize>) -> Seen {
+    let keys = reach.keys();
+    Seen {
+        first: keys.start - span.start,
+        end: keys.end - span.start,
     }
+}
+
+/// A range of scores.
+#[derive(Clone, Copy)]
+struct Seen {
+    first: usize,
+    end: usize,
 }
 
 /// Constants of one query in the backward pass.
@@ -251,17 +283,16 @@ struct Terms {
     log: f32,
     delta: f32,
     scale: f32,
-    known: usize,
+    seen: Seen,
 }
 
 vectorised! {
     /// Turns scores into weights that are not yet divided by their sum; returns
-    /// the shift and the sum. Scores from `known` on are of the future.
-    fn weigh(scores: &mut [f32], known: usize) -> (f32, f32) {
-        let (past, future) = scores.split_at_mut(known);
-        future.fill(0.0);
-        let shift = max(past);
-        (shift, exp_and_sum(past, shift))
+    /// the shift and the sum. Scores of what is not seen become 0.
+    fn weigh(scores: &mut [f32], seen: Seen) -> (f32, f32) {
+        let seen = only(scores, seen);
+        let shift = max(seen);
+        (shift, exp_and_sum(seen, shift))
     }
 }
 
@@ -274,14 +305,21 @@ vectorised! {
 vectorised! {
     /// Turns scores into probabilities and their gradients into those of the scores.
     fn slope(scores: &mut [f32], gradients: &mut [f32], terms: Terms) {
-        let (past, future) = scores.split_at_mut(terms.known);
-        let (d_past, d_future) = gradients.split_at_mut(terms.known);
-        future.fill(0.0);
-        d_future.fill(0.0);
-        for (score, gradient) in past.iter_mut().zip(d_past) {
+        let (scores, gradients) = (only(scores, terms.seen), only(gradients, terms.seen));
+        for (score, gradient) in scores.iter_mut().zip(gradients) {
             let p = exp(*score - terms.log);
             *score = p;
             *gradient = p * (*gradient - terms.delta) * terms.scale;
         }
     }
+}
+
+/// The values that are seen; the others become 0.
+#[inline(always)]
+fn only(values: &mut [f32], seen: Seen) -> &mut [f32] {
+    let (values, after) = values.split_at_mut(seen.end);
+    let (before, values) = values.split_at_mut(seen.first);
+    before.fill(0.0);
+    after.fill(0.0);
+    values
 }

@@ -20,7 +20,7 @@ use super::product::Onto;
 use super::rotary::Turn;
 use super::{SPAN, TOKENS, feed_forward};
 use crate::model::layout::{BlockLayout, LinearLayout};
-use crate::model::ops::{Extent, Shape};
+use crate::model::ops::{Pass, Shape};
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
@@ -66,11 +66,12 @@ impl<'a> Layers<'a> {
 }
 
 /// Returns the block's output `[n, d]` and what [`backward`] needs.
-pub fn forward(x: &[f32], params: &[f32], shape: &Shape, extent: Extent) -> (Vec<f32>, Saved) {
-    let (n, d) = (extent.positions(), shape.d);
+pub fn forward(x: &[f32], params: &[f32], pass: &Pass) -> (Vec<f32>, Saved) {
+    let shape = &*pass.shape;
+    let (n, d) = (pass.extent.positions(), shape.d);
     let layers = Layers::new(params, shape, n, Linear::new);
-    let qkv = project(x, &layers, shape, extent);
-    let (attended, logs) = attention::forward(&qkv, shape, extent);
+    let qkv = project(x, &layers, pass);
+    let (attended, logs) = attention::forward(&qkv, pass);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
     let mut y = buffer::array(n * d);
@@ -108,10 +109,10 @@ pub fn backward(
     params: &[f32],
     saved: &Saved,
     dy: &[f32],
-    at: (&Shape, Extent),
+    pass: &Pass,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (shape, extent) = at;
-    let layers = Layers::new(params, shape, extent.positions(), Linear::back);
+    let shape = &*pass.shape;
+    let layers = Layers::new(params, shape, pass.extent.positions(), Linear::back);
     let mut gradient = buffer::zeros(shape.block.len);
     let mut parts = Parts::new(&mut gradient, &shape.block);
     let (mut dx, d_attended) = backward_upper(&layers, saved, dy, shape, &mut parts);
@@ -120,16 +121,17 @@ pub fn backward(
         out: &saved.attended,
         logs: &saved.logs,
     };
-    let d_qkv = attention::backward(&attention, &d_attended, shape, extent);
+    let d_qkv = attention::backward(&attention, &d_attended, pass);
     backward_lower(&layers, (x, &d_qkv), shape, &mut dx, &mut parts);
     (dx, gradient)
 }
 
 /// Query, key and value columns of every position, rotated.
-fn project(x: &[f32], layers: &Layers<'_>, shape: &Shape, extent: Extent) -> Buffer {
+fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> Buffer {
+    let shape = &*pass.shape;
     let (d, width) = (shape.d, shape.qkv_width());
     let rotated = shape.d + shape.kv_heads * shape.head;
-    let mut qkv = Buffer::new(extent.positions() * width);
+    let mut qkv = Buffer::new(pass.extent.positions() * width);
     qkv.par_chunks_mut(TOKENS * width)
         .zip(x.par_chunks(TOKENS * d))
         .enumerate()
@@ -139,7 +141,7 @@ fn project(x: &[f32], layers: &Layers<'_>, shape: &Shape, extent: Extent) -> Buf
             layers.qkv.apply(&hidden, qkv, Onto::Nothing);
             if let Some(rope) = &shape.rope {
                 for (index, row) in qkv.chunks_exact_mut(width).enumerate() {
-                    let position = (chunk * TOKENS + index) % extent.length;
+                    let position = pass.mask.reach(chunk * TOKENS + index).place();
                     rope.turn(&mut row[..rotated], position, Turn::Forward);
                 }
             }

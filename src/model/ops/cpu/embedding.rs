@@ -11,15 +11,15 @@ use super::TOKENS;
 use super::buffer;
 use super::matrix::MatMut;
 use super::simd::{add, vectorised};
-use crate::model::ops::{Extent, Shape};
+use crate::model::ops::Pass;
 
 /// Columns a task of the backward pass: each sums its columns in the order of
 /// the positions, so neither atomics nor threads can change a sum.
 const COLUMNS: usize = 64;
 
 /// Returns `[n, d]`: each id's row, plus its position's.
-pub fn forward(params: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f32> {
-    let d = shape.d;
+pub fn forward(params: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
+    let (shape, d) = (&pass.shape, pass.shape.d);
     let table = &params[shape.embedding.token.clone()];
     let positions = shape.embedding.position.clone().map(|range| &params[range]);
     let mut out = buffer::array(ids.len() * d);
@@ -30,7 +30,7 @@ pub fn forward(params: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Ve
             for (index, (out, &id)) in out.chunks_exact_mut(d).zip(ids).enumerate() {
                 out.copy_from_slice(&table[id as usize * d..][..d]);
                 if let Some(positions) = positions {
-                    let position = (chunk * TOKENS + index) % extent.length;
+                    let position = pass.mask.reach(chunk * TOKENS + index).place();
                     accumulate(out, &positions[position * d..][..d]);
                 }
             }
@@ -39,8 +39,8 @@ pub fn forward(params: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Ve
 }
 
 /// Returns the gradient of the group, given that of the output.
-pub fn backward(dy: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f32> {
-    let d = shape.d;
+pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
+    let (shape, extent, d) = (&pass.shape, pass.extent, pass.shape.d);
     let mut gradient = buffer::zeros(shape.embedding.len);
     let (tokens, positions) = gradient.split_at_mut(shape.embedding.token.end);
     let rows = tokens.len() / d;
@@ -54,7 +54,10 @@ pub fn backward(dy: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f
                 accumulate(row, &dy[block * COLUMNS..][..row.len()]);
             }
         });
-    if shape.embedding.position.is_some() {
+    if shape.embedding.position.is_none() {
+        return gradient;
+    }
+    if pass.mask.is_causal() {
         positions
             .par_chunks_mut(d)
             .take(extent.length)
@@ -63,6 +66,19 @@ pub fn backward(dy: &[f32], ids: &[u32], shape: &Shape, extent: Extent) -> Vec<f
                 for row in 0..extent.rows {
                     let at = (row * extent.length + position) * d;
                     accumulate(sum, &dy[at..][..d]);
+                }
+            });
+    } else {
+        // Documents are of any length, so that places come in any order.
+        let rows = positions.len() / d;
+        MatMut::new(positions, rows, d)
+            .column_blocks(COLUMNS)
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(block, mut table)| {
+                for (index, dy) in dy.chunks_exact(d).enumerate() {
+                    let row = table.row_mut(pass.mask.reach(index).place());
+                    accumulate(row, &dy[block * COLUMNS..][..row.len()]);
                 }
             });
     }

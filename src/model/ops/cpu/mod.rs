@@ -150,13 +150,13 @@ fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 impl Trainable for Flex {
     fn embedding(params: FlexTensor, ids: Arc<[u32]>, pass: Pass) -> FlexTensor {
         let params = params.to_contiguous();
-        let out = embedding::forward(params.storage(), &ids, &pass.shape, pass.extent);
+        let out = embedding::forward(params.storage(), &ids, &pass);
         matrix(out, pass.shape.d)
     }
 
     fn block(x: FlexTensor, params: FlexTensor, pass: Pass) -> FlexTensor {
         let (x, params) = (x.to_contiguous(), params.to_contiguous());
-        let (y, _) = block::forward(x.storage(), params.storage(), &pass.shape, pass.extent);
+        let (y, _) = block::forward(x.storage(), params.storage(), &pass);
         matrix(y, pass.shape.d)
     }
 
@@ -201,8 +201,7 @@ impl<C: CheckpointStrategy> Trainable for Autodiff<Flex, C> {
         let params = params.into_primitive().to_contiguous();
         match BlockGradient.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, saved) =
-                    block::forward(x.storage(), params.storage(), &pass.shape, pass.extent);
+                let (y, saved) = block::forward(x.storage(), params.storage(), &pass);
                 let y = matrix(y, pass.shape.d);
                 prepared.finish((x, params, Arc::new(saved), pass), y)
             }
@@ -252,7 +251,7 @@ impl Backward<Flex, 1> for EmbeddingGradient {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (ids, pass) = ops.state;
         if let [Some(node)] = ops.parents {
-            let gradient = embedding::backward(dy.storage(), &ids, &pass.shape, pass.extent);
+            let gradient = embedding::backward(dy.storage(), &ids, &pass);
             grads.register::<Flex>(node.id, vector(gradient));
         }
         recycle(dy);
@@ -265,13 +264,8 @@ impl Backward<Flex, 2> for BlockGradient {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, params, saved, pass) = ops.state;
-        let (dx, gradient) = block::backward(
-            x.storage(),
-            params.storage(),
-            &saved,
-            dy.storage(),
-            (&pass.shape, pass.extent),
-        );
+        let (dx, gradient) =
+            block::backward(x.storage(), params.storage(), &saved, dy.storage(), &pass);
         let [x_node, params_node] = ops.parents;
         if let Some(node) = x_node {
             grads.register::<Flex>(node.id, matrix(dx, pass.shape.d));
