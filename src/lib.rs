@@ -6,6 +6,8 @@ pub mod run;
 
 pub mod report;
 
+pub mod bench;
+
 #[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
@@ -13,7 +15,6 @@ pub mod generate;
 #[cfg(feature = "train")]
 pub mod train;
 
-pub mod bench;
 pub mod convert;
 pub mod inspect;
 pub mod prepare;
@@ -47,6 +48,7 @@ pub mod digest;
 pub mod document;
 pub mod fingerprint;
 pub mod fs;
+pub mod npy;
 pub mod panics;
 pub mod progress;
 pub mod rng;

@@ -26,34 +26,72 @@ impl std::ops::AddAssign for Took {
 
 /// Does `work` on this thread and measures it.
 pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
-    let (cpu, wall) = (on_cpu(), Instant::now());
+    measure_by(on_cpu, work)
+}
+
+/// Does `work` and measures it with all threads of the process.
+pub fn measure_all<R>(work: impl FnOnce() -> R) -> (R, Took) {
+    measure_by(all_on_cpu, work)
+}
+
+fn measure_by<R>(clock: fn() -> Option<Duration>, work: impl FnOnce() -> R) -> (R, Took) {
+    let (cpu, wall) = (clock(), Instant::now());
     let result = work();
-    let (passed, after) = (wall.elapsed(), on_cpu());
-    let ran = cpu
-        .zip(after)
-        .map_or(passed, |(cpu, after)| after.saturating_sub(cpu));
+    let (passed, after) = (wall.elapsed(), clock());
+    let ran = cpu.zip(after).map(|(cpu, after)| after.saturating_sub(cpu));
     let took = Took {
-        cpu_seconds: ran.as_secs_f64(),
+        cpu_seconds: ran.unwrap_or(passed).as_secs_f64(),
         wall_seconds: passed.as_secs_f64(),
     };
     (result, took)
+}
+
+/// Whether the system tells what all threads of the process ran.
+pub fn counts_all() -> bool {
+    all_on_cpu().is_some()
+}
+
+/// The most memory that the process has had, in bytes.
+pub fn memory_peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// The memory that the process has now, in bytes.
+pub fn memory_now() -> Option<u64> {
+    status("VmRSS:")
 }
 
 /// Time that this thread has run, as Linux tells it in nanoseconds.
 fn on_cpu() -> Option<Duration> {
     // The system counts at its ticks, some milliseconds apart, and when a thread yields.
     std::thread::yield_now();
-    let text = fs::read_text(Path::new("/proc/thread-self/schedstat")).ok()?;
+    ran(Path::new("/proc/thread-self/schedstat"))
+}
+
+/// Time that the threads of this process have run, but for those that are gone.
+fn all_on_cpu() -> Option<Duration> {
+    std::thread::yield_now();
+    let threads = fs::list(Path::new("/proc/self/task")).ok()?;
+    let times = threads
+        .iter()
+        .filter_map(|thread| ran(&thread.join("schedstat")));
+    Some(times.sum())
+}
+
+fn ran(schedstat: &Path) -> Option<Duration> {
+    let text = fs::read_text(schedstat).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))
 }
 
 /// Bytes of memory that are this process's alone, not those of files; where the system tells.
 pub fn private_bytes() -> Option<u64> {
+    status("RssAnon:")
+}
+
+/// A line of the process's status, which Linux tells in KiB.
+fn status(name: &str) -> Option<u64> {
     let text = fs::read_text(Path::new("/proc/self/status")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(1024 * kibibytes)
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(1024 * line.split_whitespace().next()?.parse::<u64>().ok()?)
 }

@@ -3,3 +3,5 @@
 mod clock;
 pub mod loader;
 pub mod tokenize;
+#[cfg(feature = "train")]
+pub mod train;

@@ -1,5 +1,7 @@
 //! `pausedata bench`: measurements of the program's own parts.
 
+mod train;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -20,7 +22,9 @@ Examples:
   pausedata bench tokenize tokenizer.json corpus.jsonl
   pausedata bench tokenize tokenizer.json corpus.jsonl --megabytes 16 --reference --json
   pausedata bench loader runs/quickstart/data/pretrain
-  pausedata bench loader runs/quickstart/data/pretrain --batch-rows 64 --rate 800000 --read pread")]
+  pausedata bench loader runs/quickstart/data/pretrain --batch-rows 64 --rate 800000 --read pread
+  pausedata --threads 1 bench train --ceiling
+  pausedata bench parity data/parity/gpt2")]
 pub struct Args {
     #[command(subcommand)]
     pub part: Part,
@@ -33,6 +37,10 @@ pub enum Part {
     Tokenize(Tokenize),
     /// Make the batches of whole epochs on one thread, and the first one after a stop
     Loader(Load),
+    /// Train a model for some steps, and tell how fast that went
+    Train(train::Train),
+    /// Do the run that another program has left as arrays, and tell what differs
+    Parity(train::Parity),
 }
 
 /// Arguments of `bench loader`.
@@ -90,6 +98,8 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     match &args.part {
         Part::Tokenize(args) => tokenize(args, ui),
         Part::Loader(args) => load(args, ui),
+        Part::Train(args) => train::execute(args, ui),
+        Part::Parity(args) => train::compare(args, ui),
     }
 }
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{GlobalBatch, Pick};
 use crate::batch::{Batch, BatchIds};
+use crate::npy::{self, Kind};
 
 /// What becomes of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,24 +100,34 @@ impl Field {
             }
             (Self::Ids, BatchIds::U32(ids)) => integers(&whole, ids.iter().copied(), out),
             (Self::NarrowIds, BatchIds::U16(ids)) => {
-                array("<u2", &whole, ids.iter().map(|id| id.to_le_bytes()), out);
+                array(
+                    Kind::U16,
+                    &whole,
+                    ids.iter().map(|id| id.to_le_bytes()),
+                    out,
+                );
             }
             (Self::NarrowIds, BatchIds::U32(ids)) => {
-                array("<u4", &whole, ids.iter().map(|id| id.to_le_bytes()), out);
+                array(
+                    Kind::U32,
+                    &whole,
+                    ids.iter().map(|id| id.to_le_bytes()),
+                    out,
+                );
             }
             (Self::Targets, _) => {
                 let targets = targets(batch);
                 let bytes = targets.iter().map(|target| target.to_le_bytes());
-                array("<i4", &whole, bytes, out);
+                array(Kind::I32, &whole, bytes, out);
             }
             (Self::Weights, _) => {
                 let weights = batch.weights();
                 let bytes = weights.iter().map(|weight| weight.to_le_bytes());
-                array("<f4", &whole, bytes, out);
+                array(Kind::F32, &whole, bytes, out);
             }
             (Self::Scored, _) => {
                 let bytes = batch.scored.iter().map(|bits| [*bits]);
-                array("|u1", &[rows, length / 8], bytes, out);
+                array(Kind::U8, &[rows, length / 8], bytes, out);
             }
             (Self::Positions, _) => integers(&whole, batch.positions().into_iter(), out),
             (Self::Documents, _) => {
@@ -132,28 +143,17 @@ impl Field {
 
 /// Appends an array of 32-bit integers.
 fn integers(shape: &[usize], values: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
-    array("<i4", shape, values.map(u32::to_le_bytes), out);
+    array(Kind::I32, shape, values.map(u32::to_le_bytes), out);
 }
 
-/// Appends an array: a header of version 1.0 of NumPy's format, which fills a multiple of
-/// 64 bytes, and the values.
+/// Appends an array.
 fn array<const N: usize>(
-    kind: &str,
+    kind: Kind,
     shape: &[usize],
     values: impl ExactSizeIterator<Item = [u8; N]>,
     out: &mut Vec<u8>,
 ) {
-    let shape = match shape {
-        [rows, columns] => format!("{rows}, {columns}"),
-        _ => format!("{},", values.len()),
-    };
-    let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
-    const BEFORE: usize = 10;
-    let size = (BEFORE + text.len() + 1).next_multiple_of(64) - BEFORE;
-    out.extend_from_slice(b"\x93NUMPY\x01\x00");
-    // Two numbers make it 256 at most.
-    out.extend_from_slice(&u16::try_from(size).unwrap_or(u16::MAX).to_le_bytes());
-    out.extend_from_slice(format!("{text:<0$}\n", size - 1).as_bytes());
+    npy::header(kind, shape, out);
     extend(out, values);
 }
 
@@ -202,7 +202,8 @@ fn lines<'a>(
     Ok(())
 }
 
-fn targets(batch: &Batch) -> Vec<i32> {
+/// What each position must predict; [`UNSCORED`] where nothing is scored.
+pub fn targets(batch: &Batch) -> Vec<i32> {
     // An id is less than 2^31: a row of a model's embedding.
     let ids = batch.targets().into_iter();
     let mut targets: Vec<i32> = ids.map(u32::cast_signed).collect();

@@ -12,8 +12,9 @@ use super::mask::Reach;
 use super::ops::Shape;
 use super::ops::cpu::feed_forward;
 use super::ops::cpu::linear::Linear;
-use super::ops::cpu::matrix::{Mat, MatMut, Onto, matmul};
+use super::ops::cpu::matrix::{Mat, MatMut};
 use super::ops::cpu::norm::Norm;
+use super::ops::cpu::product::{Onto, matmul};
 use super::ops::cpu::rotary::Turn;
 use super::ops::cpu::simd::softmax;
 use crate::token::TokenId;
@@ -198,15 +199,15 @@ impl Cache {
         let mut hidden = vec![0.0; m * d];
         let mut qkv = vec![0.0; m * width];
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
-        Linear::new(params, &layout.qkv).forward(&hidden, &mut qkv, Onto::Nothing);
+        Linear::new(params, &layout.qkv, m).apply(&hidden, &mut qkv, Onto::Nothing);
         let attended = self.attend(index, &mut qkv, reaches);
-        Linear::new(params, &layout.out).forward(&attended, x, Onto::Old);
+        Linear::new(params, &layout.out, m).apply(&attended, x, Onto::Old);
         Norm::new(params, &layout.norm2, shape.norm, shape.eps).forward(x, &mut hidden);
         let mut up = vec![0.0; m * layout.up.outputs];
-        Linear::new(params, &layout.up).forward(&hidden, &mut up, Onto::Nothing);
+        Linear::new(params, &layout.up, m).apply(&hidden, &mut up, Onto::Nothing);
         let mut active = vec![0.0; m * shape.d_ff];
         feed_forward::forward(shape.activation, &up, &mut active, shape.d_ff);
-        Linear::new(params, &layout.down).forward(&active, x, Onto::Old);
+        Linear::new(params, &layout.down, m).apply(&active, x, Onto::Old);
     }
 
     /// Appends keys and values to a block's memory and attends to what is seen of it.

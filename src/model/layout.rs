@@ -12,7 +12,9 @@ use super::config::{Activation, Config, Norm, Positions};
 pub enum Decay {
     /// Matrices of linear layers.
     Yes,
-    /// Embeddings, gains and biases.
+    /// Tables of tokens and positions: where the step says so.
+    Tables,
+    /// Gains and biases.
     No,
 }
 
@@ -153,10 +155,10 @@ impl EmbeddingLayout {
     pub fn describe(config: &Config) -> (Self, Group) {
         let mut group = Builder::new(config);
         let d = config.d_model;
-        let token = group.part("token.weight", vec![config.vocab_size, d], Decay::No);
+        let token = group.part("token.weight", vec![config.vocab_size, d], Decay::Tables);
         let position = match config.positions {
             Positions::Learned => {
-                Some(group.part("position.weight", vec![config.context, d], Decay::No))
+                Some(group.part("position.weight", vec![config.context, d], Decay::Tables))
             }
             Positions::Rope => None,
         };

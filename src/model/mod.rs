@@ -4,6 +4,7 @@
 //! `V` the vocabulary.
 
 pub mod config;
+pub mod flops;
 pub mod folder;
 
 #[cfg(feature = "train")]
@@ -20,10 +21,10 @@ pub mod ops;
 mod parameters;
 
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, device};
+pub use parameters::{Device, Error, Model, device, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 mod hub_tests;
 #[cfg(test)]
 #[cfg(feature = "train")]
-mod testing;
+pub(crate) mod testing;

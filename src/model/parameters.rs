@@ -225,7 +225,7 @@ impl Model {
 }
 
 /// A tensor's values in order.
-pub(super) fn to_vec(tensor: &Tensor<1>) -> Vec<f32> {
+pub fn to_vec(tensor: &Tensor<1>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
 }
 

@@ -146,9 +146,13 @@ pub struct Train {
     /// The share of steps in which `wsd` decays.
     #[serde(default = "default_decay")]
     pub decay: f64,
-    /// AdamW's decoupled weight decay; embeddings, norms and biases are exempt.
+    /// AdamW's decoupled weight decay; norms and biases are exempt, and embeddings where
+    /// `decay_embeddings` does not say otherwise.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
+    /// Whether the embeddings of tokens and positions decay too, as in nanoGPT.
+    #[serde(default, skip_serializing_if = "curate::is_false")]
+    pub decay_embeddings: bool,
     /// AdamW's moment decays.
     #[serde(default = "default_betas")]
     pub betas: [f64; 2],
@@ -173,12 +177,24 @@ pub struct Train {
     /// How the files of datasets are read; another way gives the same rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read: Reading,
+    /// Which weights stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
     /// The datasets that rows come from, where there are more than the stage's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<Member>,
     /// Other weights for the datasets of `mixture`, from later steps on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curriculum: Vec<Phase>,
+}
+
+/// Which weights stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freeze {
+    /// All but the embeddings of pause tokens: does a pause help a model that knows
+    /// nothing else of pauses?
+    AllButPause,
 }
 
 /// One of the datasets that a stage is trained on.

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 mod data;
+pub mod freeze;
 pub mod optimizer;
 pub mod record;
 pub mod schedule;
@@ -31,6 +32,7 @@ use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::rng::Key;
 use crate::train::checkpoint::{Checkpoint, State, Store};
+use crate::train::freeze::Thawed;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::{Line, Log, Totals};
 use crate::train::step::{Learner, NonFinite, Report};
@@ -360,6 +362,7 @@ fn resumed(
     let model = Model::from_values(&job.config, values, &job.device);
     let moments = checkpoint.read(optimizer::FILE)?;
     Ok(Learner {
+        thawed: thawed(job, &model),
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
         model,
         step: checkpoint.state.step,
@@ -374,11 +377,17 @@ fn started(job: &Job) -> Result<Learner, Error> {
         Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
     };
     Ok(Learner {
+        thawed: thawed(job, &model),
         optimizer: Optimizer::new(&model, &job.device),
         model,
         step: 0,
         totals: Totals::default(),
     })
+}
+
+fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
+    let reserved = job.dataset.manifest.tokenizer.reserved;
+    Thawed::new(job.train.freeze, model, reserved)
 }
 
 /// The model of another run's checkpoint, which must have the job's tokenizer and shape.
@@ -427,6 +436,7 @@ fn save(
         optimizer,
         step,
         totals,
+        ..
     } = learner;
     let manifest = &job.dataset.manifest;
     let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
@@ -514,6 +524,7 @@ fn line(
         pauses: batch.counts.pauses,
         padding: batch.counts.padding,
         scored: batch.counts.scored,
+        flops: report.flops,
         totals: learner.totals,
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
         data_wait_ms,

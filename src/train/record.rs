@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Counts;
 use crate::fs;
+use crate::model::flops::Flops;
 
 /// The file's name in a training folder.
 pub const FILE: &str = "metrics.jsonl";
@@ -70,6 +71,9 @@ pub struct Step {
     pub padding: u64,
     /// Targets that count in the loss.
     pub scored: u64,
+    /// Floating-point operations of forward and backward passes.
+    #[serde(default)]
+    pub flops: Flops,
     /// Sums since the first step.
     pub totals: Totals,
     /// Positions a second, waiting for data included.
@@ -94,7 +98,7 @@ pub struct Validation {
 }
 
 /// What a run has trained on since its first step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Positions that are not padding.
     pub tokens: u64,
@@ -104,15 +108,32 @@ pub struct Totals {
     pub pauses: u64,
     /// Targets that counted in the loss.
     pub scored: u64,
+    /// Floating-point operations, all stages together; absent where the run began before
+    /// they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops: Option<f64>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            tokens: 0,
+            real: 0,
+            pauses: 0,
+            scored: 0,
+            flops: Some(0.0),
+        }
+    }
 }
 
 impl Totals {
     /// Adds one global batch.
-    pub fn add(&mut self, counts: Counts) {
+    pub fn add(&mut self, counts: Counts, flops: Flops) {
         self.tokens += counts.real + counts.pauses;
         self.real += counts.real;
         self.pauses += counts.pauses;
         self.scored += counts.scored;
+        self.flops = self.flops.map(|sum| sum + flops.sum() as f64);
     }
 }
 
@@ -210,6 +231,7 @@ mod tests {
             pauses: 2,
             padding: 6,
             scored: 7,
+            flops: Flops::default(),
             totals: Totals::default(),
             tokens_per_s: 1e4,
             data_wait_ms: 0.5,
@@ -234,7 +256,7 @@ mod tests {
             serde_json::to_string(&validation(3)).unwrap()
         );
         expect![[r#"
-            {"kind":"train","step":3,"epochs":0.25,"loss":0.30000000000000004,"lr":0.001,"grad_norm":1.0,"tokens":10,"real":8,"pauses":2,"padding":6,"scored":7,"totals":{"tokens":0,"real":0,"pauses":0,"scored":0},"tokens_per_s":10000.0,"data_wait_ms":0.5,"step_ms":1.0}
+            {"kind":"train","step":3,"epochs":0.25,"loss":0.30000000000000004,"lr":0.001,"grad_norm":1.0,"tokens":10,"real":8,"pauses":2,"padding":6,"scored":7,"flops":{"linear":0,"attention":0,"head":0},"totals":{"tokens":0,"real":0,"pauses":0,"scored":0,"flops":0.0},"tokens_per_s":10000.0,"data_wait_ms":0.5,"step_ms":1.0}
             {"kind":"validation","step":3,"loss":2.5,"rows":4,"scored":28}
         "#]]
         .assert_eq(&text);

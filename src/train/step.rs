@@ -5,8 +5,11 @@ use burn::tensor::Tensor;
 use crate::batch::Counts;
 use crate::loader::GlobalBatch;
 use crate::model::Model;
+use crate::model::config::Config;
+use crate::model::flops::Flops;
 use crate::model::ops::AdamStep;
 use crate::recipe::Train;
+use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
@@ -17,6 +20,8 @@ pub struct Learner {
     pub model: Model,
     /// The optimizer's moments.
     pub optimizer: Optimizer,
+    /// Which weights steps may change, where not all are.
+    pub thawed: Option<Thawed>,
     /// Steps done, which is also the loader's next global batch.
     pub step: u64,
     /// What was trained on so far.
@@ -32,6 +37,8 @@ pub struct Report {
     pub lr: f64,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
+    /// Floating-point operations of forward and backward passes.
+    pub flops: Flops,
 }
 
 /// A loss or a gradient norm that is no number; the learner is as before the step.
@@ -50,7 +57,16 @@ impl Learner {
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
     pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
-        let (loss, gradients) = gradients(&self.model, batch);
+        // On a thread of the pool, so that the many parallel loops of a step need not
+        // wake one each.
+        rayon::scope(|_| self.compute(batch, train))
+    }
+
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+        let (loss, mut gradients) = gradients(&self.model, batch);
+        if let Some(thawed) = &self.thawed {
+            gradients = thawed.clear(gradients);
+        }
         let grad_norm = optimizer::global_norm(&gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
@@ -64,16 +80,23 @@ impl Learner {
             beta1: train.betas[0],
             beta2: train.betas[1],
             eps: train.eps,
-            weight_decay: train.weight_decay,
+            weight_decay: match self.thawed {
+                // What is frozen must not decay, and a few rows need not.
+                Some(_) => 0.0,
+                None => train.weight_decay,
+            },
+            decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
         self.optimizer.update(&mut self.model, gradients, &update);
         self.step += 1;
-        self.totals.add(batch.counts);
+        let flops = flops(&self.model.config, batch);
+        self.totals.add(batch.counts, flops);
         Ok(Report {
             loss,
             lr,
             grad_norm,
+            flops,
         })
     }
 
@@ -108,6 +131,15 @@ pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
         };
     }
     (loss, sums)
+}
+
+/// The operations of a global batch.
+pub fn flops(config: &Config, batch: &GlobalBatch) -> Flops {
+    let mut sum = Flops::default();
+    for micro in &batch.micro_batches {
+        sum += Flops::of(config, micro.rows, micro.length, micro.counts.scored);
+    }
+    sum
 }
 
 /// What losses of a batch are divided by. A batch without a scored target,

@@ -18,6 +18,7 @@ use crate::manifest::{
 use crate::model::config::{Activation, Attention, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
+use crate::recipe::Freeze;
 use crate::sequence::Sequence;
 use crate::shard::{ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
@@ -327,6 +328,30 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
             let distance = norm(&difference) / norm(&gradients);
             assert!(distance < 1e-6, "{rows} rows at a time: {distance}");
         }
+    }
+}
+
+#[test]
+fn all_but_the_pauses_can_be_frozen() {
+    let [data, folder] = folders();
+    let mut job = job(data.path(), folder.path());
+    job.train.freeze = Some(Freeze::AllButPause);
+    job.train.decay_embeddings = true;
+    finish(&job);
+    let start = Model::new(&job.config, Key::new(job.seed), &job.device).values();
+    let last = checkpoint::resolve(folder.path()).unwrap();
+    let (_, end) = checkpoint::read_model(&last).unwrap();
+    assert!(
+        start[1..] == end[1..],
+        "blocks and the last norm are frozen"
+    );
+    let (d, pause) = (
+        job.config.d_model,
+        job.dataset.manifest.tokenizer.reserved.pause,
+    );
+    let rows = start[0].chunks(d).zip(end[0].chunks(d)).enumerate();
+    for (id, (before, after)) in rows {
+        assert_eq!(before != after, id == pause.index(), "row {id}");
     }
 }
 

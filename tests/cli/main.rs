@@ -5,6 +5,8 @@
     reason = "in a test, a panic is a failure"
 )]
 
+#[cfg(feature = "train")]
+mod bench;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod crash;

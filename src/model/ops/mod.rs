@@ -16,7 +16,7 @@ use burn::backend::Flex;
 use burn::tensor::{Device, Tensor};
 
 use super::config::{Activation, Config, Norm, Positions};
-use super::layout::{BlockLayout, EmbeddingLayout, FinalLayout, Part};
+use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
 use cpu::rotary::Rope;
 
@@ -163,8 +163,21 @@ pub struct AdamStep {
     pub eps: f64,
     /// Decoupled weight decay of the parts that decay.
     pub weight_decay: f64,
+    /// Whether tables of tokens and positions decay too.
+    pub decay_tables: bool,
     /// Multiplies the gradient first: the clip by the global norm.
     pub gradient_scale: f64,
+}
+
+impl AdamStep {
+    /// What the decay leaves of a part's weights.
+    pub fn keep(&self, decay: Decay) -> f64 {
+        match decay {
+            Decay::Yes => 1.0 - self.rate * self.weight_decay,
+            Decay::Tables if self.decay_tables => self.keep(Decay::Yes),
+            Decay::Tables | Decay::No => 1.0,
+        }
+    }
 }
 
 /// The optimizer's memory of one group.

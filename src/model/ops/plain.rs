@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{AdamState, AdamStep, Extent, HeadTensors, Pass, Shape, Targets};
 use crate::model::config::{Activation, Norm};
-use crate::model::layout::{Decay, LinearLayout, NormLayout, Part};
+use crate::model::layout::{LinearLayout, NormLayout, Part};
 
 /// See [`super::embedding`].
 pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
@@ -94,13 +94,9 @@ pub fn adamw(
     parts: &[Part],
 ) -> (Tensor<1>, AdamState) {
     let device = param.device();
-    let keep = parts.iter().map(|part| {
-        let keep = match part.decay {
-            Decay::Yes => 1.0 - step.rate * step.weight_decay,
-            Decay::No => 1.0,
-        };
-        Tensor::<1>::full([part.range.len()], keep, &device)
-    });
+    let keep = parts
+        .iter()
+        .map(|part| Tensor::<1>::full([part.range.len()], step.keep(part.decay), &device));
     let keep = Tensor::cat(keep.collect(), 0);
     let gradient = gradient * step.gradient_scale;
     let first = state.first * step.beta1 + gradient.clone() * (1.0 - step.beta1);

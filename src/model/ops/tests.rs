@@ -329,47 +329,55 @@ fn adamw_naive(x: &mut [f64; 3], g: f64, step: &AdamStep, decay: f64) {
     x[0] = x[0] - step.rate * decay * x[0] - step.rate * m / (v.sqrt() + step.eps);
 }
 
+/// Group 0 has the tables, group 1 matrices, gains and biases.
 #[test]
 fn adamw_equals_its_naive_twin() {
+    for (group, decay_tables) in [(0, false), (0, true), (1, false), (1, true)] {
+        adamw_equals_its_twin(group, decay_tables);
+    }
+}
+
+fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
     let config = gpt2();
     let model = model(&config, Kernels::Fused);
-    let (group, start) = (&model.groups[1], model.values().swap_remove(1));
+    let (group, start) = (&model.groups[index], model.values().swap_remove(index));
     let zero = AdamState::new(group.len, &Device::flex());
-    let mut fused = (model.tensors[1].clone(), zero.clone());
+    let mut fused = (model.tensors[index].clone(), zero.clone());
     let mut plain = fused.clone();
     let mut naive: Vec<_> = start.iter().map(|&x| [f64::from(x), 0.0, 0.0]).collect();
-    for index in 1..=5u64 {
+    for number in 1..=5u64 {
         let step = AdamStep {
-            index,
+            index: number,
             rate: 1e-2,
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
             weight_decay: 0.1,
+            decay_tables,
             gradient_scale: 0.7,
         };
-        let (_, gradients) = model.gradients(&batch(&config, 2, 9, index), 1.0);
-        let values = to_vec(&gradients[1]);
+        let (_, gradients) = model.gradients(&batch(&config, 2, 9, number), 1.0);
+        let gradient = &gradients[index];
+        let values = to_vec(gradient);
         for part in &group.parts {
             let matrix = part.shape.len() == 2;
+            let decay = match index == 0 && !decay_tables {
+                true => 0.0,
+                false => 0.1 * f64::from(matrix),
+            };
             for i in part.range.clone() {
-                adamw_naive(
-                    &mut naive[i],
-                    f64::from(values[i]),
-                    &step,
-                    if matrix { 0.1 } else { 0.0 },
-                );
+                adamw_naive(&mut naive[i], f64::from(values[i]), &step, decay);
             }
         }
-        fused = adamw(fused.0, gradients[1].clone(), fused.1, &step, &group.parts);
-        plain = super::plain::adamw(plain.0, gradients[1].clone(), plain.1, &step, &group.parts);
+        fused = adamw(fused.0, gradient.clone(), fused.1, &step, &group.parts);
+        plain = super::plain::adamw(plain.0, gradient.clone(), plain.1, &step, &group.parts);
     }
     let expected: Vec<f32> = naive.iter().map(|x| x[0] as f32).collect();
     assert!(distance(&to_vec(&fused.0), &expected) < 1e-6);
     assert!(distance(&to_vec(&plain.0), &expected) < 1e-6);
     assert!(distance(&to_vec(&fused.1.second), &to_vec(&plain.1.second)) < 1e-5);
     assert_eq!(
-        model.values()[1],
+        model.values()[index],
         start,
         "a tensor that others hold is not changed"
     );

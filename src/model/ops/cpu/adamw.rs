@@ -22,14 +22,10 @@ pub fn step(
     step: &AdamStep,
     parts: &[Part],
 ) {
-    let rates = Rates::new(step);
     let (mut param, mut first, mut second) = (param, first, second);
     let mut tasks = Vec::new();
     for part in parts {
-        let keep = match part.decay {
-            Decay::Yes => rates.keep,
-            Decay::No => 1.0,
-        };
+        let rates = Rates::new(step, part.decay);
         let (p, p_rest) = param.split_at_mut(part.range.len());
         let (m, m_rest) = first.split_at_mut(part.range.len());
         let (v, v_rest) = second.split_at_mut(part.range.len());
@@ -38,7 +34,7 @@ pub fn step(
             .chunks_mut(CHUNK)
             .zip(gradient[part.range.clone()].chunks(CHUNK))
             .zip(m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK)));
-        tasks.extend(chunks.map(|chunk| (chunk, Rates { keep, ..rates })));
+        tasks.extend(chunks.map(|chunk| (chunk, rates)));
     }
     tasks
         .into_par_iter()
@@ -68,11 +64,11 @@ impl Rates {
         clippy::cast_possible_truncation,
         reason = "constants are rounded to the precision of the parameters"
     )]
-    fn new(step: &AdamStep) -> Self {
+    fn new(step: &AdamStep, decay: Decay) -> Self {
         let correct = |beta: f64| 1.0 - beta.powf(step.index as f64);
         Self {
             scale: step.gradient_scale as f32,
-            keep: (1.0 - step.rate * step.weight_decay) as f32,
+            keep: step.keep(decay) as f32,
             beta1: step.beta1 as f32,
             beta2: step.beta2 as f32,
             rate: (step.rate / correct(step.beta1)) as f32,

@@ -10,7 +10,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::matrix::{Mat, MatMut, Onto, matmul};
+use super::matrix::{Mat, MatMut};
+use super::product::{Onto, matmul};
 use super::rotary::Turn;
 use super::simd::{dot, exp, exp_and_sum, max, vectorised};
 use crate::model::mask::{Mask, Reach};

@@ -13,13 +13,13 @@
 use rayon::prelude::*;
 
 use super::attention;
-use super::buffer::Buffer;
+use super::buffer::{self, Buffer};
 use super::linear::{Linear, WeightSum, add_weight_sums, halves, sum_rows};
-use super::matrix::Onto;
 use super::norm::Norm;
+use super::product::Onto;
 use super::rotary::Turn;
 use super::{SPAN, TOKENS, feed_forward};
-use crate::model::layout::BlockLayout;
+use crate::model::layout::{BlockLayout, LinearLayout};
 use crate::model::ops::{Pass, Shape};
 
 /// What the forward pass keeps for the backward pass.
@@ -46,16 +46,21 @@ struct Layers<'a> {
     down: Linear<'a>,
 }
 
+/// One of [`Linear::new`] and [`Linear::back`].
+type Way<'a> = fn(&'a [f32], &LinearLayout, usize) -> Linear<'a>;
+
 impl<'a> Layers<'a> {
-    fn new(params: &'a [f32], shape: &Shape) -> Self {
+    /// The layers for `rows` rows, or the way back through them.
+    fn new(params: &'a [f32], shape: &Shape, rows: usize, way: Way<'a>) -> Self {
         let layout = &shape.block;
+        let linear = |layout| way(params, layout, rows);
         Self {
             norm1: Norm::new(params, &layout.norm1, shape.norm, shape.eps),
-            qkv: Linear::new(params, &layout.qkv),
-            out: Linear::new(params, &layout.out),
+            qkv: linear(&layout.qkv),
+            out: linear(&layout.out),
             norm2: Norm::new(params, &layout.norm2, shape.norm, shape.eps),
-            up: Linear::new(params, &layout.up),
-            down: Linear::new(params, &layout.down),
+            up: linear(&layout.up),
+            down: linear(&layout.down),
         }
     }
 }
@@ -64,12 +69,12 @@ impl<'a> Layers<'a> {
 pub fn forward(x: &[f32], params: &[f32], pass: &Pass) -> (Vec<f32>, Saved) {
     let shape = &*pass.shape;
     let (n, d) = (pass.extent.positions(), shape.d);
-    let layers = Layers::new(params, shape);
+    let layers = Layers::new(params, shape, n, Linear::new);
     let qkv = project(x, &layers, pass);
     let (attended, logs) = attention::forward(&qkv, pass);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
-    let mut y = vec![0.0; n * d];
+    let mut y = buffer::array(n * d);
     y.par_chunks_mut(TOKENS * d)
         .zip(middle.par_chunks_mut(TOKENS * d))
         .zip(up.par_chunks_mut(TOKENS * width))
@@ -79,14 +84,14 @@ pub fn forward(x: &[f32], params: &[f32], pass: &Pass) -> (Vec<f32>, Saved) {
         )
         .for_each(|(((y, middle), up), (x, attended))| {
             middle.copy_from_slice(x);
-            layers.out.forward(attended, middle, Onto::Old);
+            layers.out.apply(attended, middle, Onto::Old);
             let mut hidden = Buffer::new(middle.len());
             layers.norm2.forward(middle, &mut hidden);
-            layers.up.forward(&hidden, up, Onto::Nothing);
+            layers.up.apply(&hidden, up, Onto::Nothing);
             let mut active = Buffer::new(up.len() / width * shape.d_ff);
             feed_forward::forward(shape.activation, up, &mut active, shape.d_ff);
             y.copy_from_slice(middle);
-            layers.down.forward(&active, y, Onto::Old);
+            layers.down.apply(&active, y, Onto::Old);
         });
     let saved = Saved {
         qkv,
@@ -107,8 +112,8 @@ pub fn backward(
     pass: &Pass,
 ) -> (Vec<f32>, Vec<f32>) {
     let shape = &*pass.shape;
-    let layers = Layers::new(params, shape);
-    let mut gradient = vec![0.0; shape.block.len];
+    let layers = Layers::new(params, shape, pass.extent.positions(), Linear::back);
+    let mut gradient = buffer::zeros(shape.block.len);
     let mut parts = Parts::new(&mut gradient, &shape.block);
     let (mut dx, d_attended) = backward_upper(&layers, saved, dy, shape, &mut parts);
     let attention = attention::Saved {
@@ -133,7 +138,7 @@ fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> Buffer {
         .for_each(|(chunk, (qkv, x))| {
             let mut hidden = Buffer::new(x.len());
             layers.norm1.forward(x, &mut hidden);
-            layers.qkv.forward(&hidden, qkv, Onto::Nothing);
+            layers.qkv.apply(&hidden, qkv, Onto::Nothing);
             if let Some(rope) = &shape.rope {
                 for (index, row) in qkv.chunks_exact_mut(width).enumerate() {
                     let position = pass.mask.reach(chunk * TOKENS + index).place();
@@ -154,7 +159,7 @@ fn backward_upper(
     parts: &mut Parts<'_>,
 ) -> (Vec<f32>, Buffer) {
     let (d, ff, width) = (shape.d, shape.d_ff, shape.block.up.outputs);
-    let mut dx = vec![0.0; dy.len()];
+    let mut dx = buffer::array(dy.len());
     let mut d_attended = Buffer::new(dy.len());
     for start in (0..dy.len() / d).step_by(SPAN) {
         let end = (start + SPAN).min(dy.len() / d);
@@ -177,14 +182,14 @@ fn backward_upper(
         outputs.zip(inputs).for_each(|(outputs, inputs)| {
             let (((((dx, d_attended), hidden), active), d_up), norm) = outputs;
             let ((dy, middle), up) = inputs;
-            layers.down.backward(dy, active);
+            layers.down.apply(dy, active, Onto::Nothing);
             feed_forward::backward(shape.activation, up, active, d_up, ff);
             let mut d_hidden = Buffer::new(dy.len());
-            layers.up.backward(d_up, &mut d_hidden);
+            layers.up.apply(d_up, &mut d_hidden, Onto::Nothing);
             layers.norm2.forward(middle, hidden);
             dx.copy_from_slice(dy);
             layers.norm2.backward(middle, &d_hidden, dx, norm);
-            layers.out.backward(dx, d_attended);
+            layers.out.apply(dx, d_attended, Onto::Nothing);
         });
         norms.sum_into(parts.norm2);
         let layout = &shape.block;
@@ -225,7 +230,7 @@ fn backward_lower(
             .zip(d_qkv[rows(width)].par_chunks(TOKENS * width))
             .for_each(|((((dx, hidden), norm), x), d_qkv)| {
                 let mut d_hidden = Buffer::new(x.len());
-                layers.qkv.backward(d_qkv, &mut d_hidden);
+                layers.qkv.apply(d_qkv, &mut d_hidden, Onto::Nothing);
                 layers.norm1.forward(x, hidden);
                 layers.norm1.backward(x, &d_hidden, dx, norm);
             });

@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 
 use super::TOKENS;
+use super::buffer;
 use super::matrix::MatMut;
 use super::simd::{add, vectorised};
 use crate::model::ops::Pass;
@@ -21,7 +22,7 @@ pub fn forward(params: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
     let (shape, d) = (&pass.shape, pass.shape.d);
     let table = &params[shape.embedding.token.clone()];
     let positions = shape.embedding.position.clone().map(|range| &params[range]);
-    let mut out = vec![0.0; ids.len() * d];
+    let mut out = buffer::array(ids.len() * d);
     out.par_chunks_mut(TOKENS * d)
         .zip(ids.par_chunks(TOKENS))
         .enumerate()
@@ -40,7 +41,7 @@ pub fn forward(params: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
 /// Returns the gradient of the group, given that of the output.
 pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
     let (shape, extent, d) = (&pass.shape, pass.extent, pass.shape.d);
-    let mut gradient = vec![0.0; shape.embedding.len];
+    let mut gradient = buffer::zeros(shape.embedding.len);
     let (tokens, positions) = gradient.split_at_mut(shape.embedding.token.end);
     let rows = tokens.len() / d;
     MatMut::new(tokens, rows, d)

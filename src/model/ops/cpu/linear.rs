@@ -7,60 +7,73 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{Mat, MatMut, Onto, matmul};
+use super::matrix::{Mat, MatMut};
+use super::product::{Onto, Packed, matmul, matmul_packed};
 use super::simd::{add, add_bias, vectorised};
 use crate::model::layout::LinearLayout;
 
 /// Rows of a weight's gradient that one task computes.
 const WEIGHT_ROWS: usize = 96;
 
-/// A linear layer with its parameters.
-#[derive(Clone, Copy)]
+/// Fewer rows than this are not worth laying out a matrix.
+const PACKED_ROWS_MIN: usize = 64;
+
+/// A linear layer with its parameters, or the way back through one.
 pub struct Linear<'a> {
-    weight: Mat<'a>,
+    matrix: Right<'a>,
     bias: Option<&'a [f32]>,
     inputs: usize,
     outputs: usize,
 }
 
+/// The right side of the layer's product.
+enum Right<'a> {
+    Packed(Packed<'a>),
+    Plain(Mat<'a>),
+}
+
 impl<'a> Linear<'a> {
-    /// Finds the parameters in their group.
-    pub fn new(params: &'a [f32], layout: &LinearLayout) -> Self {
+    /// The layer `y = x W + b`, for `rows` rows in all; finds the parameters in their group.
+    pub fn new(params: &'a [f32], layout: &LinearLayout, rows: usize) -> Self {
+        let bias = layout.bias.clone().map(|range| &params[range]);
+        Self::of(weight(params, layout), bias, rows)
+    }
+
+    /// The way back through the layer, `dx = dy Wᵀ`.
+    pub fn back(params: &'a [f32], layout: &LinearLayout, rows: usize) -> Self {
+        Self::of(weight(params, layout).t(), None, rows)
+    }
+
+    fn of(matrix: Mat<'a>, bias: Option<&'a [f32]>, rows: usize) -> Self {
         Self {
-            weight: Mat::new(
-                &params[layout.weight.clone()],
-                layout.inputs,
-                layout.outputs,
-            ),
-            bias: layout.bias.clone().map(|range| &params[range]),
-            inputs: layout.inputs,
-            outputs: layout.outputs,
+            inputs: matrix.height(),
+            outputs: matrix.width(),
+            bias,
+            matrix: match PACKED_ROWS_MIN <= rows {
+                true => Right::Packed(Packed::new(matrix)),
+                false => Right::Plain(matrix),
+            },
         }
     }
 
-    /// `y = x W + b`, or `y + x W + b`, for a chunk of rows.
-    pub fn forward(&self, x: &[f32], y: &mut [f32], onto: Onto) {
+    /// Writes or adds what comes out for a chunk of rows.
+    pub fn apply(&self, x: &[f32], y: &mut [f32], onto: Onto) {
         let n = x.len() / self.inputs;
         let x = Mat::new(x, n, self.inputs);
-        matmul(
-            &mut MatMut::new(y, n, self.outputs),
-            onto,
-            x,
-            self.weight,
-            1.0,
-        );
+        let mut view = MatMut::new(y, n, self.outputs);
+        match &self.matrix {
+            Right::Packed(matrix) => matmul_packed(&mut view, onto, x, matrix, 1.0),
+            Right::Plain(matrix) => matmul(&mut view, onto, x, *matrix, 1.0),
+        }
         if let Some(bias) = self.bias {
             add_bias(y, bias);
         }
     }
+}
 
-    /// `dx = dy Wᵀ` for a chunk of rows.
-    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
-        let n = dy.len() / self.outputs;
-        let dy = Mat::new(dy, n, self.outputs);
-        let mut dx = MatMut::new(dx, n, self.inputs);
-        matmul(&mut dx, Onto::Nothing, dy, self.weight.t(), 1.0);
-    }
+fn weight<'a>(params: &'a [f32], layout: &LinearLayout) -> Mat<'a> {
+    let values = &params[layout.weight.clone()];
+    Mat::new(values, layout.inputs, layout.outputs)
 }
 
 /// A sum over tokens that is added to the gradient of one linear layer.
@@ -94,11 +107,14 @@ impl<'a> WeightSum<'a> {
 /// Adds `inputᵀ output` to each weight and the sum of the rows of `output` to
 /// each bias. A task owns whole rows of one weight, so sums have one order.
 pub fn add_weight_sums(sums: Vec<WeightSum<'_>>) {
+    let outputs: Vec<Packed<'_>> = sums
+        .iter()
+        .map(|sum| Packed::new(Mat::new(sum.output, sum.n, sum.output.len() / sum.n)))
+        .collect();
     let mut tasks = Vec::new();
-    for sum in sums {
+    for (sum, output) in sums.into_iter().zip(&outputs) {
         let (inputs, outputs) = (sum.input.len() / sum.n, sum.output.len() / sum.n);
         let input = Mat::new(sum.input, sum.n, inputs).t();
-        let output = Mat::new(sum.output, sum.n, outputs);
         for (block, into) in sum.weight.chunks_mut(WEIGHT_ROWS * outputs).enumerate() {
             let rows = block * WEIGHT_ROWS..block * WEIGHT_ROWS + into.len() / outputs;
             tasks.push(Task::Weight(into, input.rows(rows), output));
@@ -110,16 +126,16 @@ pub fn add_weight_sums(sums: Vec<WeightSum<'_>>) {
         .with_max_len(1)
         .for_each(|task| match task {
             Task::Weight(into, input, output) => {
-                let columns = output.width();
+                let columns = into.len() / input.height();
                 let mut into = MatMut::new(into, input.height(), columns);
-                matmul(&mut into, Onto::Old, input, output, 1.0);
+                matmul_packed(&mut into, Onto::Old, input, output, 1.0);
             }
             Task::Bias(into, output) => sum_rows(output, into),
         });
 }
 
 enum Task<'a> {
-    Weight(&'a mut [f32], Mat<'a>, Mat<'a>),
+    Weight(&'a mut [f32], Mat<'a>, &'a Packed<'a>),
     Bias(&'a mut [f32], &'a [f32]),
 }
 

@@ -13,9 +13,10 @@ use rayon::prelude::*;
 
 use super::TOKENS;
 use super::block::Partials;
-use super::buffer::Buffer;
-use super::matrix::{Mat, MatMut, Onto, matmul};
+use super::buffer::{self, Buffer};
+use super::matrix::{Mat, MatMut};
 use super::norm::Norm;
+use super::product::{Onto, Packed, matmul_packed};
 use super::simd::{exp_and_sum, max, scale, vectorised};
 use crate::model::ops::{Shape, Targets};
 
@@ -61,7 +62,7 @@ impl<'a> Head<'a> {
 /// Returns the logits `[n, V]` of every position.
 pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
     let (d, v) = (shape.d, shape.vocabulary());
-    let (table, norm) = (head.table(shape), head.norm(shape));
+    let (table, norm) = (Packed::new(head.table(shape).t()), head.norm(shape));
     let mut out = vec![0.0; x.len() / d * v];
     out.par_chunks_mut(TOKENS * v)
         .zip(x.par_chunks(TOKENS * d))
@@ -70,24 +71,19 @@ pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
             let mut hidden = Buffer::new(x.len());
             norm.forward(x, &mut hidden);
             let mut out = MatMut::new(out, n, v);
-            matmul(
-                &mut out,
-                Onto::Nothing,
-                Mat::new(&hidden, n, d),
-                table.t(),
-                1.0,
-            );
+            let hidden = Mat::new(&hidden, n, d);
+            matmul_packed(&mut out, Onto::Nothing, hidden, &table, 1.0);
         });
     out
 }
 
 /// Returns the sum over positions of weight times cross entropy.
 pub fn loss(x: &[f32], head: Head<'_>, targets: &Targets, shape: &Shape) -> f64 {
-    let scored = scored(targets);
+    let (scored, columns) = (scored(targets), Packed::new(head.table(shape).t()));
     let mut total = 0.0;
     for span in scored.chunks(span(shape)) {
         let mut work = Work::new(span.len(), shape);
-        total += work.read(x, head, (targets, span), shape, |_, _| {});
+        total += work.read(x, (head, &columns), (targets, span), shape, |_, _| {});
     }
     total
 }
@@ -101,13 +97,14 @@ pub fn differentiate(
 ) -> (f64, Gradients) {
     let d = shape.d;
     let (table, norm) = (head.table(shape), head.norm(shape));
-    let mut last = vec![0.0; shape.last.len];
+    let (columns, rows) = (Packed::new(table.t()), Packed::new(table));
+    let mut last = buffer::zeros(shape.last.len);
     let mut embedding = shape
         .last
         .head
         .is_none()
-        .then(|| vec![0.0; shape.embedding.len]);
-    let mut dx = vec![0.0; x.len()];
+        .then(|| buffer::zeros(shape.embedding.len));
+    let mut dx = buffer::zeros(x.len());
     let (d_norm, d_head) = last.split_at_mut(norm.parameters());
     let d_table = match &mut embedding {
         Some(group) => &mut group[shape.embedding.token.clone()],
@@ -117,17 +114,23 @@ pub fn differentiate(
     let mut total = 0.0;
     for span in scored.chunks(span(shape)) {
         let mut work = Work::new(span.len(), shape);
-        total += work.read(x, head, (targets, span), shape, |chunk, norms| {
-            let n = chunk.rows.len() / d;
-            let logits = Mat::new(chunk.logits, n, shape.vocabulary());
-            let mut d_hidden = Buffer::new(chunk.rows.len());
-            let mut view = MatMut::new(&mut d_hidden, n, d);
-            matmul(&mut view, Onto::Nothing, logits, table, 1.0);
-            let mut d_rows = Buffer::new(chunk.rows.len());
-            d_rows.fill(0.0);
-            norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
-            chunk.rows.copy_from_slice(&d_rows);
-        });
+        total += work.read(
+            x,
+            (head, &columns),
+            (targets, span),
+            shape,
+            |chunk, norms| {
+                let n = chunk.rows.len() / d;
+                let logits = Mat::new(chunk.logits, n, shape.vocabulary());
+                let mut d_hidden = Buffer::new(chunk.rows.len());
+                let mut view = MatMut::new(&mut d_hidden, n, d);
+                matmul_packed(&mut view, Onto::Nothing, logits, &rows, 1.0);
+                let mut d_rows = Buffer::new(chunk.rows.len());
+                d_rows.fill(0.0);
+                norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
+                chunk.rows.copy_from_slice(&d_rows);
+            },
+        );
         work.norms.sum_into(d_norm);
         work.add_table(d_table, shape);
         for (row, &position) in work.rows.chunks_exact(d).zip(span) {
@@ -183,18 +186,18 @@ impl Work {
         }
     }
 
-    /// Computes the loss of a span and leaves the gradient of the logits; `after`
+    /// Given the head's table as `columns`, computes the loss of a span and leaves the gradient of the logits; `after`
     /// sees each chunk while its logits are in the cache.
     fn read(
         &mut self,
         x: &[f32],
-        head: Head<'_>,
+        (head, columns): (Head<'_>, &Packed<'_>),
         (targets, span): (&Targets, &[usize]),
         shape: &Shape,
         after: impl Fn(Chunk<'_>, &mut [f32]) + Sync,
     ) -> f64 {
         let (d, v) = (shape.d, shape.vocabulary());
-        let (table, norm) = (head.table(shape), head.norm(shape));
+        let norm = head.norm(shape);
         let losses: Vec<f64> = self
             .rows
             .par_chunks_mut(TOKENS * d)
@@ -209,7 +212,7 @@ impl Work {
                 norm.forward(rows, hidden);
                 let mut view = MatMut::new(logits, span.len(), v);
                 let hidden = Mat::new(hidden, span.len(), d);
-                matmul(&mut view, Onto::Nothing, hidden, table.t(), 1.0);
+                matmul_packed(&mut view, Onto::Nothing, hidden, columns, 1.0);
                 let mut sum = 0.0;
                 for (row, &position) in logits.chunks_exact_mut(v).zip(span) {
                     let (target, weight) = (targets.ids[position], targets.weights[position]);
@@ -227,14 +230,14 @@ impl Work {
         let (d, v) = (shape.d, shape.vocabulary());
         let n = self.hidden.len() / d;
         let logits = Mat::new(&self.logits, n, v).t();
-        let hidden = Mat::new(&self.hidden, n, d);
+        let hidden = Packed::new(Mat::new(&self.hidden, n, d));
         table
             .par_chunks_mut(VOCABULARY_ROWS * d)
             .enumerate()
             .for_each(|(block, into)| {
                 let rows = block * VOCABULARY_ROWS..block * VOCABULARY_ROWS + into.len() / d;
                 let mut into = MatMut::new(into, rows.len(), d);
-                matmul(&mut into, Onto::Old, logits.rows(rows), hidden, 1.0);
+                matmul_packed(&mut into, Onto::Old, logits.rows(rows), &hidden, 1.0);
             });
     }
 }

@@ -1,5 +1,4 @@
-//! Views of row-major matrices and their product: the only unsafe code of the
-//! kernels beside the choice of vector instructions.
+//! Views of row-major matrices.
 
 #![expect(
     clippy::indexing_slicing,
@@ -8,8 +7,6 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-
-use gemm::Parallelism;
 
 /// A matrix that is read; rows and columns may be exchanged.
 #[derive(Clone, Copy)]
@@ -36,15 +33,6 @@ pub struct MatMut<'a> {
 // SAFETY: a `MatMut` is the only way to reach its elements while it lives, as a
 // `&mut [f32]` is, and `f32` may be written from any thread.
 unsafe impl Send for MatMut<'_> {}
-
-/// What a product does with what the destination held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Onto {
-    /// Overwrites it.
-    Nothing,
-    /// Adds to it.
-    Old,
-}
 
 impl<'a> Mat<'a> {
     /// `rows x columns` values in row-major order.
@@ -103,6 +91,16 @@ impl<'a> Mat<'a> {
         self.columns
     }
 
+    /// Whether the values of a row lie side by side.
+    pub fn is_row_major(&self) -> bool {
+        self.column_stride == 1
+    }
+
+    /// The first value, and the strides of rows and columns.
+    pub fn raw(&self) -> (*const f32, usize, usize) {
+        (self.data.as_ptr(), self.row_stride, self.column_stride)
+    }
+
     /// One row of a view that was not transposed.
     pub fn row(&self, index: usize) -> &'a [f32] {
         assert!(index < self.rows && self.column_stride == 1);
@@ -153,6 +151,35 @@ impl<'a> MatMut<'a> {
         }
     }
 
+    /// A block of columns, borrowed from this view.
+    pub fn columns_mut(&mut self, range: Range<usize>) -> MatMut<'_> {
+        assert!(range.start <= range.end && range.end <= self.columns);
+        let start = if range.is_empty() { 0 } else { range.start };
+        MatMut {
+            // SAFETY: the first column of the block lies inside the view.
+            data: unsafe { self.data.add(start) },
+            rows: self.rows,
+            columns: range.len(),
+            stride: self.stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// How many rows.
+    pub fn height(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    pub fn width(&self) -> usize {
+        self.columns
+    }
+
+    /// The first value, and the stride of rows.
+    pub fn raw(&mut self) -> (*mut f32, usize) {
+        (self.data, self.stride)
+    }
+
     /// The columns before `at` and those from it on.
     pub fn split_columns(self, at: usize) -> (Self, Self) {
         assert!(at <= self.columns);
@@ -186,47 +213,6 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// `to = factor * a b`, or `to + factor * a b`, on the calling thread.
-///
-/// One machine gives the same bits for the same shapes and strides.
-pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f32) {
-    assert!(
-        a.columns == b.rows && to.rows == a.rows && to.columns == b.columns,
-        "shapes of a product agree: {}x{} times {}x{} into {}x{}",
-        a.rows,
-        a.columns,
-        b.rows,
-        b.columns,
-        to.rows,
-        to.columns
-    );
-    // SAFETY: the views' extents were checked when they were made, `to` is
-    // borrowed mutably, and so overlaps neither `a` nor `b`.
-    unsafe {
-        gemm::gemm(
-            to.rows,
-            to.columns,
-            a.columns,
-            to.data,
-            1,
-            signed(to.stride),
-            onto == Onto::Old,
-            a.data.as_ptr(),
-            signed(a.column_stride),
-            signed(a.row_stride),
-            b.data.as_ptr(),
-            signed(b.column_stride),
-            signed(b.row_stride),
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
 fn extent(rows: usize, columns: usize, stride: usize) -> usize {
     match rows.checked_sub(1) {
         Some(last) if columns > 0 => last * stride + columns,
@@ -234,38 +220,9 @@ fn extent(rows: usize, columns: usize, stride: usize) -> usize {
     }
 }
 
-#[expect(
-    clippy::cast_possible_wrap,
-    reason = "a slice is shorter than isize::MAX"
-)]
-fn signed(stride: usize) -> isize {
-    stride as isize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn values(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 31) % 17) as f32 - 8.0).collect()
-    }
-
-    #[test]
-    fn product_equals_three_loops() {
-        for (m, n, k) in [(1, 1, 1), (1, 70, 33), (5, 3, 2), (64, 48, 130), (33, 1, 7)] {
-            let (a, b) = (values(m * k), values(k * n));
-            let mut to = vec![1.0; m * n];
-            let transposed: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();
-            let b_view = Mat::new(&transposed, n, k).t();
-            let mut view = MatMut::new(&mut to, m, n);
-            matmul(&mut view, Onto::Old, Mat::new(&a, m, k), b_view, 2.0);
-            for (i, found) in to.iter().enumerate() {
-                let (r, c) = (i / n, i % n);
-                let sum: f32 = (0..k).map(|j| a[r * k + j] * b[j * n + c]).sum();
-                assert_eq!(*found, 1.0 + 2.0 * sum, "{m}x{k}x{n} at {r},{c}");
-            }
-        }
-    }
 
     #[test]
     fn column_blocks_are_disjoint_and_cover() {

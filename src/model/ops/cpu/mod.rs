@@ -10,10 +10,13 @@ pub mod block;
 pub mod buffer;
 pub mod embedding;
 pub mod feed_forward;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 pub mod linear;
 pub mod loss;
 pub mod matrix;
 pub mod norm;
+pub mod product;
 pub mod rotary;
 pub mod simd;
 
@@ -115,6 +118,7 @@ pub fn adamw_step(
         step,
         parts,
     );
+    recycle(gradient);
     let state = AdamState {
         first: Tensor::from_primitive::<Flex>(first),
         second: Tensor::from_primitive::<Flex>(second),
@@ -250,6 +254,7 @@ impl Backward<Flex, 1> for EmbeddingGradient {
             let gradient = embedding::backward(dy.storage(), &ids, &pass);
             grads.register::<Flex>(node.id, vector(gradient));
         }
+        recycle(dy);
     }
 }
 
@@ -268,6 +273,8 @@ impl Backward<Flex, 2> for BlockGradient {
         if let Some(node) = params_node {
             grads.register::<Flex>(node.id, vector(gradient));
         }
+        recycle(x);
+        recycle(dy);
     }
 }
 
@@ -289,6 +296,15 @@ impl Backward<Flex, 3> for LossGradient {
         if let (Some(node), Some(values)) = (embedding_node, gradients.embedding) {
             grads.register::<Flex>(node.id, vector(values));
         }
+    }
+}
+
+/// Keeps the memory of a tensor that nobody else holds.
+fn recycle(tensor: FlexTensor) {
+    if tensor.is_unique()
+        && let Ok(values) = tensor.into_data().try_into_vec()
+    {
+        buffer::give_back(values);
     }
 }
 
