@@ -151,13 +151,13 @@ fn a_prompt_gets_the_pauses_that_the_vocabulary_has() {
 }
 
 /// Says what is written, whatever it reads.
-struct Script {
+struct Script<'a> {
     context: usize,
-    says: std::vec::IntoIter<u32>,
+    says: std::slice::Iter<'a, u32>,
     read: Vec<u32>,
 }
 
-impl Reader for Script {
+impl Reader for Script<'_> {
     fn context(&self) -> usize {
         self.context
     }
@@ -172,7 +172,8 @@ impl Reader for Script {
         self.read.push(id.0);
         let mut logits = vec![0.0; 14];
         // Where that must not be said, what comes after it.
-        for (id, logit) in self.says.next().into_iter().chain([9]).zip([9.0, 5.0]) {
+        let said = self.says.next().copied();
+        for (id, logit) in said.into_iter().chain([9]).zip([9.0, 5.0]) {
             logits[id as usize] = logit;
         }
         Ok(logits)
@@ -182,7 +183,7 @@ impl Reader for Script {
 fn scripted(says: &[u32], own: &[u32], max_tokens: usize, context: usize) -> (Vec<u32>, String) {
     let mut script = Script {
         context,
-        says: says.to_vec().into_iter(),
+        says: says.iter(),
         read: Vec::new(),
     };
     let own: Vec<TokenId> = own.iter().copied().map(TokenId).collect();
