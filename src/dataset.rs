@@ -354,24 +354,19 @@ impl Dataset {
         }
     }
 
-    /// Says that some rows of a split are read next, so that the processor may get them from
-    /// memory.
-    pub fn fetch(&self, split: Split, rows: impl Iterator<Item = u64>) {
-        let epoch = 0;
-        let on_disk = rows.flat_map(|index| {
-            let at = At {
-                split,
-                epoch,
-                index,
-            };
-            self.on_disk(at).unwrap_or_default()
-        });
-        let place = |index| {
-            let (shard, row) = self.place(split, index).ok()?;
-            Some((shard, shard.bytes_of(row)?))
-        };
+    /// Says that some rows are read next, so that the processor may get them from memory.
+    pub fn fetch(&self, rows: impl Iterator<Item = At>) {
         // All places first: each is looked up in memory, and one need not wait for another.
-        let places: Vec<_> = on_disk.filter_map(place).collect();
+        let mut places = Vec::with_capacity(rows.size_hint().1.unwrap_or(0));
+        for at in rows {
+            for index in self.on_disk(at).unwrap_or_default() {
+                if let Ok((shard, row)) = self.place(at.split, index)
+                    && let Some(bytes) = shard.bytes_of(row)
+                {
+                    places.push((shard, bytes));
+                }
+            }
+        }
         for (shard, bytes) in places {
             shard.fetch(&bytes);
         }

@@ -23,8 +23,6 @@ use crate::shard::{self, Reading, ShardSpec, ShardWriter};
 pub struct Options {
     /// A dataset's folder.
     pub dataset: PathBuf,
-    /// What its rows get when they are read, where that is not what its manifest says.
-    pub pause: Option<pause::Config>,
     /// Which part of it.
     pub split: Split,
     /// Rows of a batch.
@@ -37,6 +35,8 @@ pub struct Options {
     pub reading: Reading,
     /// Whether checksums are compared.
     pub checks: Checks,
+    /// Pauses in place of the dataset's own.
+    pub pause: Option<pause::Config>,
     /// A new folder, in which the rows are written again, to measure that.
     pub write: Option<PathBuf>,
 }
@@ -200,10 +200,7 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
     for shard in dataset.shards(split) {
         let rows = (0..shard.rows()).map(|row| shard.row(row));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let spec = ShardSpec {
-            fields: dataset.manifest.pause.on_disk().fields(),
-            ..ShardSpec::of(shard.header(), dataset.manifest.shard_format)
-        };
+        let spec = ShardSpec::of(shard.header(), &dataset.manifest);
         let (written, some) = measure(|| {
             let mut writer = ShardWriter::create(folder, &shard.record().name, &spec)?;
             rows.iter().try_for_each(|row| writer.push(row))?;
@@ -221,14 +218,14 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
 }
 
 fn open(options: &Options) -> Result<Dataset, Error> {
-    let mut dataset = Dataset::open_by(options.reading, &options.dataset)?;
-    if let Some(pause) = &options.pause {
-        dataset = dataset.with_pause(pause.clone())?;
-    }
+    let dataset = Dataset::open_by(options.reading, &options.dataset)?;
     if options.checks == Checks::None {
         dataset.trust_blocks();
     }
-    Ok(dataset)
+    Ok(match &options.pause {
+        Some(pause) => dataset.with_pause(pause.clone())?,
+        None => dataset,
+    })
 }
 
 fn loader(options: &Options, dataset: Dataset) -> Result<Loader, Error> {
@@ -238,6 +235,7 @@ fn loader(options: &Options, dataset: Dataset) -> Result<Loader, Error> {
         rows_per_micro_batch: options.rows_per_batch,
         split: options.split,
         order: Order::Shuffled,
+        bucket: 0,
         share: Share::WHOLE,
         epochs: Some(options.epochs),
     };

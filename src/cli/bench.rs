@@ -57,9 +57,9 @@ pub struct Load {
     #[arg(long, default_value = "train", value_name = "SPLIT")]
     pub split: Split,
     #[command(flatten)]
-    pub pause: Pause,
-    #[command(flatten)]
     pub reads: Reads,
+    #[command(flatten)]
+    pub pause: Pause,
     /// Also write the rows as new shards into this folder, which is removed again
     #[arg(long, value_name = "NEW_FOLDER")]
     pub write: Option<PathBuf>,
@@ -116,7 +116,6 @@ fn tokenize(args: &Tokenize, ui: &Ui) -> Result<Outcome, Failure> {
 fn load(args: &Load, ui: &Ui) -> Result<Outcome, Failure> {
     let report = loader::run(&loader::Options {
         dataset: args.dataset.clone(),
-        pause: args.pause.config().cloned(),
         split: args.split.into(),
         rows_per_batch: args.batch_rows as usize,
         seed: args.seed,
@@ -126,6 +125,7 @@ fn load(args: &Load, ui: &Ui) -> Result<Outcome, Failure> {
             true => Checks::None,
             false => Checks::FirstTouch,
         },
+        pause: args.pause.config().cloned(),
         write: args.write.clone(),
     })?;
     let share = report.share_at(args.rate as f64);

@@ -163,7 +163,7 @@ impl From<Field> for stream::Field {
 /// Runs the command.
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let folders = args.datasets.iter();
-    let datasets = folders.map(|folder| Ok(args.pause.give(args.reads.open(folder)?)?));
+    let datasets = folders.map(|folder| args.pause.apply(args.reads.open(folder)?));
     let datasets = datasets.collect::<Result<Vec<_>, Failure>>()?;
     together(&datasets).map_err(|clash| *clash)?;
     let format = format(args, ui, &datasets)?;

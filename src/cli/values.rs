@@ -44,15 +44,15 @@ impl Pause {
 
     /// The dataset in a folder, with these pauses.
     pub fn open(&self, folder: &Path) -> Result<Dataset, Failure> {
-        Ok(self.give(Dataset::open(folder)?)?)
+        self.apply(Dataset::open(folder)?)
     }
 
-    /// The dataset with these pauses.
-    pub fn give(&self, dataset: Dataset) -> Result<Dataset, dataset::Error> {
-        match self.config() {
-            Some(config) => dataset.with_pause(config.clone()),
-            None => Ok(dataset),
-        }
+    /// A dataset with these pauses.
+    pub fn apply(&self, dataset: Dataset) -> Result<Dataset, Failure> {
+        Ok(match self.config() {
+            Some(config) => dataset.with_pause(config.clone())?,
+            None => dataset,
+        })
     }
 }
 

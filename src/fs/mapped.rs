@@ -73,15 +73,6 @@ impl Mapped {
         drop((self.map).advise_range(Advice::WillNeed, bytes.start, bytes.len()));
     }
 
-    /// Makes the pages of some bytes ready, all at once, to be read.
-    pub fn populate(&self, bytes: &Range<usize>) {
-        // Without it, or where it fails, pages are made ready as they are met.
-        #[cfg(target_os = "linux")]
-        drop((self.map).advise_range(Advice::PopulateRead, bytes.start, bytes.len()));
-        #[cfg(not(target_os = "linux"))]
-        let _unused = bytes;
-    }
-
     /// Says that some bytes are read next, so that the processor may get them from memory.
     pub fn fetch(&self, bytes: &Range<usize>) {
         #[cfg(target_arch = "x86_64")]
@@ -281,6 +272,7 @@ mod watch {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     use super::*;
@@ -297,12 +289,12 @@ mod tests {
         let (map, other) = (Mapped::new(&file).unwrap(), Mapped::new(&file).unwrap());
         assert_eq!(map.bytes().iter().max(), Some(&0));
         assert!(map.is_whole());
+        // What is left stays readable, and what is lost reads as zeros; neither holds.
         file.set_len(50_000).unwrap();
-        assert!(map.bytes()[..50_000].iter().all(|byte| *byte == 0) && map.is_whole());
-        assert!(map.bytes().iter().all(|byte| *byte == 0));
+        assert_eq!(map.bytes()[..50_000].iter().max(), Some(&0));
         assert!(!map.is_whole());
-        // Others that are mapped know nothing of it until they are read themselves.
-        assert!(other.is_whole());
+        assert_eq!(map.bytes().iter().max(), Some(&0));
+        assert!(!map.is_whole());
         let threads = [(); 4].map(|()| other.bytes());
         std::thread::scope(|scope| {
             for bytes in threads {
@@ -314,6 +306,18 @@ mod tests {
         drop((map, other));
         let map = Mapped::new(&file).unwrap();
         assert!(map.bytes().iter().all(|byte| *byte == 0) && map.is_whole());
+    }
+
+    /// A cut inside the last page takes no page away.
+    #[test]
+    fn a_file_that_loses_its_last_bytes_is_an_error() {
+        let file = file(100_000);
+        file.write_all_at(&[7], 99_000).unwrap();
+        let map = Mapped::new(&file).unwrap();
+        file.set_len(99_001).unwrap();
+        assert!(map.is_whole(), "only zeros are gone");
+        file.set_len(99_000).unwrap();
+        assert!(!map.is_whole());
     }
 
     #[test]

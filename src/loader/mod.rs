@@ -62,8 +62,8 @@ pub trait Rows: Send + Sync {
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
     /// Says that a row will be read soon, so that it may be got from its disk.
     fn will_need(&self, _: At, _: Ahead) {}
-    /// Says that some rows of a split are read next, so that they may be got from memory.
-    fn fetch(&self, _: Split, _: &mut dyn Iterator<Item = u64>) {}
+    /// Says that some rows are read next, so that they may be got from memory.
+    fn fetch(&self, _: &mut dyn Iterator<Item = At>) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -93,8 +93,8 @@ impl Rows for Dataset {
         self.will_need(at, ahead);
     }
 
-    fn fetch(&self, split: Split, rows: &mut dyn Iterator<Item = u64>) {
-        self.fetch(split, rows);
+    fn fetch(&self, rows: &mut dyn Iterator<Item = At>) {
+        self.fetch(rows);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -404,7 +404,7 @@ impl Loader {
         for some in picks.chunks(FETCHED) {
             for (place, member) in self.members.iter().enumerate() {
                 let own = some.iter().filter(|pick| pick.member == place);
-                member.fetch(split, &mut own.map(|pick| pick.index));
+                member.fetch(&mut own.map(|pick| pick.at(split)));
             }
             for pick in some {
                 let member = self.members.get(pick.member).ok_or_else(empty)?;

@@ -194,14 +194,10 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
 }
 
 fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
-    let recipe = plan.stage(stage).and_then(|stage| stage.train.clone());
-    let recipe = recipe.ok_or(Error::Untrained)?;
-    let open = |folder: &Path| Dataset::open_by(recipe.read, folder);
-    let mut dataset = open(&plan.data_dir(stage))?;
-    if let Some(stage) = plan.stage(stage) {
-        dataset = dataset.with_pause(stage.pause.clone())?;
-    }
-    let dataset = Arc::new(dataset);
+    let found = plan.stage(stage).ok_or(Error::Untrained)?;
+    let recipe = found.train.clone().ok_or(Error::Untrained)?;
+    let dataset = Dataset::open_by(recipe.read, &plan.data_dir(stage))?;
+    let dataset = Arc::new(dataset.with_pause(found.pause.clone())?);
     let before = trained(plan).take_while(|before| *before != stage).last();
     let start = match (before, plan.model_from()) {
         (Some(before), _) => Start::From(plan.train_dir(before)),
@@ -213,6 +209,7 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
     };
     config.attention = recipe.attention;
+    let open = |folder: &Path| Dataset::open_by(recipe.read, folder);
     let members = plan.mixture_dirs(stage).into_iter().zip(&recipe.mixture);
     let members = members.map(|(folder, member)| match &member.pause {
         None if folder == dataset.folder => Ok(dataset.clone()),

@@ -137,13 +137,6 @@ impl Bytes {
         }
     }
 
-    /// Makes the pages of some bytes ready, all at once, to be read.
-    pub fn populate(&self, range: &Range<usize>) {
-        if let Some(mapped) = &self.mapped {
-            mapped.populate(range);
-        }
-    }
-
     /// Says that some bytes are read next, so that the processor may fetch them.
     pub fn fetch(&self, range: &Range<usize>) {
         if let Some(mapped) = &self.mapped {

@@ -72,7 +72,12 @@ impl Outline {
     /// What stands beside some ids of the shard, counted from its first; none where they
     /// tell everything.
     pub fn stored(&self, ids: Range<usize>) -> Result<Option<Stored>, Error> {
-        self.aux.as_ref().map(|aux| aux.row(ids)).transpose()
+        let Some(aux) = &self.aux else {
+            return Ok(None);
+        };
+        let mut stored = Stored::default();
+        aux.row(ids, &mut stored)?;
+        Ok(Some(stored))
     }
 
     /// The documents whose first id lies in the shard, in stream order.

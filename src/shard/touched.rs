@@ -111,7 +111,6 @@ impl Touched {
         /// What the nearest caches hold, so that ids are there when they are looked at.
         const PIECE: usize = 1 << 15;
         let range = self.range_of(block);
-        file.populate(&range);
         let (found, largest) = file.see(range.clone(), |bytes| {
             let (mut sum, mut largest) = (Checksum::default(), None);
             for piece in bytes.chunks(PIECE) {

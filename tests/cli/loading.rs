@@ -110,6 +110,7 @@ fn a_dataset_that_is_cut_between_batches_is_an_error() {
                 rows_per_micro_batch: 8,
                 split: Split::Train,
                 order: Order::Shuffled,
+                bucket: 0,
                 share: Share::WHOLE,
                 epochs: None,
             };

@@ -440,7 +440,10 @@ fn law_6_epochs_are_whole_though_their_processes_change_at_every_step() {
         let ids = row["ids"].as_array().unwrap().iter();
         let ids: Vec<u64> = ids.map(|id| id.as_u64().unwrap()).collect();
         let expected = dataset.row_at(at).unwrap().ids;
-        assert!(ids.into_iter().eq(expected.iter().map(|id| id.0.into())));
+        assert!(
+            ids.into_iter()
+                .eq(expected.iter().map(|id| u64::from(id.0)))
+        );
         assert!(seen.insert(at));
     }
     assert_eq!(seen.len() as u64, 2 * dataset.rows(Split::Train));

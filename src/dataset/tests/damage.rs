@@ -34,10 +34,13 @@ fn a_flipped_byte_or_a_cut_is_found() {
         for reading in [Reading::Mmap, Reading::Pread] {
             read_all_by(reading, folder.path()).unwrap();
         }
-        for (path, reading) in files(folder.path())
-            .into_iter()
-            .zip([Reading::Mmap, Reading::Pread].into_iter().cycle())
-        {
+        // Manifests and tokenizers are checked in one way whatever the shards are.
+        let files = match golden.name == GOLDEN[0].name && !golden.aux {
+            true => files(folder.path()),
+            false => fs::list(&folder.path().join(SHARDS)).unwrap(),
+        };
+        let readings = [Reading::Mmap, Reading::Pread].into_iter().cycle();
+        for (path, reading) in files.into_iter().zip(readings) {
             damage(folder.path(), &path, reading);
         }
         read_all(folder.path()).unwrap();
@@ -131,24 +134,23 @@ fn every_way_to_read_gives_the_same_rows() {
         let folder = tempfile::tempdir().unwrap();
         golden.generate(folder.path());
         let tokenizer = (golden.tokenizer)();
-        let at = |split, index| At {
-            split,
-            epoch: 0,
-            index,
-        };
         for reading in [Reading::Mmap, Reading::Pread] {
             let dataset = Dataset::open_by(reading, folder.path()).unwrap();
             for (split, shards) in golden.splits {
                 for (index, drawing) in (0..).zip(shards.iter().copied().flatten()) {
+                    let at = |index| At {
+                        split,
+                        epoch: 0,
+                        index,
+                    };
                     for ahead in [Ahead::Blocks, Ahead::Rows] {
-                        dataset.will_need(at(split, index), ahead);
+                        dataset.will_need(at(index), ahead);
+                        dataset.will_need(at(u64::MAX), ahead);
                     }
-                    dataset.fetch(split, [index, 0, index].into_iter());
+                    dataset.fetch([index, 0, index, u64::MAX].map(at).into_iter());
                     let row = dataset.row(split, index).unwrap();
                     assert_eq!(row, golden.row(&tokenizer, drawing));
                 }
-                dataset.will_need(at(split, u64::MAX), Ahead::Rows);
-                dataset.fetch(split, std::iter::once(u64::MAX));
             }
         }
     }
