@@ -30,6 +30,7 @@ pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
 }
 
 /// Does `work` and measures it with all threads of the process.
+#[cfg(feature = "train")]
 pub fn measure_all<R>(work: impl FnOnce() -> R) -> (R, Took) {
     measure_by(all_on_cpu, work)
 }
@@ -47,16 +48,19 @@ fn measure_by<R>(clock: fn() -> Option<Duration>, work: impl FnOnce() -> R) -> (
 }
 
 /// Whether the system tells what all threads of the process ran.
+#[cfg(feature = "train")]
 pub fn counts_all() -> bool {
     all_on_cpu().is_some()
 }
 
 /// The most memory that the process has had, in bytes.
+#[cfg(feature = "train")]
 pub fn memory_peak() -> Option<u64> {
     status("VmHWM:")
 }
 
 /// The memory that the process has now, in bytes.
+#[cfg(feature = "train")]
 pub fn memory_now() -> Option<u64> {
     status("VmRSS:")
 }
@@ -69,6 +73,7 @@ fn on_cpu() -> Option<Duration> {
 }
 
 /// Time that the threads of this process have run, but for those that are gone.
+#[cfg(feature = "train")]
 fn all_on_cpu() -> Option<Duration> {
     std::thread::yield_now();
     let threads = fs::list(Path::new("/proc/self/task")).ok()?;
