@@ -83,7 +83,10 @@ pub struct Online {
     train: Vec<UnitRows>,
     validation: Vec<UnitRows>,
     /// Memory of readers that are not at work.
-    #[expect(clippy::vec_box, reason = "it is handed from reader to reader, and large")]
+    #[expect(
+        clippy::vec_box,
+        reason = "it is handed from reader to reader, and large"
+    )]
     idle: Mutex<Vec<Box<Memory>>>,
 }
 
