@@ -188,15 +188,15 @@ fn loaded(report: &loader::Report, rate: u64, share: f64) -> String {
     for (number, epoch) in (1..).zip(&report.epochs) {
         text += &format!(
             "{number:5}  {:>12} {:>10} {:>13.3} {:>6.3} {:>6.3}\n",
-            units::short(epoch.tokens_per_cpu_second.round() as u64),
-            grouped(epoch.rows_per_second.round() as u64),
+            units::short(whole(epoch.tokens_per_cpu_second)),
+            grouped(whole(epoch.rows_per_second)),
             epoch.batch_ms.p50,
             epoch.batch_ms.p99,
             epoch.batch_ms.max,
         );
     }
     if let Some(written) = report.written {
-        let speed = written.tokens_per_cpu_second.round() as u64;
+        let speed = whole(written.tokens_per_cpu_second);
         text += &format!("\nwritten again at {} tokens/CPU-s\n", units::short(speed));
     }
     text + &format!(
@@ -205,6 +205,17 @@ fn loaded(report: &loader::Report, rate: u64, share: f64) -> String {
         grouped(rate),
         units::percent(share),
     )
+}
+
+/// A number of things a second.
+fn whole(speed: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "far below 2^64, and not below 0"
+    )]
+    let whole = speed.round() as u64;
+    whole
 }
 
 fn text(report: &Report) -> String {

@@ -103,7 +103,7 @@ fn a_dataset_that_is_cut_between_batches_is_an_error() {
             let shard = format!("{DATASET}/shards/train-00000-000.{ending}");
             let intact = fs::read(&sandbox.path(&shard)).unwrap();
             let dataset = Dataset::open_by(reading, &sandbox.path(DATASET)).unwrap();
-            let rows = dataset.rows(Split::Train) as usize;
+            let rows = usize::try_from(dataset.rows(Split::Train)).unwrap();
             let config = Config {
                 seed: 1,
                 rows_per_batch: rows,
@@ -164,13 +164,13 @@ fn the_loader_is_measured() {
     for arguments in ["", "--read pread", "--no-verify", "--write again"] {
         let said = sandbox.ok(&format!("{bench} {arguments} --json"));
         let report: Value = serde_json::from_str(&said.out).unwrap();
-        let tokens = |epoch: &Value| number(epoch, "tokens") as usize;
+        let tokens = |epoch: &Value| usize::try_from(number(epoch, "tokens")).unwrap();
         let epochs = report["epochs"].as_array().unwrap();
         assert_eq!(epochs.iter().map(tokens).sum::<usize>(), 2 * n_ids);
         assert_eq!(report["first_batch_ms"].as_array().unwrap().len(), 5);
         let written = report
             .get("written")
-            .map(|written| number(written, "tokens") as usize);
+            .map(|written| usize::try_from(number(written, "tokens")).unwrap());
         assert_eq!(written, (arguments == "--write again").then_some(n_ids));
         assert!(!sandbox.path("again").exists());
     }
