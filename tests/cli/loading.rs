@@ -123,7 +123,13 @@ fn a_dataset_that_is_cut_between_batches_is_an_error() {
                 .write(true)
                 .open(sandbox.path(&shard))
                 .unwrap();
-            file.set_len(intact.len() as u64 / 3).unwrap();
+            // Of an index nothing is left that says where rows are.
+            let left = if ending == "idx" {
+                64
+            } else {
+                intact.len() / 3
+            };
+            file.set_len(left as u64).unwrap();
             let error = loader.batch(1).unwrap_err();
             let source = error.source().unwrap().to_string();
             assert!(
