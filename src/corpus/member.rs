@@ -4,7 +4,7 @@
 //! nothing is, and the caller asks `serde_json`: it is the judge of everything
 //! that is wrong, and of every value that is not looked for.
 
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 use serde::de::IgnoredAny;
 
 /// The string that is called `field` in the object on a line; the last, if it is
@@ -112,9 +112,18 @@ impl<'a> Cursor<'a> {
         let values = serde_json::Deserializer::from_str(self.rest);
         let mut values = values.into_iter::<IgnoredAny>();
         values.next()?.ok()?;
-        self.rest = self.rest.get(values.byte_offset()..)?;
-        Some(())
+        let (value, rest) = self.rest.split_at_checked(values.byte_offset())?;
+        self.rest = rest;
+        // A value that is ignored may hold half a surrogate pair, which no string does.
+        (!escapes_surrogate(value)).then_some(())
     }
+}
+
+/// Whether something in a value may be the escape of a surrogate.
+fn escapes_surrogate(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let escape = |at: usize| bytes.get(at + 1..at + 3);
+    memchr_iter(b'\\', bytes).any(|at| matches!(escape(at), Some([b'u', b'd' | b'D'])))
 }
 
 #[cfg(test)]
@@ -148,6 +157,8 @@ mod tests {
             (r#"{"text":"a"}{"#, None),
             (r#"{"n":01,"text":"a"}"#, None),
             (r#"{"n":"\q","text":"a"}"#, None),
+            (r#"{"n":"\ud83d","text":"a"}"#, None),
+            (r#"{"n":["\uD83D"],"text":"a"}"#, None),
             (r#"{"text":null}"#, None),
             ("{\"text\":\"a\tb\"}", None),
             ("[]", None),
