@@ -4,11 +4,11 @@ mod curation;
 mod mixture;
 mod rows;
 
-use super::check_pause::check_pause;
+use super::check_pause::{check_frozen, check_pause};
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
 use crate::corpus::{Source, synthetic};
 use crate::model::config::Spec;
-use crate::{pause, tokenize};
+use crate::tokenize;
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -314,13 +314,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     }
     at.positive("eps", train.eps)?;
     at.positive("clip", train.clip)?;
-    let filler = matches!(stage.pause.token, pause::Token::Filler(_));
-    if train.freeze.is_some() && filler {
-        let problem = "leaves only pause tokens to train, but the pauses are a token of the text";
-        return Err(at
-            .fail("freeze", problem)
-            .hint("leave out `freeze`, or `pause.token`"));
-    }
+    check_frozen(at, stage, train)?;
     at.at_least("checkpoint_every", train.checkpoint_every, 1)?;
     at.at_least("keep", train.keep as u64, 1)?;
     at.at_least("validation_rows", train.validation_rows, 1)?;

@@ -1,7 +1,7 @@
 //! What the pause policy of a stage must satisfy.
 
-use super::Stage;
 use super::check::{At, Outcome, Purpose};
+use super::{Stage, Train};
 use crate::corpus::Source;
 use crate::pause::{self, Count, Policy, Rule};
 
@@ -33,6 +33,16 @@ pub(super) fn check_pause(at: &At, stage: &Stage, purpose: Purpose) -> Outcome {
     // What is left of a policy's own rules.
     let wrong = |error: pause::Error| pause.fail(error.key(), format!("cannot be: {error}"));
     stage.pause.validate(stage.pack.seq_len).map_err(wrong)
+}
+
+/// Checks that what `train` leaves free is there: pause tokens of their own.
+pub(super) fn check_frozen(at: &At, stage: &Stage, train: &Train) -> Outcome {
+    if train.freeze.is_some() && matches!(stage.pause.token, pause::Token::Filler(_)) {
+        let problem = "leaves only pause tokens to train, but the pauses are a token of the text";
+        let finding = at.fail("freeze", problem);
+        return Err(finding.hint("leave out `freeze`, or `pause.token`"));
+    }
+    Ok(())
 }
 
 fn check_policy(pause: &At, policy: &Policy, (stage, purpose): (&Stage, Purpose)) -> Outcome {

@@ -448,3 +448,19 @@ fn mixtures() {
         `pretrain.train.curriculum.1.from_step` must be 5 or later, found 4 (r.toml:14:66) 
     "#]].assert_eq(&all.concat());
 }
+
+#[test]
+fn pauses_that_are_text_cannot_be_all_that_is_trained() {
+    let frozen = "pretrain.train.freeze=all-but-pause".to_string();
+    let parse = |overrides: &[String]| Recipe::parse(GOOD, Path::new("r.toml"), overrides);
+    assert!(parse(std::slice::from_ref(&frozen)).is_ok());
+    let filler = "pretrain.pause.token={filler=\".\"}".to_string();
+    let Err(Error::Invalid(diagnosis)) = parse(&[frozen, filler]) else {
+        panic!("nothing would be trained");
+    };
+    let message = &diagnosis.message;
+    assert!(
+        message.contains("`pretrain.train.freeze` leaves only pause"),
+        "{message}"
+    );
+}

@@ -33,7 +33,7 @@ const PANEL: usize = 64;
 const DEPTH: usize = 512;
 /// Rows that are a multiple of this many floats apart, a page, share few sets of a cache.
 const CROWDED: usize = 1024;
-/// Fewer rows on the left than this are not worth laying out a transposed right side.
+/// Fewer rows on the left than this are not worth laying out the right side.
 const ROWS_MIN: usize = 8;
 
 /// The right side of many products, as the kernel can read it.
@@ -55,7 +55,7 @@ impl<'a> Packed<'a> {
     /// Lays out a matrix where it must be; each thread takes some of the panels.
     pub fn new(of: Mat<'a>) -> Self {
         let (depth, columns) = (of.height(), of.width());
-        if of.is_row_major() && !of.raw().1.is_multiple_of(CROWDED) {
+        if lies_well(&of) {
             return Self {
                 layout: Layout::Itself(of),
                 depth,
@@ -98,7 +98,7 @@ pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f
     begin(to, onto, &a, (b.height(), b.width()));
     #[cfg(target_arch = "x86_64")]
     if kernel::is_available() {
-        if b.is_row_major() {
+        if lies_well(&b) || (b.is_row_major() && a.height() < ROWS_MIN) {
             return by_kernel(to, onto, a, std::iter::once(b), factor);
         }
         if ROWS_MIN <= a.height() {
@@ -148,6 +148,11 @@ fn begin(to: &mut MatMut<'_>, onto: Onto, a: &Mat<'_>, (depth, columns): (usize,
             to.row_mut(row).fill(0.0);
         }
     }
+}
+
+/// Whether the kernel can read a right side as it is.
+fn lies_well(b: &Mat<'_>) -> bool {
+    b.is_row_major() && !b.raw().1.is_multiple_of(CROWDED)
 }
 
 /// Columns of a panel, of a matrix of so many.
@@ -303,6 +308,7 @@ mod tests {
             (8, 65, 1030),
             (9, 200, 20),
             (3, 5, 0),
+            (17, 1024, 3),
         ];
         for (m, n, k) in shapes {
             let (a, b) = (values(m * k, 31), values(k * n, 29));
