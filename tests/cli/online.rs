@@ -252,7 +252,7 @@ fn each_epoch_draws_its_own_pauses_but_for_rows_held_out() {
             |a: &[Sequence], b: &[Sequence]| a.iter().zip(b).filter(|(a, b)| a != b).count();
         assert!(trained / 2 < differ(first, second) as u64);
         assert!(trained / 2 < differ(second, eighth) as u64);
-        let n = trained as usize;
+        let n = usize::try_from(trained).unwrap();
         assert_eq!(first[n..], eighth[n..]);
     }
 }
