@@ -68,22 +68,6 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// The checksum of bytes that come in pieces.
-#[derive(Clone, Default)]
-pub struct Checksum(xxhash_rust::xxh3::Xxh3);
-
-impl Checksum {
-    /// Adds a piece.
-    pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
-    }
-
-    /// What [`checksum`] says of all pieces together.
-    pub fn finish(&self) -> u64 {
-        self.0.digest()
-    }
-}
-
 /// The 64-bit XXH3 checksum of `bytes`: 19 GB a second a core, for blocks and documents.
 pub fn checksum(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
