@@ -1,4 +1,4 @@
-//! Time that a thread worked, as the system counts it.
+//! Time that threads worked, and memory that the process has, as the system counts them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Took) {
 }
 
 /// Does `work` and measures it with all threads of the process.
+#[cfg(feature = "train")]
 pub fn measure_all<R>(work: impl FnOnce() -> R) -> (R, Took) {
     measure_by(all_on_cpu, work)
 }
@@ -40,16 +41,19 @@ fn measure_by<R>(clock: fn() -> Option<Duration>, work: impl FnOnce() -> R) -> (
 }
 
 /// Whether the system tells what all threads of the process ran.
+#[cfg(feature = "train")]
 pub fn counts_all() -> bool {
     all_on_cpu().is_some()
 }
 
 /// The most memory that the process has had, in bytes.
+#[cfg(feature = "train")]
 pub fn memory_peak() -> Option<u64> {
     status("VmHWM:")
 }
 
 /// The memory that the process has now, in bytes.
+#[cfg(feature = "train")]
 pub fn memory_now() -> Option<u64> {
     status("VmRSS:")
 }
@@ -62,6 +66,7 @@ fn on_cpu() -> Option<Duration> {
 }
 
 /// Time that the threads of this process have run, but for those that are gone.
+#[cfg(feature = "train")]
 fn all_on_cpu() -> Option<Duration> {
     std::thread::yield_now();
     let threads = fs::list(Path::new("/proc/self/task")).ok()?;
@@ -78,6 +83,7 @@ fn ran(schedstat: &Path) -> Option<Duration> {
 }
 
 /// A line of the process's status, which Linux tells in KiB.
+#[cfg(feature = "train")]
 fn status(name: &str) -> Option<u64> {
     let text = fs::read_text(Path::new("/proc/self/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
