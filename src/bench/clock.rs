@@ -1,4 +1,4 @@
-//! Time that a thread worked and memory that the process has, as the system counts them.
+//! Time that threads worked, and memory that the process has, as the system counts them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
