@@ -8,14 +8,15 @@
 # BENCH is a folder that benches/peers/prepare.sh set up, with corpus/corpus.jsonl, JSON
 # Lines of at least 450 MB of text; it needs 6 GB more. WORKS and PEERS narrow it down.
 # Every run is a process of its own with warm files. Ours reads the rows of two datasets:
-# `pausedata` of the peers' ids, `pausedata-pauses` with a tenth of pauses.
+# `pausedata` of the peers' ids, `pausedata-pauses` with a tenth of pauses on disk, which
+# `pausedata-online` draws as it reads the first.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 program=$(realpath -m "${PROGRAM:-target/release/pausedata}")
 bench=$(readlink -f "$1")
 rounds=${2:-3}
 works=${WORKS:-write epoch resume}
-peers=${PEERS:-pausedata pausedata-pread pausedata-unchecked pausedata-pauses numpy litdata hf hf-map megatron mds grain}
+peers=${PEERS:-pausedata pausedata-pread pausedata-unchecked pausedata-pauses pausedata-online numpy litdata hf hf-map megatron mds grain}
 folder=$bench/loader
 mkdir -p "$folder"
 cd "$folder"
@@ -62,6 +63,7 @@ ours() { # PEER: the whole report; the table takes from it what it needs
     pausedata-pread) options=(--read pread) ;;
     pausedata-unchecked) options=(--no-verify) ;;
     pausedata-pauses) data=pauses ;;
+    pausedata-online) options=(--pause '{ policy = "random", fraction = 0.1 }') ;;
   esac
   "$program" bench loader "$data/data/pretrain" --batch-rows 16 --epochs 2 --json "${options[@]}" "${@:2}"
 }

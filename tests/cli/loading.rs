@@ -117,7 +117,8 @@ fn a_dataset_that_is_cut_between_batches_is_an_error() {
             let loader = Arc::new(Loader::new(Arc::new(dataset), config).unwrap());
             // All blocks were found right, all pages touched.
             let first = loader.batch(0).unwrap();
-            let mut ahead = loader.clone().prefetch(0, 3, 1);
+            // One waits to be taken, one to be handed over: the others are made after the cut.
+            let mut ahead = loader.clone().prefetch(0, 6, 1);
             assert_eq!(ahead.next().unwrap().unwrap(), first);
             let file = OpenOptions::new()
                 .write(true)
