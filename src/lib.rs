@@ -9,6 +9,9 @@ pub mod report;
 pub mod bench;
 
 #[cfg(feature = "train")]
+pub mod transfer;
+
+#[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
 pub mod generate;

@@ -234,7 +234,7 @@ impl Explain for datasets::Error {
 
 #[cfg(feature = "train")]
 mod training {
-    use pausedata::{eval, generate, model, run::training, train};
+    use pausedata::{eval, generate, model, run::training, train, transfer};
 
     use super::{Explain, Kind};
 
@@ -289,6 +289,20 @@ mod training {
     }
 
     impl Explain for generate::Error {}
+
+    impl Explain for transfer::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::File(_) | Self::Hub(_) => Kind::Failed,
+                Self::Checkpoint(_) => Kind::Damaged,
+                _ => Kind::BadInput,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            self.hint()
+        }
+    }
 
     impl Explain for model::Error {
         fn kind(&self) -> Kind {

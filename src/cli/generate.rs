@@ -17,7 +17,8 @@ use super::ui::Ui;
 Examples:
   pausedata generate runs/quickstart/train/finetune --prompt 'Q: Where does Ada live?\nA:' --pauses 10
   pausedata generate runs/quickstart/train/pretrain --prompt 'Once upon' --temperature 0.8 --top-p 0.95
-  pausedata generate runs/quickstart/train/finetune --prompt - < question.txt")]
+  pausedata generate runs/quickstart/train/finetune --prompt - < question.txt
+  pausedata generate runs/quickstart/train/finetune --prompt 'Q: Where?' --pauses 10 --logits logits.npy")]
 pub struct Args {
     /// A train/* folder (its newest checkpoint) or a checkpoint
     #[arg(value_name = "MODEL")]
@@ -43,6 +44,10 @@ pub struct Args {
     /// Seed of the draws
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub seed: u64,
+    /// Also write the logits after each id of the prompt and its pauses: a numpy array of
+    /// 32-bit floats, ids by vocabulary
+    #[arg(long, value_name = "FILE_NPY")]
+    pub logits: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -50,6 +55,7 @@ pub struct Args {
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     use pausedata::generate::{Generator, Request};
     use pausedata::rng::{Key, Stream};
+    use pausedata::{fs, npy};
 
     let prompt = prompt(&args.prompt)?;
     let request = Request {
@@ -58,7 +64,13 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         sampling: sampling(args),
         key: Key::new(args.seed).stream(Stream::Sampling),
     };
-    let answer = Generator::open(&args.model)?.answer(&prompt, &request)?;
+    let generator = Generator::open(&args.model)?;
+    if let Some(path) = &args.logits {
+        let (ids, logits) = generator.logits(&prompt, args.pauses)?;
+        let shape = [ids.len(), logits.len() / ids.len().max(1)];
+        fs::write(path, &npy::floats(&shape, &logits))?;
+    }
+    let answer = generator.answer(&prompt, &request)?;
     match ui.format() {
         super::ui::Format::Json => ui.print_json(&serde_json::json!({
             "prompt": prompt,

@@ -13,8 +13,10 @@ mod convert;
 mod doctor;
 mod eval;
 mod explain;
+mod export;
 mod finalize;
 mod generate;
+mod import;
 mod inspect;
 mod load;
 mod plan;
@@ -105,6 +107,8 @@ enum Command {
     Train(train::Args),
     Generate(generate::Args),
     Eval(eval::Args),
+    Import(import::Args),
+    Export(export::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Schema(schema::Args),
@@ -142,6 +146,8 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Train(args) => train::execute(args, ui),
         Command::Generate(args) => generate::execute(args, ui),
         Command::Eval(args) => eval::execute(args, ui),
+        Command::Import(args) => import::execute(args, ui),
+        Command::Export(args) => export::execute(args, ui),
         Command::Doctor(args) => doctor::execute(args, ui),
         Command::Bench(args) => bench::execute(args, ui),
         Command::Schema(args) => schema::execute(args, ui),

@@ -115,6 +115,8 @@ pub struct Generator {
     empty: Cache,
     context: usize,
     tokenizer: Tokenizer,
+    /// What every text begins with, where the model expects that.
+    begin: Option<TokenId>,
     /// What the model learnt of pauses.
     habit: Habit,
 }
@@ -134,7 +136,10 @@ impl Generator {
         // Whatever trained it, decoding runs on the host.
         let model = Model::from_values(&config, values, &Device::flex());
         let habit = state.pauses.unwrap_or_else(|| pauses::usual(reserved));
-        Ok(Self::new(&model, tokenizer).with_habit(habit))
+        Ok(Self {
+            begin: state.begin,
+            ..Self::new(&model, tokenizer).with_habit(habit)
+        })
     }
 
     /// Answers by `model` as it is now.
@@ -144,6 +149,7 @@ impl Generator {
             context: model.config.context,
             habit: pauses::usual(tokenizer.reserved()),
             tokenizer,
+            begin: None,
         }
     }
 
@@ -180,6 +186,23 @@ impl Generator {
         Ok(answer)
     }
 
+    /// Reads `prompt` and `pauses` after it; returns what was read, and the logits after
+    /// each id of it, `[ids, rows of the embedding]`.
+    pub fn logits(&self, prompt: &str, pauses: u32) -> Result<(Vec<TokenId>, Vec<f32>), Error> {
+        let prompt = self.prompt(prompt, pauses)?;
+        let logits = self.empty.clone().read_all(&prompt.ids, prompt.prefix)?;
+        Ok((prompt.ids, logits))
+    }
+
+    /// What is read before an answer to `text`.
+    fn prompt(&self, text: &str, pauses: u32) -> Result<Prompt, Error> {
+        let mut ids = Vec::from_iter(self.begin);
+        self.tokenizer.encode(text, &mut ids)?;
+        let insertion = pauses::after_prompt(&self.habit, pauses, &self.tokenizer, self.context)?;
+        let reserved = self.tokenizer.reserved();
+        prompt(&ids, (pauses, insertion), reserved, self.context)
+    }
+
     fn decode(
         &self,
         text: &str,
@@ -191,16 +214,7 @@ impl Generator {
             size: self.tokenizer.vocab_size() as usize,
             own_pauses: &pauses::own(&self.habit, self.tokenizer.reserved()),
         };
-        let mut ids = Vec::new();
-        self.tokenizer.encode(text, &mut ids)?;
-        let n_pauses = request.pauses;
-        let insertion = pauses::after_prompt(&self.habit, n_pauses, &self.tokenizer, self.context)?;
-        let prompt = prompt(
-            &ids,
-            (n_pauses, insertion),
-            vocabulary.reserved,
-            self.context,
-        )?;
+        let prompt = self.prompt(text, request.pauses)?;
         let mut reader = Row {
             cache: self.empty.clone(),
             context: self.context,

@@ -27,6 +27,9 @@ pub struct Config {
     pub positions: Positions,
     /// Base of the rotary angles; unused with learned positions.
     pub rope_theta: f64,
+    /// How an imported model stretches the rotary angles; recipes do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// Which normalisation.
     pub norm: Norm,
     /// Added to the variance in a normalisation.
@@ -35,6 +38,10 @@ pub struct Config {
     pub activation: Activation,
     /// Whether linear layers have biases.
     pub bias: bool,
+    /// Whether queries, keys and values have biases where `bias` says that layers have none,
+    /// as in Qwen2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub qkv_bias: bool,
     /// Whether the output layer is the embedding table.
     pub tied: bool,
     /// What a position attends to. A stage's training decides it (`train.attention`).
@@ -69,6 +76,22 @@ pub enum Positions {
     Learned,
     /// Rotary embedding in Llama's rotate-half convention (arXiv 2104.09864).
     Rope,
+}
+
+/// Slower rotary angles for a longer context, as Llama 3.1 has them: pairs that turn less than
+/// `low_freq_factor` times in `original_context` positions turn `factor` times slower, those
+/// that turn more than `high_freq_factor` times as ever, and those between by a blend.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RopeScaling {
+    /// How many times slower the slowest turn.
+    pub factor: f64,
+    /// Turns below which all of `factor` counts.
+    pub low_freq_factor: f64,
+    /// Turns above which none of it does; more than `low_freq_factor`.
+    pub high_freq_factor: f64,
+    /// The context that the model was pretrained with.
+    pub original_context: usize,
 }
 
 /// Which normalisation.
@@ -217,12 +240,35 @@ impl Config {
             return Err(error("n_heads", problem));
         }
         positive("rope_theta", self.rope_theta)?;
+        self.rope_scaling.map_or(Ok(()), |scaling| scaling.check())?;
         positive("norm_eps", self.norm_eps)
     }
 
     /// [`Config::window`] as positions are counted; a row is shorter than 2^31 ids.
     pub fn window(&self) -> Option<u32> {
         (self.window).map(|window| u32::try_from(window).unwrap_or(u32::MAX))
+    }
+}
+
+impl RopeScaling {
+    /// The angle a position of a pair that would turn by `angle`.
+    pub fn scale(&self, angle: f64) -> f64 {
+        let turns = self.original_context as f64 * angle / std::f64::consts::TAU;
+        let span = self.high_freq_factor - self.low_freq_factor;
+        let kept = ((turns - self.low_freq_factor) / span).clamp(0.0, 1.0);
+        angle * (kept + (1.0 - kept) / self.factor)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        positive("rope_scaling.factor", self.factor)?;
+        positive("rope_scaling.low_freq_factor", self.low_freq_factor)?;
+        positive("rope_scaling.high_freq_factor", self.high_freq_factor)?;
+        let problem = match (self.original_context, self.low_freq_factor) {
+            (0, _) => "is 0",
+            (_, low) if self.high_freq_factor <= low => "spans no turns",
+            _ => return Ok(()),
+        };
+        Err(error("rope_scaling", problem))
     }
 }
 
@@ -250,10 +296,12 @@ impl Spec {
             d_ff: self.d_ff.unwrap_or(base.d_ff),
             positions: self.positions.unwrap_or(base.positions),
             rope_theta: self.rope_theta.unwrap_or(base.rope_theta),
+            rope_scaling: base.rope_scaling,
             norm: self.norm.unwrap_or(base.norm),
             norm_eps: self.norm_eps.unwrap_or(base.norm_eps),
             activation: self.activation.unwrap_or(base.activation),
             bias: self.bias.unwrap_or(base.bias),
+            qkv_bias: base.qkv_bias,
             tied: self.tied.unwrap_or(base.tied),
             attention: base.attention,
             window: self.window,
@@ -296,10 +344,12 @@ fn llama(n_layers: usize, n_heads: usize, d_model: usize, d_ff: usize) -> Config
         d_ff,
         positions: Positions::Rope,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         norm: Norm::RmsNorm,
         norm_eps: 1e-5,
         activation: Activation::SwiGlu,
         bias: false,
+        qkv_bias: false,
         tied: true,
         attention: Attention::Causal,
         window: None,

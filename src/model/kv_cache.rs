@@ -114,6 +114,21 @@ impl Cache {
     /// [`Cache::extend`] by ids of which the row's first `prefix` are read in both
     /// directions, if the model was trained so; a prefix is read in one go.
     pub fn prefill(&mut self, ids: &[TokenId], prefix: usize) -> Result<Vec<f32>, Error> {
+        self.read(ids, prefix, 1)
+    }
+
+    /// [`Cache::prefill`], but the logits of every one of the ids, one after the other.
+    pub fn read_all(&mut self, ids: &[TokenId], prefix: usize) -> Result<Vec<f32>, Error> {
+        self.read(ids, prefix, ids.len())
+    }
+
+    /// Reads ids; returns the logits of the last `answered` of them.
+    fn read(
+        &mut self,
+        ids: &[TokenId],
+        prefix: usize,
+        answered: usize,
+    ) -> Result<Vec<f32>, Error> {
         self.check(ids)?;
         let reaches = self.reaches(ids, prefix);
         let (weights, shape) = (self.weights.clone(), self.shape.clone());
@@ -128,12 +143,9 @@ impl Cache {
             self.block(index, params, &mut x, &reaches);
         }
         self.length += ids.len();
-        Ok(logits(
-            x.chunks(shape.d).next_back().unwrap_or_default(),
-            embedding,
-            last,
-            &shape,
-        ))
+        let silent = (ids.len() - answered.min(ids.len())) * shape.d;
+        let x = x.get(silent..).unwrap_or_default();
+        Ok(logits(x, embedding, last, &shape))
     }
 
     fn check(&self, ids: &[TokenId]) -> Result<(), Error> {
@@ -260,22 +272,18 @@ impl Cache {
 
 fn logits(x: &[f32], embedding: &[f32], last: &[f32], shape: &Shape) -> Vec<f32> {
     let (d, v) = (shape.d, shape.vocabulary());
-    let mut hidden = vec![0.0; d];
+    let rows = x.len() / d.max(1);
+    let mut hidden = vec![0.0; x.len()];
     Norm::new(last, &shape.last.norm, shape.norm, shape.eps).forward(x, &mut hidden);
     let table = match shape.last.head.clone() {
         Some(range) => last.get(range),
         None => embedding.get(shape.embedding.token.clone()),
     };
     let table = Mat::new(table.unwrap_or_default(), v, d);
-    let mut out = vec![0.0; v];
-    let mut view = MatMut::new(&mut out, 1, v);
-    matmul(
-        &mut view,
-        Onto::Nothing,
-        Mat::new(&hidden, 1, d),
-        table.t(),
-        1.0,
-    );
+    let mut out = vec![0.0; rows * v];
+    let mut view = MatMut::new(&mut out, rows, v);
+    let hidden = Mat::new(&hidden, rows, d);
+    matmul(&mut view, Onto::Nothing, hidden, table.t(), 1.0);
     out
 }
 
@@ -314,7 +322,10 @@ mod tests {
             check(&branch.extend(&ids[40..70]).unwrap(), 69);
             check(&cache.extend(&[ids[40]]).unwrap(), 40);
             cache.clear();
-            check(&cache.extend(&[ids[0]]).unwrap(), 0);
+            let all = cache.read_all(&ids[..20], 0).unwrap();
+            for position in 0..20 {
+                check(&all[position * v..][..v], position);
+            }
         }
     }
 

@@ -131,11 +131,12 @@ impl BlockLayout {
         };
         let mut group = Builder::new(config);
         let norm1 = group.norm("norm1");
-        let qkv = group.linear("qkv", d, d + 2 * config.n_kv_heads * head);
-        let out = group.linear("out", d, d);
+        let qkv_bias = config.bias || config.qkv_bias;
+        let qkv = group.linear("qkv", [d, d + 2 * config.n_kv_heads * head], qkv_bias);
+        let out = group.linear("out", [d, d], config.bias);
         let norm2 = group.norm("norm2");
-        let up = group.linear("up", d, widths * config.d_ff);
-        let down = group.linear("down", config.d_ff, d);
+        let up = group.linear("up", [d, widths * config.d_ff], config.bias);
+        let down = group.linear("down", [config.d_ff, d], config.bias);
         let group = group.finish("block");
         let layout = Self {
             norm1,
@@ -225,12 +226,10 @@ impl<'a> Builder<'a> {
         NormLayout { weight, bias }
     }
 
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> LinearLayout {
-        let weight = self.part(&format!("{name}.weight"), vec![inputs, outputs], Decay::Yes);
-        let bias = self
-            .config
-            .bias
-            .then(|| self.part(&format!("{name}.bias"), vec![outputs], Decay::No));
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> LinearLayout {
+        let [inputs, outputs] = shape;
+        let weight = self.part(&format!("{name}.weight"), shape.to_vec(), Decay::Yes);
+        let bias = bias.then(|| self.part(&format!("{name}.bias"), vec![outputs], Decay::No));
         LinearLayout {
             inputs,
             outputs,

@@ -24,7 +24,4 @@ mod parameters;
 pub use parameters::{Device, Error, Model, device, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
-mod hub_tests;
-#[cfg(test)]
-#[cfg(feature = "train")]
 pub(crate) mod testing;

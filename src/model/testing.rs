@@ -1,6 +1,6 @@
 //! Shapes and batches that the tests of the model share.
 
-use super::config::{Activation, Attention, Config, Norm, Positions};
+use super::config::{Activation, Attention, Config, Norm, Positions, RopeScaling};
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::rng::{Key, Rng};
 
@@ -16,10 +16,12 @@ pub fn gpt2() -> Config {
         d_ff: 40,
         positions: Positions::Learned,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         norm: Norm::LayerNorm,
         norm_eps: 1e-5,
         activation: Activation::Gelu,
         bias: true,
+        qkv_bias: false,
         tied: true,
         attention: Attention::Causal,
         window: None,
@@ -43,11 +45,26 @@ pub fn llama() -> Config {
     }
 }
 
+/// Qwen2 in small, with the angles of a context that was made longer.
+pub fn qwen2() -> Config {
+    Config {
+        qkv_bias: true,
+        rope_scaling: Some(RopeScaling {
+            factor: 4.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 20,
+        }),
+        ..llama()
+    }
+}
+
 /// Every switch both ways.
 pub fn table() -> Vec<Config> {
     vec![
         gpt2(),
         llama(),
+        qwen2(),
         Config {
             tied: false,
             bias: false,

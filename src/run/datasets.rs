@@ -7,7 +7,8 @@ use crate::model::folder;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
 use crate::recipe::{self, Plan};
-use crate::tokenize::{self, Config, PauseTokens, Tokenizer};
+use crate::token::Reserved;
+use crate::tokenize::{self, Config, FILE_BYTES_MAX, PauseTokens, Tokenizer};
 use crate::{fs, verify};
 
 /// Why datasets could not be made.
@@ -238,13 +239,29 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
     }
 }
 
+/// The names of the tokens that a checkpoint of this program reserves.
+fn named(folder: &Path, tokenizer: &Path) -> Result<Option<Config>, Error> {
+    let state = folder.join("trainer.json");
+    if !state.is_file() {
+        return Ok(None);
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_text(&state)?).unwrap_or_default();
+    let reserved = json.pointer("/state/reserved").cloned().unwrap_or_default();
+    // What is damaged in it is found, and told, where the checkpoint is opened.
+    let reserved: Option<Reserved> = serde_json::from_value(reserved).ok();
+    let json = fs::read_at_most(tokenizer, FILE_BYTES_MAX)?;
+    Ok(reserved.and_then(|reserved| Config::of_reserved(&json, reserved)))
+}
+
 /// A checkpoint's own tokenizer, if its embedding has a row for each reserved token.
 fn checkpoint_tokenizer(folder: &Path, pause_tokens: PauseTokens) -> Result<Tokenizer, Error> {
+    let path = folder.join("tokenizer.json");
     let config = Config {
         pause_tokens,
-        ..Config::default()
+        ..named(folder, &path)?.unwrap_or_default()
     };
-    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), &config)?;
+    let tokenizer = Tokenizer::from_file(&path, &config)?;
     let config = fs::read_text(&folder.join("config.json"))?;
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
     let needed = tokenizer.vocab_size();

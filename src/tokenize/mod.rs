@@ -7,6 +7,7 @@
 mod bytes;
 mod error;
 mod fast;
+mod foreign;
 mod insertion;
 mod reserve;
 mod tokens;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use crate::panics::BoxError;
 pub use error::Error;
+pub use foreign::Foreign;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

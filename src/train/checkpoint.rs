@@ -15,7 +15,7 @@ use crate::loader;
 use crate::model::config::Config;
 use crate::model::{folder, hub};
 use crate::pause;
-use crate::token::Reserved;
+use crate::token::{Reserved, TokenId};
 use crate::train::record::Totals;
 
 pub use crate::model::folder::{CONFIG_FILE, LATEST_FILE};
@@ -25,7 +25,7 @@ pub use crate::model::folder::{CONFIG_FILE, LATEST_FILE};
 pub const FORMAT: u32 = 2;
 
 /// The model's weights, as Hugging Face names them.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
+pub const WEIGHTS_FILE: &str = hub::tensors::FILE;
 
 /// The file that says what the others are; see [`State`].
 pub const STATE_FILE: &str = "trainer.json";
@@ -121,6 +121,10 @@ pub struct State {
     pub totals: Totals,
     /// The ids that the tokenizer beside it reserves.
     pub reserved: Reserved,
+    /// The id that begins every text, where the model expects one: an imported model, as it
+    /// was trained elsewhere. Rows of this program begin with their text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<TokenId>,
     /// What the model learnt of pauses; absent where they are the paper's, and the
     /// vocabulary has no others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,6 +294,19 @@ impl Checkpoint {
     }
 }
 
+/// Makes a checkpoint of a folder that has all other files of one.
+pub fn complete(folder: &Path, state: &State, names: &[&str]) -> Result<(), Error> {
+    let record = |name: &&str| -> Result<FileRecord, Error> {
+        Ok(FileRecord {
+            name: (*name).to_owned(),
+            digest: Digest::of_file(&folder.join(name))?,
+        })
+    };
+    let records = names.iter().map(record).collect::<Result<_, Error>>()?;
+    let sealed = seal(folder, state, records)?;
+    Ok(fs::write(&folder.join(STATE_FILE), &sealed)?)
+}
+
 /// The checkpoint folder that a path means: a training folder's newest, or a
 /// folder in Hugging Face layout itself.
 pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
@@ -298,9 +315,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
 
 /// The shape and the values of the model in a folder of Hugging Face layout.
 pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
-    let config = fs::read_text(&folder.join(CONFIG_FILE))?;
-    let weights = fs::read(&folder.join(WEIGHTS_FILE))?;
-    hub::from_hub(&config, &weights).map_err(|source| Error::Model {
+    hub::read(folder).map_err(|source| Error::Model {
         folder: folder.to_path_buf(),
         source,
     })
@@ -363,7 +378,6 @@ fn unseal(path: &Path, bytes: &[u8]) -> Result<Sealed, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::TokenId;
 
     fn state(step: u64) -> State {
         State {
@@ -376,6 +390,7 @@ mod tests {
                 pad: TokenId(9),
                 extra: Default::default(),
             },
+            begin: None,
             pauses: None,
             loader: None,
             fingerprint: Fingerprint::default(),

@@ -446,6 +446,7 @@ fn save(
         step: *step,
         totals: *totals,
         reserved,
+        begin: None,
         pauses: told.then_some(habit),
         loader: Some(loader.state(*step)),
         fingerprint: fingerprint.clone(),

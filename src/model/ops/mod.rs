@@ -87,8 +87,7 @@ impl Shape {
             activation: config.activation,
             norm: config.norm,
             eps,
-            rope: (config.positions == Positions::Rope)
-                .then(|| Arc::new(Rope::new(config.context, head, config.rope_theta))),
+            rope: (config.positions == Positions::Rope).then(|| Arc::new(Rope::new(config, head))),
             embedding: EmbeddingLayout::describe(config).0,
             block: BlockLayout::describe(config).0,
             last: FinalLayout::describe(config).0,

@@ -6,6 +6,7 @@
 )]
 
 use super::simd::vectorised;
+use crate::model::config::Config;
 
 /// Cosines and sines of every angle of a context.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,12 +26,16 @@ pub enum Turn {
 }
 
 impl Rope {
-    /// The table of `context` positions for heads of `head` dimensions.
-    pub fn new(context: usize, head: usize, theta: f64) -> Self {
-        let half = head / 2;
+    /// The table of a model's context for heads of `head` dimensions.
+    pub fn new(config: &Config, head: usize) -> Self {
+        let (context, half) = (config.context, head / 2);
         let angle = |index: usize| {
             let (position, pair) = (index / half, index % half);
-            position as f64 / theta.powf(pair as f64 / half as f64)
+            let period = config.rope_theta.powf(pair as f64 / half as f64);
+            match config.rope_scaling {
+                Some(scaling) => position as f64 * scaling.scale(1.0 / period),
+                None => position as f64 / period,
+            }
         };
         #[expect(
             clippy::cast_possible_truncation,
@@ -87,10 +92,43 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::RopeScaling;
+    use crate::model::testing::llama;
+
+    fn of(context: usize) -> Config {
+        Config {
+            context,
+            ..llama()
+        }
+    }
+
+    #[test]
+    fn scaling_slows_what_turns_slowly() {
+        let scaling = RopeScaling {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 4096,
+        };
+        let turning = |turns: f64| turns * std::f64::consts::TAU / 4096.0;
+        for (turns, kept) in [(0.5, 0.125), (1.0, 0.125), (2.5, 0.5625), (4.0, 1.0), (9.0, 1.0)] {
+            let found = scaling.scale(turning(turns)) / turning(turns);
+            assert!((found - kept).abs() < 1e-12, "{turns}: {found}");
+        }
+        let config = Config {
+            rope_scaling: Some(scaling),
+            ..of(64)
+        };
+        let (plain, scaled) = (Rope::new(&of(64), 8), Rope::new(&config, 8));
+        let last = 63 * 4;
+        assert_eq!(plain.sin[last], scaled.sin[last]);
+        let angle = 63.0 / 1000.0 / 8.0;
+        assert!((f64::from(scaled.sin[last + 3]) - f64::sin(angle)).abs() < 1e-6);
+    }
 
     #[test]
     fn turning_back_undoes_turning() {
-        let rope = Rope::new(40, 8, 10_000.0);
+        let rope = Rope::new(&of(40), 8);
         let start: Vec<f32> = (0..24).map(|i| (i as f32).sin()).collect();
         let mut heads = start.clone();
         rope.turn(&mut heads, 17, Turn::Forward);
@@ -101,7 +139,7 @@ mod tests {
 
     #[test]
     fn scores_depend_on_distance_alone() {
-        let rope = Rope::new(64, 8, 10_000.0);
+        let rope = Rope::new(&of(64), 8);
         let score = |m, n| {
             let mut q: Vec<f32> = (0..8).map(|i| (i as f32 + 0.5).cos()).collect();
             let mut k: Vec<f32> = (0..8).map(|i| (i as f32 * 1.7).sin()).collect();

@@ -5,12 +5,21 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::config::{Attention, Config};
-use super::hub::{Error, from_hub, to_hub};
-use super::kv_cache::Cache;
-use super::{Device, Model, testing};
+use super::super::config::{Attention, Config};
+use super::super::kv_cache::Cache;
+use super::super::{Device, Model, testing};
+use super::{Error, read, to_hub};
+use crate::fs;
 use crate::rng::Key;
 use crate::token::TokenId;
+
+/// What a folder of these two files holds.
+fn from_hub(config: &str, bytes: &[u8]) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(&folder.path().join("config.json"), config.as_bytes()).unwrap();
+    fs::write(&folder.path().join("model.safetensors"), bytes).unwrap();
+    read(folder.path())
+}
 
 fn values(config: &Config) -> Vec<Vec<f32>> {
     Model::new(config, Key::new(7), &Device::flex()).values()
@@ -42,7 +51,7 @@ fn foreign_configurations_are_understood_without_our_object() {
         window: Some(7),
         ..testing::llama()
     };
-    for config in [testing::llama(), testing::gpt2(), biased, mistral] {
+    for config in [testing::llama(), testing::gpt2(), testing::qwen2(), biased, mistral] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
         json.as_object_mut().unwrap().remove("pausedata").unwrap();
@@ -109,9 +118,14 @@ fn what_does_not_fit_is_named() {
         with("rms_norm_eps", json!(null)),
         with("model_type", json!("mamba")),
         from_hub("{", &bytes).unwrap_err().to_string(),
-        from_hub(&json.to_string(), &bytes[..100])
-            .unwrap_err()
-            .to_string(),
+        with("yarn", json!(1.5)),
+        with("sliding_window", json!(8)),
+        with("attention_bias", json!(true)),
+        with("mlp_bias", json!(true)),
+        with("layer_types", json!(["full_attention", "sliding_attention"])),
+        with("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e4})),
+        with("tie_word_embeddings", json!(true)),
+        with("vocab_size", json!(38)),
     ];
     expect_test::expect![[r#"
         config.json says `head_dim` = 6, which is not supported
@@ -122,9 +136,18 @@ fn what_does_not_fit_is_named() {
         config.json has no usable `rms_norm_eps`
         config.json says `model_type` = "mamba", which is not supported
         the model's config.json cannot be read
-        the safetensors file is malformed
+        config.json says `yarn` = 1.5, and it is not known whether that changes what the model computes
+        config.json says `sliding_window` = 8, and it is not known whether that changes what the model computes
+        config.json says `mlp_bias` = false, which is not supported
+        config.json says `mlp_bias` = true, which is not supported
+        config.json says `layer_types` = ["full_attention","sliding_attention"], which is not supported
+        config.json says `rope_parameters` = {"rope_type":"yarn","rope_theta":10000.0}, which is not supported
+        `tie_word_embeddings` is true, but the tensor `lm_head.weight` is not the embedding
+        tensor `model.embed_tokens.weight` has shape [37, 24], expected [38, 24]
     "#]]
     .assert_eq(&(found.join("\n") + "\n"));
+    let cut = from_hub(&json.to_string(), &bytes[..100]);
+    assert!(matches!(cut, Err(Error::File { .. })));
     let short = to_hub(&[vec![0.0; 3]], &config);
     assert!(matches!(short, Err(Error::Values { found: 3, .. })));
 }
@@ -168,9 +191,9 @@ fn stories() -> Option<PathBuf> {
 #[test]
 fn a_real_model_computes_its_published_logits() {
     let Some(folder) = stories() else { return };
-    let text = crate::fs::read_text(&folder.join("config.json")).unwrap();
-    let bytes = crate::fs::read(&folder.join("model.safetensors")).unwrap();
-    let expected = crate::fs::read_text(&folder.join("expected.json")).unwrap();
+    let text = fs::read_text(&folder.join("config.json")).unwrap();
+    let bytes = fs::read(&folder.join("model.safetensors")).unwrap();
+    let expected = fs::read_text(&folder.join("expected.json")).unwrap();
     let expected: Value = serde_json::from_str(&expected).unwrap();
     let numbers = |key: &str| -> Vec<f64> {
         let list = expected[key].as_array().unwrap().iter();
