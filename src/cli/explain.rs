@@ -234,6 +234,7 @@ impl Explain for datasets::Error {
 
 #[cfg(feature = "train")]
 mod training {
+    use pausedata::train::checkpoint;
     use pausedata::{eval, generate, model, run::training, train, transfer};
 
     use super::{Explain, Kind};
@@ -293,8 +294,12 @@ mod training {
     impl Explain for transfer::Error {
         fn kind(&self) -> Kind {
             match self {
+                Self::File(error) if error.is_missing() => Kind::BadInput,
                 Self::File(_) | Self::Hub(_) => Kind::Failed,
-                Self::Checkpoint(_) => Kind::Damaged,
+                Self::Checkpoint(error) => match error {
+                    checkpoint::Error::Missing { .. } => Kind::BadInput,
+                    _ => Kind::Damaged,
+                },
                 _ => Kind::BadInput,
             }
         }

@@ -81,7 +81,7 @@ fn text(exported: &pausedata::transfer::Exported) -> String {
         exported.checkpoint.display(),
         exported.reserved.pause.0
     );
-    if let Some(note) = &exported.note {
+    for note in &exported.notes {
         text += &format!("  note       {note}\n");
     }
     text

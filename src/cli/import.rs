@@ -92,7 +92,10 @@ fn text(imported: &pausedata::transfer::Imported) -> String {
         grouped(before)
     );
     for (id, token) in &imported.new_tokens {
-        text += &format!("  new        {token} is id {}, its row the mean of all others\n", id.0);
+        text += &format!(
+            "  new        {token} is id {}, its row the mean of all others\n",
+            id.0
+        );
     }
     text += &format!("  end        id {}\n", imported.reserved.end.0);
     if let Some(begin) = imported.begin {

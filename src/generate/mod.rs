@@ -352,14 +352,31 @@ fn decode(
     }
 }
 
-/// Makes sure that padding, ids without a token, and pauses that are not the model's own
-/// are never chosen.
+/// The ids below `rows` that no answer holds, for a model of this habit and a tokenizer of so
+/// many ids.
+pub fn never(habit: Option<&Habit>, reserved: Reserved, size: usize, rows: usize) -> Vec<TokenId> {
+    let usual = pauses::usual(reserved);
+    let vocabulary = Vocabulary {
+        reserved,
+        size,
+        own_pauses: &pauses::own(habit.unwrap_or(&usual), reserved),
+    };
+    let ids = (0..).map(TokenId).take(rows);
+    ids.filter(|id| vocabulary.bars(*id)).collect()
+}
+
+impl Vocabulary<'_> {
+    /// Whether an id is padding, without a token, or a pause that is not the model's own.
+    fn bars(&self, id: TokenId) -> bool {
+        let pause = PauseIds::from(self.reserved).contains(id) && !self.own_pauses.contains(&id);
+        pause || id == self.reserved.pad || self.size <= id.index()
+    }
+}
+
+/// Makes sure that what no answer holds is never chosen.
 fn mask(logits: &mut [f32], vocabulary: Vocabulary) {
-    let pauses = PauseIds::from(vocabulary.reserved);
     for (id, logit) in (0..).map(TokenId).zip(logits.iter_mut()) {
-        let pause = pauses.contains(id) && !vocabulary.own_pauses.contains(&id);
-        let never = pause || id == vocabulary.reserved.pad;
-        if never || vocabulary.size <= id.index() {
+        if vocabulary.bars(id) {
             *logit = f32::NEG_INFINITY;
         }
     }

@@ -240,7 +240,8 @@ impl Config {
             return Err(error("n_heads", problem));
         }
         positive("rope_theta", self.rope_theta)?;
-        self.rope_scaling.map_or(Ok(()), |scaling| scaling.check())?;
+        self.rope_scaling
+            .map_or(Ok(()), |scaling| scaling.check())?;
         positive("norm_eps", self.norm_eps)
     }
 

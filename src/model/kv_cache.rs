@@ -123,12 +123,7 @@ impl Cache {
     }
 
     /// Reads ids; returns the logits of the last `answered` of them.
-    fn read(
-        &mut self,
-        ids: &[TokenId],
-        prefix: usize,
-        answered: usize,
-    ) -> Result<Vec<f32>, Error> {
+    fn read(&mut self, ids: &[TokenId], prefix: usize, answered: usize) -> Result<Vec<f32>, Error> {
         self.check(ids)?;
         let reaches = self.reaches(ids, prefix);
         let (weights, shape) = (self.weights.clone(), self.shape.clone());

@@ -245,8 +245,7 @@ fn named(folder: &Path, tokenizer: &Path) -> Result<Option<Config>, Error> {
     if !state.is_file() {
         return Ok(None);
     }
-    let json: serde_json::Value =
-        serde_json::from_str(&fs::read_text(&state)?).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&fs::read_text(&state)?).unwrap_or_default();
     let reserved = json.pointer("/state/reserved").cloned().unwrap_or_default();
     // What is damaged in it is found, and told, where the checkpoint is opened.
     let reserved: Option<Reserved> = serde_json::from_value(reserved).ok();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::Tokenizer as Engine;
 
-use super::{Config, Error, FILE_BYTES_MAX, load, reserve};
+use super::{Config, Error, FILE_BYTES_MAX, fast, load, reserve};
 use crate::fs;
 use crate::panics::caught;
 use crate::token::{Reserved, TokenId};
@@ -56,6 +56,11 @@ impl Foreign {
         let around = self.around()?;
         let first = around.first().filter(|(_, special)| *special);
         Ok(first.map(|(id, _)| *id))
+    }
+
+    /// Whether it cuts text as Qwen 2 and 3 do.
+    pub fn is_qwen(&self) -> bool {
+        fast::recognise(&self.json).is_some_and(|family| family.is_qwen())
     }
 
     /// The JSON, whose post-processor puts `begin` and nothing else around a text.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Error, GENERATION_FILE, TOKENIZER_CONFIG_FILE, architecture, draft, publish};
 use super::{write_json, write_weights};
 use crate::fs;
+use crate::generate;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::config::{Attention, Config};
 use crate::model::folder::CONFIG_FILE;
@@ -48,8 +49,8 @@ pub struct Exported {
     /// The reserved ids.
     pub reserved: Reserved,
     /// What `transformers` does otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<&'static str>,
 }
 
 /// Hands a model on.
@@ -65,7 +66,7 @@ pub fn export(request: &Request) -> Result<Exported, Error> {
         source,
     };
     let config = hub::read_config(&folder).map_err(wrong)?;
-    let note = expressible(&config)?;
+    let mut notes = expressible(&config)?;
     let weights = Weights::open(&folder).map_err(wrong)?;
     let found = hub::tensors_of(&config, &weights).map_err(wrong)?;
     let tensor = |found: &Found<'_>| found.tensor.shape.iter().product::<usize>() as u64;
@@ -81,10 +82,19 @@ pub fn export(request: &Request) -> Result<Exported, Error> {
         object.extend(specials.clone());
     }
     write_json(&out.join(CONFIG_FILE), &json)?;
-    write_json(&out.join(GENERATION_FILE), &Value::Object(specials))?;
     let bytes = fs::read(&folder.join(TOKENIZER_FILE))?;
     let tokenizer = Foreign::of(&bytes)?;
-    write_json(&out.join(TOKENIZER_FILE), &tokenizer.json_with(state.begin)?)?;
+    let mut generation = specials;
+    let never = never(&tokenizer, &state, &config);
+    generation.insert("suppress_tokens".into(), json!(never));
+    write_json(&out.join(GENERATION_FILE), &Value::Object(generation))?;
+    write_json(
+        &out.join(TOKENIZER_FILE),
+        &tokenizer.json_with(state.begin)?,
+    )?;
+    if Dialect::of(&config) == Dialect::Qwen2 && !tokenizer.is_qwen() {
+        notes.push("`AutoTokenizer` takes every Qwen2's text apart as Qwen does, whatever tokenizer.json says: load this one by `PreTrainedTokenizerFast`");
+    }
     let about = tokenizer_config(&tokenizer, &state, &config);
     write_json(&out.join(TOKENIZER_CONFIG_FILE), &about)?;
     publish(draft, &request.out)?;
@@ -96,16 +106,18 @@ pub fn export(request: &Request) -> Result<Exported, Error> {
         tensors,
         dtype: request.precision.name(),
         reserved: state.reserved,
-        note,
+        notes,
     })
 }
 
 /// Whether `transformers` computes what the model does; where that is so for some rows only,
 /// a word on which.
-fn expressible(config: &Config) -> Result<Option<String>, Error> {
+fn expressible(config: &Config) -> Result<Vec<&'static str>, Error> {
     let lacks = |what: String| Err(Error::Inexpressible { what });
     if Dialect::of(config) == Dialect::Own {
-        let window = config.window.map_or("no window".into(), |window| format!("window {window}"));
+        let window = config
+            .window
+            .map_or("no window".into(), |window| format!("window {window}"));
         return lacks(format!(
             "this shape: positions {:?}, norm {:?}, activation {:?}, bias {}, {window}, {} heads of queries and {} of keys",
             config.positions,
@@ -117,12 +129,13 @@ fn expressible(config: &Config) -> Result<Option<String>, Error> {
         ));
     }
     match config.attention {
-        Attention::Causal => Ok(None),
-        Attention::PrefixLm => lacks("`attention = \"prefix-lm\"`: it reads prompts causally".into()),
-        Attention::Document => Ok(Some(
-            "it was trained with `attention = \"document\"`: give `transformers` one document a row"
-                .into(),
-        )),
+        Attention::Causal => Ok(Vec::new()),
+        Attention::PrefixLm => {
+            lacks("`attention = \"prefix-lm\"`: it reads prompts causally".into())
+        }
+        Attention::Document => Ok(vec![
+            "it was trained with `attention = \"document\"`: give `transformers` one document a row",
+        ]),
     }
 }
 
@@ -146,6 +159,17 @@ fn specials(state: &State) -> Map<String, Value> {
     ];
     let ids = ids.into_iter();
     ids.map(|(key, id)| (key.to_owned(), json!(id))).collect()
+}
+
+/// What no answer holds, in `transformers` as here.
+fn never(tokenizer: &Foreign, state: &State, config: &Config) -> Vec<TokenId> {
+    let ids = tokenizer.vocab_size() as usize;
+    generate::never(
+        state.pauses.as_ref(),
+        state.reserved,
+        ids,
+        config.vocab_size,
+    )
 }
 
 fn tokenizer_config(tokenizer: &Foreign, state: &State, config: &Config) -> Value {

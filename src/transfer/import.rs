@@ -186,7 +186,9 @@ fn words(request: &Request, config: &Config, config_json: &str) -> Result<Words,
     let ids = [reserved.pause, reserved.end, reserved.pad];
     let pairs = ids.into_iter().chain(reserved.extra.ids()).zip(names);
     Ok(Words {
-        new: pairs.filter(|(_, name)| foreign.id(name).is_none()).collect(),
+        new: pairs
+            .filter(|(_, name)| foreign.id(name).is_none())
+            .collect(),
         tokenizer,
         known: known as usize,
         begin,
@@ -225,7 +227,9 @@ impl Said {
             begin: token("bos_token"),
             end: token("eos_token"),
             pad: token("pad_token"),
-            begins: value.get("add_bos_token").and_then(serde_json::Value::as_bool),
+            begins: value
+                .get("add_bos_token")
+                .and_then(serde_json::Value::as_bool),
         })
     }
 }
@@ -305,6 +309,8 @@ fn mean(values: Values<'_>, tensor: Tensor<'_>, rows: usize) -> Vec<f32> {
         clippy::cast_possible_truncation,
         reason = "weights are single precision"
     )]
-    let means = sums.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32);
+    let means = sums
+        .into_iter()
+        .map(|sum| (sum / rows.max(1) as f64) as f32);
     means.collect()
 }

@@ -14,6 +14,8 @@ mod curation;
 mod damage;
 mod errors;
 mod formats;
+#[cfg(feature = "train")]
+mod hub;
 mod laws;
 mod loading;
 mod manners;

@@ -52,7 +52,9 @@ pub enum Error {
         found: String,
     },
     /// A key that nobody here knows.
-    #[error("config.json says `{key}` = {found}, and it is not known whether that changes what the model computes")]
+    #[error(
+        "config.json says `{key}` = {found}, and it is not known whether that changes what the model computes"
+    )]
     Unknown {
         /// Which key.
         key: String,
@@ -80,7 +82,9 @@ pub enum Error {
         file: String,
     },
     /// A tensor is not where the index says.
-    #[error("model.safetensors.index.json says that `{file}` has the tensor `{name}`, and it has not")]
+    #[error(
+        "model.safetensors.index.json says that `{file}` has the tensor `{name}`, and it has not"
+    )]
     NotInShard {
         /// The tensor.
         name: String,
@@ -338,7 +342,9 @@ fn found<'a>(
         // Files of the bare transformer leave out the first word of each name.
         let short = slot.name.split_once('.').map_or("", |(_, rest)| rest);
         let name = [slot.name.as_str(), short].into_iter();
-        let found = name.filter_map(|name| Some((name, weights.get(name)?))).next();
+        let found = name
+            .filter_map(|name| Some((name, weights.get(name)?)))
+            .next();
         let Some((name, tensor)) = found else {
             let name = slot.name.clone();
             return Err(Error::MissingTensor { name });

@@ -225,9 +225,7 @@ fn rotary(keys: &mut Keys<'_>) -> Result<Config, Error> {
     let n_heads = keys.size("num_attention_heads")?;
     keys.expect("hidden_act", |found| *found == json!("silu"))?;
     let head = d_model / n_heads.max(1);
-    keys.expect("head_dim", |found| {
-        found.is_null() || *found == json!(head)
-    })?;
+    keys.expect("head_dim", |found| found.is_null() || *found == json!(head))?;
     keys.expect("partial_rotary_factor", |found| {
         found.is_null() || found.as_f64() == Some(1.0)
     })?;
@@ -237,7 +235,9 @@ fn rotary(keys: &mut Keys<'_>) -> Result<Config, Error> {
         context: keys.size("max_position_embeddings")?,
         n_layers: keys.size("num_hidden_layers")?,
         n_heads,
-        n_kv_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(n_heads),
+        n_kv_heads: keys
+            .optional_size("num_key_value_heads")?
+            .unwrap_or(n_heads),
         d_model,
         d_ff: keys.size("intermediate_size")?,
         positions: Positions::Rope,
@@ -432,7 +432,9 @@ fn rope_scaling(key: &'static str, value: &Value) -> Result<Option<RopeScaling>,
                 clippy::cast_sign_loss,
                 reason = "whole and small; negative numbers become 0, which is refused"
             )]
-            let context = context.filter(|context| whole(*context)).map(|x| x as usize);
+            let context = context
+                .filter(|context| whole(*context))
+                .map(|x| x as usize);
             let scaling = || {
                 Some(RopeScaling {
                     factor: number("factor")?,

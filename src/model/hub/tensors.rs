@@ -112,8 +112,7 @@ impl Weights {
             };
             let file = fs::open(path)?;
             let map = Mapped::new(&file).map_err(fs::Error::new("read", path))?;
-            let (length, metadata) =
-                SafeTensors::read_metadata(map.bytes()).map_err(malformed)?;
+            let (length, metadata) = SafeTensors::read_metadata(map.bytes()).map_err(malformed)?;
             for (name, info) in metadata.tensors() {
                 if places.contains_key(&name) {
                     return Err(Error::Twice { name });

@@ -1,17 +1,14 @@
 //! Files of Hugging Face and ours agree; a real model computes what it should.
 
-use std::path::PathBuf;
-
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use super::super::config::{Attention, Config};
-use super::super::kv_cache::Cache;
 use super::super::{Device, Model, testing};
+use super::tensors::{Draft, Precision, assemble};
 use super::{Error, read, to_hub};
 use crate::fs;
 use crate::rng::Key;
-use crate::token::TokenId;
 
 /// What a folder of these two files holds.
 fn from_hub(config: &str, bytes: &[u8]) -> Result<(Config, Vec<Vec<f32>>), Error> {
@@ -51,7 +48,13 @@ fn foreign_configurations_are_understood_without_our_object() {
         window: Some(7),
         ..testing::llama()
     };
-    for config in [testing::llama(), testing::gpt2(), testing::qwen2(), biased, mistral] {
+    for config in [
+        testing::llama(),
+        testing::gpt2(),
+        testing::qwen2(),
+        biased,
+        mistral,
+    ] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
         json.as_object_mut().unwrap().remove("pausedata").unwrap();
@@ -122,8 +125,14 @@ fn what_does_not_fit_is_named() {
         with("sliding_window", json!(8)),
         with("attention_bias", json!(true)),
         with("mlp_bias", json!(true)),
-        with("layer_types", json!(["full_attention", "sliding_attention"])),
-        with("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e4})),
+        with(
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
+        with(
+            "rope_parameters",
+            json!({"rope_type": "yarn", "rope_theta": 1e4}),
+        ),
         with("tie_word_embeddings", json!(true)),
         with("vocab_size", json!(38)),
     ];
@@ -179,63 +188,91 @@ fn sixteen_bit_floats_are_widened() {
     }
 }
 
-/// The folder of real models, or `None` with a message where it is not at hand.
-fn stories() -> Option<PathBuf> {
-    let root = std::env::var_os("PAUSEDATA_SHARED_DATA");
-    if root.is_none() {
-        eprintln!("skipped: PAUSEDATA_SHARED_DATA is not set");
+/// A folder of a model whose tensors are shared out among two files, by the index given.
+fn shards(folder: &std::path::Path, second: &[&str], index: &dyn Fn(&str) -> &'static str) {
+    let config = testing::llama();
+    let (json, bytes) = to_hub(&values(&config), &config).unwrap();
+    fs::write(&folder.join("config.json"), json.to_string().as_bytes()).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.tensors();
+    let (b, a): (Vec<_>, Vec<_>) =
+        (tensors.iter().cloned()).partition(|(name, _)| second.contains(&name.as_str()));
+    for (name, part) in [("a.safetensors", a), ("b.safetensors", b)] {
+        fs::write(
+            &folder.join(name),
+            &safetensors::serialize(part, None).unwrap(),
+        )
+        .unwrap();
     }
-    root.map(|root| PathBuf::from(root).join("models/stories260k"))
+    let places = tensors
+        .iter()
+        .map(|(name, _)| (name.clone(), json!(index(name))));
+    let index = json!({ "metadata": {}, "weight_map": Value::Object(places.collect()) });
+    let path = folder.join("model.safetensors.index.json");
+    fs::write(&path, index.to_string().as_bytes()).unwrap();
 }
 
 #[test]
-fn a_real_model_computes_its_published_logits() {
-    let Some(folder) = stories() else { return };
-    let text = fs::read_text(&folder.join("config.json")).unwrap();
-    let bytes = fs::read(&folder.join("model.safetensors")).unwrap();
-    let expected = fs::read_text(&folder.join("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&expected).unwrap();
-    let numbers = |key: &str| -> Vec<f64> {
-        let list = expected[key].as_array().unwrap().iter();
-        list.map(|value| value.as_f64().unwrap()).collect()
+fn a_model_in_several_files_is_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let second = ["lm_head.weight", "model.norm.weight"];
+    let right = |name: &str| match second.contains(&name) {
+        true => "b.safetensors",
+        false => "a.safetensors",
     };
-    let ids = |key: &str| -> Vec<TokenId> {
-        let list = expected[key].as_array().unwrap().iter();
-        list.map(|id| TokenId(u32::try_from(id.as_u64().unwrap()).unwrap()))
-            .collect()
+    shards(folder, &second, &right);
+    let config = testing::llama();
+    assert_eq!(read(folder).unwrap(), (config.clone(), values(&config)));
+    let refused = |words: &str| {
+        let error = read(folder).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
     };
-    let (config, values) = from_hub(&text, &bytes).unwrap();
-    let model = Model::from_values(&config, values, &Device::flex());
-    let prompt = ids("prompt_ids");
-    let logits: Vec<f32> = model
-        .logits(&prompt, 1, prompt.len())
-        .into_data()
-        .iter()
-        .collect();
-    let last = &logits[(prompt.len() - 1) * config.vocab_size..];
-    for (found, expected) in last.iter().zip(numbers("logits_last_first16")) {
-        assert!(
-            (f64::from(*found) - expected).abs() < 2e-4,
-            "{found} {expected}"
-        );
+    shards(folder, &second, &|name| match name {
+        "lm_head.weight" => "a.safetensors",
+        name => right(name),
+    });
+    refused("`a.safetensors` has the tensor `lm_head.weight`, and it has not");
+    shards(folder, &second, &|_| "../b.safetensors");
+    refused("`../b.safetensors`, which is not beside it");
+    shards(folder, &second, &right);
+    let extra = fs::read(&folder.join("b.safetensors")).unwrap();
+    fs::write(&folder.join("a.safetensors"), &extra).unwrap();
+    refused("stands in two files");
+    fs::remove_file(&folder.join("a.safetensors")).unwrap();
+    refused("a.safetensors`");
+}
+
+#[test]
+fn a_value_that_half_precision_does_not_hold_is_named() {
+    let draft = |value: f32| Draft {
+        name: "w".into(),
+        shape: vec![2],
+        values: Box::new(move || Box::new([1.0, value].into_iter())),
+    };
+    let bytes = |value, precision| -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        assemble(vec![draft(value)], precision, &mut |part: &[u8]| {
+            bytes.extend_from_slice(part);
+            Ok::<(), Error>(())
+        })?;
+        Ok(bytes)
+    };
+    for (precision, value, word) in [
+        (Precision::F32, 0.1f32, 0.1f32.to_le_bytes().to_vec()),
+        (Precision::Bf16, 0.1, vec![0xcd, 0x3d]),
+        (Precision::F16, 0.1, vec![0x66, 0x2e]),
+    ] {
+        let bytes = bytes(value, precision).unwrap();
+        assert!(bytes.ends_with(&word), "{precision:?}");
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("w").unwrap().shape(), [2]);
     }
-    for (position, expected) in numbers("nll_per_token_prompt").into_iter().enumerate() {
-        let row = &logits[position * config.vocab_size..][..config.vocab_size];
-        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
-        let found = sum.ln() - f64::from(row[prompt[position + 1].index()]);
-        assert!(
-            (found - expected).abs() < 2e-4,
-            "{position}: {found} {expected}"
-        );
-    }
-    let greedy = ids("greedy_ids_from_bos");
-    let mut cache = Cache::new(&model);
-    let mut logits = cache.extend(&greedy[..1]).unwrap();
-    for expected in &greedy[1..] {
-        let best = (0..logits.len())
-            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
-            .unwrap();
-        assert_eq!(best, expected.index(), "at position {}", cache.len());
-        logits = cache.extend(&[*expected]).unwrap();
-    }
+    let error = bytes(7e4, Precision::F16).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "tensor `w` has the value 70000, which float16 does not hold"
+    );
+    assert!(bytes(7e4, Precision::Bf16).is_ok());
+    assert!(bytes(f32::NAN, Precision::F32).is_err());
 }

@@ -75,6 +75,13 @@ pub struct Family {
     pub merges: Vec<[u32; 3]>,
 }
 
+impl Family {
+    /// Whether text is cut as Qwen 2 and 3 cut it.
+    pub fn is_qwen(&self) -> bool {
+        (self.pattern, self.normalizer) == (Pattern::Qwen, Normalizer::Nfc)
+    }
+}
+
 /// A token that is found in text as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {

@@ -96,10 +96,7 @@ mod tests {
     use crate::model::testing::llama;
 
     fn of(context: usize) -> Config {
-        Config {
-            context,
-            ..llama()
-        }
+        Config { context, ..llama() }
     }
 
     #[test]
@@ -111,7 +108,13 @@ mod tests {
             original_context: 4096,
         };
         let turning = |turns: f64| turns * std::f64::consts::TAU / 4096.0;
-        for (turns, kept) in [(0.5, 0.125), (1.0, 0.125), (2.5, 0.5625), (4.0, 1.0), (9.0, 1.0)] {
+        for (turns, kept) in [
+            (0.5, 0.125),
+            (1.0, 0.125),
+            (2.5, 0.5625),
+            (4.0, 1.0),
+            (9.0, 1.0),
+        ] {
             let found = scaling.scale(turning(turns)) / turning(turns);
             assert!((found - kept).abs() < 1e-12, "{turns}: {found}");
         }
