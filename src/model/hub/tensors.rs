@@ -200,8 +200,8 @@ impl Precision {
     }
 
     /// The bytes of values, or the first value that does not fit.
-    fn bytes(self, values: Values<'_>) -> Result<Vec<u8>, f32> {
-        let mut bytes = Vec::new();
+    fn bytes(self, values: Values<'_>, length: usize) -> Result<Vec<u8>, f32> {
+        let mut bytes = Vec::with_capacity(length);
         match self {
             Self::F32 => narrow(values, &mut bytes, f32::to_le_bytes, |x| x.is_finite()),
             Self::Bf16 => narrow(
@@ -263,7 +263,8 @@ pub fn assemble<E: From<Error>>(
     sink(&(header.len() as u64).to_le_bytes())?;
     sink(&header)?;
     for tensor in tensors {
-        let bytes = precision.bytes((tensor.values)());
+        let length = tensor.shape.iter().product::<usize>() * precision.dtype().bitsize() / 8;
+        let bytes = precision.bytes((tensor.values)(), length);
         let bytes = bytes.map_err(|value| Error::Value {
             name: tensor.name.clone(),
             value,
