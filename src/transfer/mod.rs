@@ -102,6 +102,12 @@ impl Error {
             } => Some(format!(
                 "if it changes nothing, take the model with `--ignore {key}`"
             )),
+            Self::Model {
+                source: hub::Error::Fs(error),
+                ..
+            } if error.is_missing() => {
+                Some("`model.save_pretrained(DIR)` of `transformers` writes safetensors".into())
+            }
             Self::NotOurs { .. } => Some("`pausedata import` makes one of a model of another program".into()),
             Self::Inexpressible { .. } => Some(
                 "what it has are Llama (also with a window, or biases on queries, keys and values) and GPT-2".into(),

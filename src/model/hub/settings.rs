@@ -10,7 +10,7 @@ use super::tensors::Precision;
 use super::{Dialect, Error};
 
 /// Keys that change no result of a model that was trained.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 32] = [
     "_name_or_path",
     "architectures",
     "attention_dropout",
@@ -23,6 +23,7 @@ const HARMLESS: [&str; 30] = [
     "id2label",
     "initializer_range",
     "is_encoder_decoder",
+    "is_llama_config",
     "label2id",
     "max_length",
     "model_type",
@@ -38,6 +39,7 @@ const HARMLESS: [&str; 30] = [
     "return_dict",
     "task_specific_params",
     "torch_dtype",
+    "transformers.js_config",
     "transformers_version",
     "unsloth_version",
     "use_cache",
@@ -288,15 +290,16 @@ fn gpt2(keys: &mut Keys<'_>) -> Result<Config, Error> {
 
 /// Shapes that no model can have are refused before anything is computed from them.
 fn check(config: &Config) -> Result<(), Error> {
-    let sizes = [
-        ("vocab_size", config.vocab_size),
-        ("context", config.context),
-        ("n_layers", config.n_layers),
-        ("d_model", config.d_model),
-        ("d_ff", config.d_ff),
-        ("window", config.window.unwrap_or(1)),
+    // The layout lists every layer, and the angles of every position are in a table.
+    let most = [
+        ("vocab_size", config.vocab_size, 1 << 30),
+        ("d_model", config.d_model, 1 << 30),
+        ("d_ff", config.d_ff, 1 << 30),
+        ("window", config.window.unwrap_or(1), 1 << 30),
+        ("context", config.context, 1 << 22),
+        ("n_layers", config.n_layers, 1 << 14),
     ];
-    if let Some(&(key, size)) = sizes.iter().find(|(_, size)| 1 << 30 < *size) {
+    if let Some(&(key, size, _)) = most.iter().find(|(_, size, most)| most < size) {
         return Err(Error::Unsupported {
             key: key.into(),
             found: size.to_string(),

@@ -135,6 +135,8 @@ fn what_does_not_fit_is_named() {
         ),
         with("tie_word_embeddings", json!(true)),
         with("vocab_size", json!(38)),
+        with("num_hidden_layers", json!(1 << 20)),
+        with("max_position_embeddings", json!(1 << 29)),
     ];
     expect_test::expect![[r#"
         config.json says `head_dim` = 6, which is not supported
@@ -153,6 +155,8 @@ fn what_does_not_fit_is_named() {
         config.json says `rope_parameters` = {"rope_type":"yarn","rope_theta":10000.0}, which is not supported
         `tie_word_embeddings` is true, but the tensor `lm_head.weight` is not the embedding
         tensor `model.embed_tokens.weight` has shape [37, 24], expected [38, 24]
+        config.json says `n_layers` = 1048576, which is not supported
+        config.json says `context` = 536870912, which is not supported
     "#]]
     .assert_eq(&(found.join("\n") + "\n"));
     let cut = from_hub(&json.to_string(), &bytes[..100]);
