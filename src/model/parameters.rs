@@ -9,8 +9,10 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
-use super::ops::{self, Extent, HeadTensors, Kernels, Pass, Shape, Targets};
-use crate::batch::{Batch, BatchIds};
+use super::ops::{
+    self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets,
+};
+use crate::batch::Batch;
 use crate::rng::{Key, Stream};
 use crate::token::TokenId;
 
@@ -144,28 +146,21 @@ impl Model {
         self.groups.iter().map(|group| group.len).sum()
     }
 
-    /// The sum over positions of weight times cross entropy: not divided, so that
-    /// micro-batches of unequal counts add up.
-    pub fn loss_sum(&self, batch: &Batch) -> Tensor<1> {
-        self.loss(&self.tensors, batch)
+    /// The sum over positions of weight times loss: not divided, so that micro-batches of
+    /// unequal counts add up.
+    pub fn loss(&self, batch: &Batch, z_loss: f32) -> Loss {
+        ops::loss(self.kernels, self.parameters(), &self.input(batch), z_loss)
     }
 
-    /// The loss sum, and the gradients of `scale` times the loss sum in the order
-    /// of `tensors`.
-    pub fn gradients(&self, batch: &Batch, scale: f32) -> (f64, Vec<Tensor<1>>) {
-        let leaves: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|tensor| tensor.clone().autodiff().require_grad())
-            .collect();
-        let loss = self.loss(&leaves, batch);
-        let sum = f64::from(loss.clone().inner().into_scalar::<f32>());
-        let mut gradients = (loss * scale).backward();
-        let of = |leaf: &Tensor<1>| {
-            let zeros = || Tensor::zeros_like(&leaf.clone().inner());
-            leaf.grad_remove(&mut gradients).unwrap_or_else(zeros)
-        };
-        (sum, leaves.iter().map(of).collect())
+    /// The loss of some batches together, and the gradients of the objective in the order of
+    /// `tensors`.
+    pub fn gradients<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+        objective: &Objective,
+    ) -> (Loss, Vec<Tensor<1>>) {
+        let mut inputs = batches.into_iter().map(|batch| self.input(batch));
+        ops::gradients(self.kernels, self.parameters(), &mut inputs, objective)
     }
 
     /// The logits of every position, `[n, V]`, of rows that are one document each and have
@@ -181,32 +176,25 @@ impl Model {
 
     /// The logits of every position of a batch, `[n, V]`.
     pub fn logits_of(&self, batch: &Batch) -> Tensor<2> {
-        let pass = self.pass(batch);
-        let x = self.stream(&self.tensors, &batch.ids, &pass);
-        ops::logits(self.kernels, x, head(&self.tensors), &pass)
+        let (ids, pass) = (batch.ids.widened(), self.pass(batch));
+        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
+        ops::logits(self.kernels, self.parameters(), &ids, &pass)
     }
 
-    fn loss(&self, tensors: &[Tensor<1>], batch: &Batch) -> Tensor<1> {
-        let pass = self.pass(batch);
-        let x = self.stream(tensors, &batch.ids, &pass);
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            base: &self.tensors,
+        }
+    }
+
+    fn input(&self, batch: &Batch) -> Input {
+        let (ids, pass) = (batch.ids.widened(), self.pass(batch));
+        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
         let targets = Targets {
             ids: batch.targets(),
             weights: batch.weights(),
         };
-        ops::linear_cross_entropy(self.kernels, x, head(tensors), Arc::new(targets), &pass)
-    }
-
-    /// The residual stream after the last block, `[n, d]`.
-    fn stream(&self, tensors: &[Tensor<1>], ids: &BatchIds, pass: &Pass) -> Tensor<2> {
-        let ids: Arc<[u32]> = ids.widened().into();
-        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
-        let [embedding, blocks @ .., _] = tensors else {
-            unreachable!("a layout has at least two groups")
-        };
-        let x = ops::embedding(self.kernels, embedding.clone(), ids, pass);
-        blocks.iter().fold(x, |x, params| {
-            ops::block(self.kernels, x, params.clone(), pass)
-        })
+        Input { ids, targets, pass }
     }
 
     fn pass(&self, batch: &Batch) -> Pass {
@@ -227,16 +215,6 @@ impl Model {
 /// A tensor's values in order.
 pub fn to_vec(tensor: &Tensor<1>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
-}
-
-fn head(tensors: &[Tensor<1>]) -> HeadTensors {
-    let [embedding, .., last] = tensors else {
-        unreachable!("a layout has at least two groups")
-    };
-    HeadTensors {
-        last: last.clone(),
-        embedding: embedding.clone(),
-    }
 }
 
 fn initial(part: &Part, config: &Config, key: Key) -> Vec<f32> {

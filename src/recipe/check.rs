@@ -314,6 +314,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     }
     at.positive("eps", train.eps)?;
     at.positive("clip", train.clip)?;
+    at.within("z_loss", train.z_loss, (0.0, f64::MAX))?;
     check_frozen(at, stage, train)?;
     at.at_least("checkpoint_every", train.checkpoint_every, 1)?;
     at.at_least("keep", train.keep as u64, 1)?;

@@ -517,6 +517,7 @@ fn line(
             Vec::new()
         },
         loss: report.loss,
+        z_loss: report.z_loss,
         lr: report.lr,
         grad_norm: report.grad_norm,
         tokens,

@@ -216,7 +216,7 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first);
+    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
     let values: Vec<_> = gradients.iter().map(crate::model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -312,7 +312,7 @@ impl Laps {
             flops_per_token,
             flops_per_step: batches
                 .first()
-                .map(|batch| step::flops(&setup.config, batch))
+                .map(|batch| step::flops(&setup.config, batch, &setup.train))
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,

@@ -19,6 +19,7 @@ use super::norm::Norm;
 use super::product::Onto;
 use super::rotary::Turn;
 use super::{SPAN, TOKENS, feed_forward};
+use crate::model::config;
 use crate::model::layout::{BlockLayout, LinearLayout};
 use crate::model::ops::{Pass, Shape};
 
@@ -27,6 +28,8 @@ use crate::model::ops::{Pass, Shape};
 pub struct Saved {
     /// Query, key and value columns, rotated.
     qkv: Buffer,
+    /// Query and key columns before their norms, where they have any.
+    raw: Option<Buffer>,
     /// What attention returned, and the logarithms of its sums.
     attended: Buffer,
     logs: Buffer,
@@ -40,6 +43,7 @@ pub struct Saved {
 struct Layers<'a> {
     norm1: Norm<'a>,
     qkv: Linear<'a>,
+    qk_norm: Option<[Norm<'a>; 2]>,
     out: Linear<'a>,
     norm2: Norm<'a>,
     up: Linear<'a>,
@@ -57,6 +61,7 @@ impl<'a> Layers<'a> {
         Self {
             norm1: Norm::new(params, &layout.norm1, shape.norm, shape.eps),
             qkv: linear(&layout.qkv),
+            qk_norm: head_norms(params, shape),
             out: linear(&layout.out),
             norm2: Norm::new(params, &layout.norm2, shape.norm, shape.eps),
             up: linear(&layout.up),
@@ -65,17 +70,40 @@ impl<'a> Layers<'a> {
     }
 }
 
+/// The norms of each head's queries and of its keys, where a model has them.
+pub fn head_norms<'a>(params: &'a [f32], shape: &Shape) -> Option<[Norm<'a>; 2]> {
+    let norm = |layout| Norm::new(params, layout, config::Norm::RmsNorm, shape.eps);
+    shape.block.qk_norm.as_ref().map(|both| both.each_ref().map(norm))
+}
+
 /// Returns the block's output `[n, d]` and what [`backward`] needs.
 pub fn forward(x: &[f32], params: &[f32], pass: &Pass) -> (Vec<f32>, Saved) {
+    let mut y = buffer::array(x.len());
+    let saved = run(x, params, pass, Some(&mut y));
+    (y, saved)
+}
+
+/// What [`forward`] returned second, computed again.
+pub fn remember(x: &[f32], params: &[f32], pass: &Pass) -> Saved {
+    run(x, params, pass, None)
+}
+
+/// Does the forward pass up to what is asked for.
+fn run(x: &[f32], params: &[f32], pass: &Pass, y: Option<&mut [f32]>) -> Saved {
     let shape = &*pass.shape;
     let (n, d) = (pass.extent.positions(), shape.d);
     let layers = Layers::new(params, shape, n, Linear::new);
-    let qkv = project(x, &layers, pass);
+    let (qkv, raw) = project(x, &layers, pass);
     let (attended, logs) = attention::forward(&qkv, pass);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
-    let mut y = buffer::array(n * d);
-    y.par_chunks_mut(TOKENS * d)
+    let outputs: Vec<Option<&mut [f32]>> = match y {
+        Some(y) => y.chunks_mut(TOKENS * d).map(Some).collect(),
+        None => (0..n.div_ceil(TOKENS)).map(|_| None).collect(),
+    };
+    outputs
+        .into_par_iter()
+        .with_max_len(1)
         .zip(middle.par_chunks_mut(TOKENS * d))
         .zip(up.par_chunks_mut(TOKENS * width))
         .zip(
@@ -88,57 +116,78 @@ pub fn forward(x: &[f32], params: &[f32], pass: &Pass) -> (Vec<f32>, Saved) {
             let mut hidden = Buffer::new(middle.len());
             layers.norm2.forward(middle, &mut hidden);
             layers.up.apply(&hidden, up, Onto::Nothing);
+            let Some(y) = y else { return };
             let mut active = Buffer::new(up.len() / width * shape.d_ff);
             feed_forward::forward(shape.activation, up, &mut active, shape.d_ff);
             y.copy_from_slice(middle);
             layers.down.apply(&active, y, Onto::Old);
         });
-    let saved = Saved {
+    Saved {
         qkv,
+        raw,
         attended,
         logs,
         middle,
         up,
-    };
-    (y, saved)
+    }
 }
 
-/// Returns the gradients of `x` and of the group, given that of the output.
+/// Returns the gradient of `x`, given that of the output, and adds that of the group to
+/// `gradient`.
 pub fn backward(
     x: &[f32],
     params: &[f32],
     saved: &Saved,
     dy: &[f32],
     pass: &Pass,
-) -> (Vec<f32>, Vec<f32>) {
+    gradient: &mut [f32],
+) -> Vec<f32> {
     let shape = &*pass.shape;
     let layers = Layers::new(params, shape, pass.extent.positions(), Linear::back);
-    let mut gradient = buffer::zeros(shape.block.len);
-    let mut parts = Parts::new(&mut gradient, &shape.block);
+    let mut parts = Parts::new(gradient, &shape.block);
     let (mut dx, d_attended) = backward_upper(&layers, saved, dy, shape, &mut parts);
     let attention = attention::Saved {
         qkv: &saved.qkv,
         out: &saved.attended,
         logs: &saved.logs,
     };
-    let d_qkv = attention::backward(&attention, &d_attended, pass);
+    let mut d_qkv = attention::backward(&attention, &d_attended, pass);
+    if let Some(raw) = &saved.raw {
+        backward_heads(&layers, raw, &mut d_qkv, shape, &mut parts);
+    }
     backward_lower(&layers, (x, &d_qkv), shape, &mut dx, &mut parts);
-    (dx, gradient)
+    dx
 }
 
-/// Query, key and value columns of every position, rotated.
-fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> Buffer {
+/// Query, key and value columns of every position, rotated; queries and keys before their
+/// norms, where they have any.
+fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffer>) {
     let shape = &*pass.shape;
     let (d, width) = (shape.d, shape.qkv_width());
     let rotated = shape.d + shape.kv_heads * shape.head;
-    let mut qkv = Buffer::new(pass.extent.positions() * width);
+    let n = pass.extent.positions();
+    let mut qkv = Buffer::new(n * width);
+    let kept = if layers.qk_norm.is_some() { rotated } else { 0 };
+    let mut raw = Buffer::new(n * kept);
+    let raws: Vec<&mut [f32]> = match kept {
+        0 => (0..n.div_ceil(TOKENS)).map(|_| <&mut [f32]>::default()).collect(),
+        _ => raw.chunks_mut(TOKENS * kept).collect(),
+    };
     qkv.par_chunks_mut(TOKENS * width)
         .zip(x.par_chunks(TOKENS * d))
+        .zip(raws)
         .enumerate()
-        .for_each(|(chunk, (qkv, x))| {
+        .for_each(|(chunk, ((qkv, x), raw))| {
             let mut hidden = Buffer::new(x.len());
             layers.norm1.forward(x, &mut hidden);
             layers.qkv.apply(&hidden, qkv, Onto::Nothing);
+            if let Some([queries, keys]) = &layers.qk_norm {
+                for (row, raw) in qkv.chunks_exact_mut(width).zip(raw.chunks_exact_mut(kept)) {
+                    raw.copy_from_slice(&row[..kept]);
+                    queries.forward(&raw[..d], &mut row[..d]);
+                    keys.forward(&raw[d..], &mut row[d..kept]);
+                }
+            }
             if let Some(rope) = &shape.rope {
                 for (index, row) in qkv.chunks_exact_mut(width).enumerate() {
                     let position = pass.mask.reach(chunk * TOKENS + index).place();
@@ -146,7 +195,38 @@ fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> Buffer {
                 }
             }
         });
-    qkv
+    (qkv, (0 < kept).then_some(raw))
+}
+
+/// Back through the norms of queries and keys, whose gradients are replaced.
+fn backward_heads(
+    layers: &Layers<'_>,
+    raw: &[f32],
+    d_qkv: &mut [f32],
+    shape: &Shape,
+    parts: &mut Parts<'_>,
+) {
+    let Some([queries, keys]) = &layers.qk_norm else {
+        return;
+    };
+    let (d, width) = (shape.d, shape.qkv_width());
+    let kept = d + shape.kv_heads * shape.head;
+    let mut norms = Partials::new(raw.len() / kept, 2 * shape.head);
+    d_qkv
+        .par_chunks_mut(TOKENS * width)
+        .zip(raw.par_chunks(TOKENS * kept))
+        .zip(norms.chunks())
+        .for_each(|((d_qkv, raw), sums)| {
+            let (d_queries, d_keys) = sums.split_at_mut(shape.head);
+            let mut dy = Buffer::new(kept);
+            for (row, raw) in d_qkv.chunks_exact_mut(width).zip(raw.chunks_exact(kept)) {
+                dy.copy_from_slice(&row[..kept]);
+                row[..kept].fill(0.0);
+                queries.backward(&raw[..d], &dy[..d], &mut row[..d], d_queries);
+                keys.backward(&raw[d..], &dy[d..], &mut row[d..kept], d_keys);
+            }
+        });
+    norms.sum_into(parts.qk_norm);
 }
 
 /// From the output back to attention: returns the gradients of the residual
@@ -244,6 +324,8 @@ fn backward_lower(
 struct Parts<'a> {
     norm1: &'a mut [f32],
     qkv: &'a mut [f32],
+    /// Of queries, then of keys; empty where there are none.
+    qk_norm: &'a mut [f32],
     out: &'a mut [f32],
     norm2: &'a mut [f32],
     up: &'a mut [f32],
@@ -256,10 +338,14 @@ impl<'a> Parts<'a> {
         let (rest, up) = rest.split_at_mut(layout.up.weight.start);
         let (rest, norm2) = rest.split_at_mut(layout.norm2.weight.start);
         let (rest, out) = rest.split_at_mut(layout.out.weight.start);
+        let heads = layout.qk_norm.as_ref();
+        let heads = heads.map_or(rest.len(), |[queries, _]| queries.weight.start);
+        let (rest, qk_norm) = rest.split_at_mut(heads);
         let (norm1, qkv) = rest.split_at_mut(layout.qkv.weight.start);
         Self {
             norm1,
             qkv,
+            qk_norm,
             out,
             norm2,
             up,
