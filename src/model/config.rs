@@ -99,6 +99,18 @@ pub enum Activation {
     SwiGlu,
 }
 
+/// Where new rows begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewRows {
+    /// At the mean of the rows that the checkpoint's own tokens have: a new token is as
+    /// likely as an average one, and changes what the model says of others the least.
+    #[default]
+    Mean,
+    /// At random, as in a fresh model; the recipe's seed decides.
+    Random,
+}
+
 /// A model as a recipe says it: a preset, with any field changed beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +122,10 @@ pub struct Spec {
     /// `train/*` folder or a checkpoint, relative to the run's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<std::path::PathBuf>,
+    /// Where the embedding's rows for tokens begin that the checkpoint of `from` does not
+    /// know, such as pauses, and those of an untied head; `mean` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_rows: Option<NewRows>,
     /// See [`Config::context`]; the longest row of the recipe where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,

@@ -19,6 +19,8 @@ pub mod mask;
 pub mod ops;
 #[cfg(feature = "train")]
 mod parameters;
+#[cfg(feature = "train")]
+pub mod rows;
 
 #[cfg(feature = "train")]
 pub use parameters::{Device, Error, Model, device, to_vec};

@@ -17,7 +17,7 @@ use crate::rng::{Key, Stream};
 use crate::token::TokenId;
 
 /// Standard deviation of initial weights, as in GPT-2.
-const DEVIATION: f64 = 0.02;
+pub(super) const DEVIATION: f64 = 0.02;
 
 /// A device that cannot be had.
 #[derive(Debug, thiserror::Error)]

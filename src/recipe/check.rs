@@ -204,15 +204,20 @@ fn check_model(recipe: &Recipe) -> Outcome {
     if let Some(from) = &recipe.model.from {
         let alone = Spec {
             from: Some(from.clone()),
+            new_rows: recipe.model.new_rows,
             ..Spec::default()
         };
         return match recipe.model == alone {
             true => Ok(()),
             false => {
-                let finding = at.fail("from", "excludes every other key of `model`");
+                let finding = at.fail("from", "excludes every other key of `model` but `new_rows`");
                 Err(finding.hint("the checkpoint decides the shape; remove the other keys"))
             }
         };
+    }
+    if recipe.model.new_rows.is_some() {
+        let finding = at.fail("new_rows", "needs `from`: a fresh model has no other rows");
+        return Err(finding.hint("leave it out, or start from a checkpoint"));
     }
     // The size of the vocabulary is known only once there is a tokenizer.
     match recipe

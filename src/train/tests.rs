@@ -3,9 +3,11 @@
 
 mod attention;
 mod mixture;
+mod start;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
@@ -15,10 +17,11 @@ use super::*;
 use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
 };
-use crate::model::config::{Activation, Attention, Norm, Positions};
+use crate::model::config::{Activation, Attention, NewRows, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
 use crate::recipe::Freeze;
+use crate::rng::Key;
 use crate::sequence::Sequence;
 use crate::shard::{ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
@@ -153,6 +156,7 @@ fn job(data: &Path, folder: &Path) -> Job {
         mixture: Vec::new(),
         config: config(),
         start: Start::Fresh,
+        new_rows: NewRows::Mean,
         train: toml::from_str(text).unwrap(),
         seed: 3,
         device: Device::flex(),
