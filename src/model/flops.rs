@@ -55,13 +55,22 @@ impl Flops {
         }
     }
 
+    /// The same where the model's own matrices are frozen: their gradients, a third, are not
+    /// computed, but those of `adapters`, their parameters times the positions.
+    pub fn frozen(self, adapters: u64) -> Self {
+        Self {
+            linear: self.linear / 3 * 2 + 6 * adapters,
+            head: self.head / 3 * 2,
+            ..self
+        }
+    }
+
     /// The same, with the forward pass of every block done once more up to the
     /// feed-forward layer's activation.
-    pub fn recomputed(self, config: &Config) -> Self {
+    pub fn recomputed(self, config: &Config, positions: u64) -> Self {
         let down = (config.n_layers * config.d_model * config.d_ff) as u64;
-        let all = linear(config).max(1);
         Self {
-            recomputed: self.linear / 3 / all * (all - down) + self.attention / 3,
+            recomputed: 2 * (linear(config) - down) * positions + self.attention / 3,
             ..self
         }
     }
@@ -153,8 +162,8 @@ mod tests {
             // A third of all but the head and the products out of feed-forward layers.
             let down = (config.n_layers * config.d_model * config.d_ff) as u64;
             let again = (flops.sum() - flops.head) / 3 - 24 * 2 * down;
-            assert_eq!(flops.recomputed(&config).recomputed, again);
-            assert_eq!(flops.recomputed(&config).hardware(), flops.sum() + again);
+            assert_eq!(flops.recomputed(&config, 24).recomputed, again);
+            assert_eq!(flops.recomputed(&config, 24).hardware(), flops.sum() + again);
             let mut twice = flops;
             twice += flops;
             assert_eq!(twice, Flops::of(&config, 2, 24, 14));

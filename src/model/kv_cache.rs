@@ -12,7 +12,7 @@ use super::mask::Reach;
 use super::ops::Shape;
 use super::ops::cpu::block::head_norms;
 use super::ops::cpu::feed_forward;
-use super::ops::cpu::linear::Linear;
+use super::ops::cpu::linear::{Linear, Way};
 use super::ops::cpu::loss::bound;
 use super::ops::cpu::matrix::{Mat, MatMut};
 use super::ops::cpu::norm::Norm;
@@ -200,8 +200,9 @@ impl Cache {
         let (m, width) = (x.len() / d, shape.qkv_width());
         let mut hidden = vec![0.0; m * d];
         let mut qkv = vec![0.0; m * width];
+        let linear = |layer| Linear::new(params, layer, m, Way::Forward);
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
-        Linear::new(params, &layout.qkv, m).apply(&hidden, &mut qkv, Onto::Nothing);
+        linear(&layout.qkv).apply(&hidden, &mut qkv, Onto::Nothing);
         if let Some([queries, keys]) = head_norms(params, &shape) {
             let rotated = d + shape.kv_heads * shape.head;
             let mut raw = vec![0.0; rotated];
@@ -214,13 +215,13 @@ impl Cache {
             }
         }
         let attended = self.attend(index, &mut qkv, reaches);
-        Linear::new(params, &layout.out, m).apply(&attended, x, Onto::Old);
+        linear(&layout.out).apply(&attended, x, Onto::Old);
         Norm::new(params, &layout.norm2, shape.norm, shape.eps).forward(x, &mut hidden);
         let mut up = vec![0.0; m * layout.up.outputs];
-        Linear::new(params, &layout.up, m).apply(&hidden, &mut up, Onto::Nothing);
+        linear(&layout.up).apply(&hidden, &mut up, Onto::Nothing);
         let mut active = vec![0.0; m * shape.d_ff];
         feed_forward::forward(shape.activation, &up, &mut active, shape.d_ff);
-        Linear::new(params, &layout.down, m).apply(&active, x, Onto::Old);
+        linear(&layout.down).apply(&active, x, Onto::Old);
     }
 
     /// Appends keys and values to a block's memory and attends to what is seen of it.

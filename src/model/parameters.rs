@@ -12,6 +12,7 @@ use super::mask::Mask;
 use super::ops::{
     self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets,
 };
+use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
 use crate::token::TokenId;
@@ -86,6 +87,8 @@ pub struct Model {
     pub groups: Vec<Group>,
     /// The parameters, outside autodiff, in the order of `groups`.
     pub tensors: Vec<Tensor<1>>,
+    /// What training changes, where that is not everything: then its groups come last.
+    tuning: Option<Tuning>,
     kernels: Kernels,
     shape: Arc<Shape>,
 }
@@ -120,6 +123,7 @@ impl Model {
         Self {
             config: config.clone(),
             tensors: tensors.collect(),
+            tuning: None,
             groups,
             kernels: Kernels::for_device(&device),
             shape: Arc::new(Shape::new(config)),
@@ -131,9 +135,113 @@ impl Model {
         Self { kernels, ..self }
     }
 
-    /// The parameters: one flat array a group.
+    /// The same model, of which training changes a part. Adapters begin by the key, and
+    /// change nothing yet.
+    pub fn tuned(mut self, tuning: Tuning, key: Key) -> Self {
+        let device = self.tensors.first().map(Tensor::device);
+        let device = device.unwrap_or_else(Device::flex);
+        for group in tuning.groups(&self.config) {
+            let values = match group.name == tuning::ROWS {
+                true => self.rows_of(&tuning.rows),
+                false => tuning::initial(&group, key, self.groups.len()),
+            };
+            let values = TensorData::new(values, [group.len]);
+            self.tensors.push(Tensor::from_data(values, &device));
+            self.groups.push(group);
+        }
+        let lora = tuning.lora.as_ref();
+        let shape = Shape {
+            lora: lora.map(|lora| LoraLayout::describe(lora, &self.config).0),
+            ..Shape::clone(&self.shape)
+        };
+        Self {
+            shape: Arc::new(shape),
+            tuning: Some(tuning),
+            ..self
+        }
+    }
+
+    /// The values of the groups that are trained.
+    pub fn trained(&self) -> Vec<Vec<f32>> {
+        let trained = self.tensors.iter().skip(self.first_trained());
+        trained.map(to_vec).collect()
+    }
+
+    /// The same model with other values for the groups that are trained.
+    pub fn with_trained(mut self, values: Vec<Vec<f32>>) -> Self {
+        self.train(|_, tensors| {
+            let tensor = |(values, old): (Vec<f32>, &Tensor<1>)| {
+                let len = values.len();
+                Tensor::from_data(TensorData::new(values, [len]), &old.device())
+            };
+            values.into_iter().zip(&tensors).map(tensor).collect()
+        });
+        self
+    }
+
+    /// What training changes, where that is not everything.
+    pub fn tuning(&self) -> Option<&Tuning> {
+        self.tuning.as_ref()
+    }
+
+    /// The rows of the embedding that some ids have.
+    fn rows_of(&self, ids: &[u32]) -> Vec<f32> {
+        let (d, table) = (self.config.d_model, self.tensors.first().map(to_vec));
+        let table = table.unwrap_or_default();
+        let row = |id: &u32| table.get(*id as usize * d..).unwrap_or_default().iter().take(d);
+        ids.iter().flat_map(row).copied().collect()
+    }
+
+    /// The first group that is trained, and all after it are.
+    fn first_trained(&self) -> usize {
+        match self.tuning {
+            None => 0,
+            Some(_) => self.config.n_layers + 2,
+        }
+    }
+
+    /// The groups that are trained.
+    pub fn trained_groups(&self) -> &[Group] {
+        self.groups.get(self.first_trained()..).unwrap_or_default()
+    }
+
+    /// Replaces the tensors of [`Self::trained_groups`] by what `change` makes of them.
+    pub fn train(&mut self, change: impl FnOnce(&[Group], Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
+        let trained = self.tensors.split_off(self.first_trained());
+        self.tensors.extend(change(self.trained_groups(), trained));
+        let rows = self.tuning.iter().map(|tuning| &tuning.rows);
+        let Some(ids) = rows.into_iter().find(|rows| !rows.is_empty()) else {
+            return;
+        };
+        // The table has what was trained, as everything reads it there.
+        let table = self.tensors.first_mut();
+        let table = table.map(|table| std::mem::replace(table, Tensor::empty([0], &table.device())));
+        if let (Some(table), Some(rows)) = (table, self.tensors.last()) {
+            let table = ops::replace_rows(table, ids, rows, self.config.d_model);
+            if let Some(first) = self.tensors.first_mut() {
+                *first = table;
+            }
+        }
+    }
+
+    /// The parameters, with adapters' products in the matrices: one flat array a group of
+    /// [`layout`].
     pub fn values(&self) -> Vec<Vec<f32>> {
-        self.tensors.iter().map(to_vec).collect()
+        let base = self.config.n_layers + 2;
+        let mut values: Vec<Vec<f32>> = self.tensors.iter().take(base).map(to_vec).collect();
+        let blocks = values.iter_mut().skip(1);
+        for (block, adapters) in blocks.zip(self.adapters()) {
+            ops::cpu::merge(block, &to_vec(adapters), &self.shape);
+        }
+        values
+    }
+
+    /// The adapters' tensors, one a block; none where there are none.
+    pub fn adapters(&self) -> &[Tensor<1>] {
+        let lora = self.tuning.as_ref().and_then(|tuning| tuning.lora.as_ref());
+        let (first, count) = (self.first_trained(), self.config.n_layers);
+        let some = lora.and_then(|_| self.tensors.get(first..first + count));
+        some.unwrap_or_default()
     }
 
     /// What the operations know of this model.
@@ -182,8 +290,11 @@ impl Model {
     }
 
     fn parameters(&self) -> Parameters<'_> {
+        let base = self.config.n_layers + 2;
         Parameters {
-            base: &self.tensors,
+            base: self.tensors.get(..base).unwrap_or_default(),
+            adapters: self.adapters(),
+            rows: self.tuning.as_ref().map(|tuning| &*tuning.rows),
         }
     }
 

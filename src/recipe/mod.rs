@@ -189,6 +189,10 @@ pub struct Train {
     /// Which weights stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// Train low-rank adapters, and leave the model's own weights as they are, but for what
+    /// `freeze` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<model::lora::Lora>,
     /// The datasets that rows come from, where there are more than the stage's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<Member>,

@@ -27,13 +27,12 @@ use crate::fs;
 use crate::loader::{self, Clash, GlobalBatch, Loader};
 use crate::manifest::{Stage, TOKENIZER_FILE};
 use crate::model::config::{Config, NewRows};
-use crate::model::{Device, Model, hub};
+use crate::model::{Device, hub};
 use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
 use crate::tokenize;
 use crate::train::checkpoint::{Checkpoint, State, Store};
-use crate::train::freeze::Thawed;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::{Line, Log, Totals};
 use crate::train::step::{Learner, NonFinite, Report};
@@ -201,6 +200,9 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// The recipe trains what the model does not have.
+    #[error(transparent)]
+    NoTarget(#[from] freeze::NoTarget),
     /// A checkpoint's tokenizer cannot be read.
     #[error(transparent)]
     Tokenize(#[from] tokenize::Error),
@@ -367,11 +369,9 @@ fn resumed(
             differences,
         });
     }
-    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
-    let model = Model::from_values(&job.config, values, &job.device);
+    let model = start::resumed(job, checkpoint)?;
     let moments = checkpoint.read(optimizer::FILE)?;
     Ok(Learner {
-        thawed: thawed(job, &model),
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
         model,
         step: checkpoint.state.step,
@@ -383,17 +383,11 @@ fn resumed(
 fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
     let model = start::model(job, progress)?;
     Ok(Learner {
-        thawed: thawed(job, &model),
         optimizer: Optimizer::new(&model, &job.device),
         model,
         step: 0,
         totals: Totals::default(),
     })
-}
-
-fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
-    let reserved = job.dataset.manifest.tokenizer.reserved;
-    Thawed::new(job.train.freeze, model, reserved)
 }
 
 /// Writes a checkpoint of the learner.
@@ -439,6 +433,9 @@ fn save(
         ),
         (optimizer::FILE, optimizer.to_bytes(model)?),
     ];
+    let adapter = start::adapter_files(model)?;
+    let adapter = adapter.iter().map(|(name, bytes)| (name.as_str(), bytes.clone()));
+    let files: Vec<_> = files.into_iter().chain(adapter).collect();
     Ok(store.save(&state, &files, job.train.keep)?)
 }
 

@@ -4,22 +4,67 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Error, Job, Start, checkpoint};
+use super::checkpoint::{self, Checkpoint};
+use super::{Error, Job, Start, freeze};
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::manifest::TOKENIZER_FILE;
-use crate::model::Model;
+use crate::model::{Model, peft};
 use crate::model::config::{Config, NewRows};
 use crate::model::rows::Growth;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::rng::Key;
 use crate::token::Reserved;
 use crate::tokenize::{self, PauseTokens, Tokenizer};
 
-/// The weights that a job says, with new rows where a checkpoint lacks them, of which
-/// `progress` hears.
+/// The model before its first step; `progress` hears of new rows.
 pub fn model(job: &Job, progress: &dyn Progress) -> Result<Model, Error> {
+    tuned(job, base(job, progress)?)
+}
+
+/// The model of a checkpoint of the same run.
+pub fn resumed(job: &Job, checkpoint: &Checkpoint) -> Result<Model, Error> {
+    let Some(lora) = &job.train.lora else {
+        let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
+        return tuned(job, Model::from_values(&job.config, values, &job.device));
+    };
+    // Its matrices hold what adapters add; those that the run began with do not.
+    let model = tuned(job, base(job, &Silent)?)?;
+    let Some(tuning) = model.tuning() else {
+        return Ok(model);
+    };
+    let bytes = checkpoint.read(&format!("{}/{}", peft::FOLDER, peft::WEIGHTS_FILE))?;
+    let values = peft::from_peft(&bytes, lora, tuning, &job.config)?;
+    Ok(model.with_trained(values))
+}
+
+/// The files of a checkpoint that hold adapters; none where there are none.
+pub fn adapter_files(model: &Model) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let tuning = model.tuning();
+    let Some((tuning, lora)) = tuning.and_then(|tuning| Some((tuning, tuning.lora.as_ref()?)))
+    else {
+        return Ok(Vec::new());
+    };
+    let (config, weights) = peft::to_peft(&model.trained(), lora, tuning, &model.config)?;
+    let file = |name: &str| format!("{}/{name}", peft::FOLDER);
+    Ok(vec![
+        (file(peft::CONFIG_FILE), format!("{config:#}\n").into_bytes()),
+        (file(peft::WEIGHTS_FILE), weights),
+    ])
+}
+
+/// A model of which the job trains what its recipe says.
+fn tuned(job: &Job, model: Model) -> Result<Model, Error> {
+    let reserved = job.dataset.manifest.tokenizer.reserved;
+    Ok(match freeze::tuning(&job.train, &job.config, reserved)? {
+        Some(tuning) => model.tuned(tuning, Key::new(job.seed)),
+        None => model,
+    })
+}
+
+/// The weights that a job says, with new rows where a checkpoint lacks them.
+fn base(job: &Job, progress: &dyn Progress) -> Result<Model, Error> {
     let Start::From(path) = &job.start else {
         return Ok(Model::new(&job.config, Key::new(job.seed), &job.device));
     };

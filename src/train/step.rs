@@ -9,7 +9,6 @@ use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::{AdamStep, Loss, Objective};
 use crate::recipe::Train;
-use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
@@ -20,8 +19,6 @@ pub struct Learner {
     pub model: Model,
     /// The optimizer's moments.
     pub optimizer: Optimizer,
-    /// Which weights steps may change, where not all are.
-    pub thawed: Option<Thawed>,
     /// Steps done, which is also the loader's next global batch.
     pub step: u64,
     /// What was trained on so far.
@@ -65,10 +62,7 @@ impl Learner {
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
-        let (loss, mut gradients) = gradients(&self.model, batch, train);
-        if let Some(thawed) = &self.thawed {
-            gradients = thawed.clear(gradients);
-        }
+        let (loss, gradients) = gradients(&self.model, batch, train);
         let grad_norm = optimizer::global_norm(&gradients);
         let losses = loss.cross_entropy + loss.z_loss;
         for (quantity, value) in [("loss", losses), ("gradient norm", grad_norm)] {
@@ -83,11 +77,7 @@ impl Learner {
             beta1: train.betas[0],
             beta2: train.betas[1],
             eps: train.eps,
-            weight_decay: match self.thawed {
-                // What is frozen must not decay, and a few rows need not.
-                Some(_) => 0.0,
-                None => train.weight_decay,
-            },
+            weight_decay: train.weight_decay,
             decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
@@ -138,8 +128,14 @@ pub fn flops(config: &Config, batch: &GlobalBatch, train: &Train) -> Flops {
     for micro in &batch.micro_batches {
         sum += Flops::of(config, micro.rows, micro.length, micro.counts.scored);
     }
+    let micro = batch.micro_batches.iter();
+    let positions = micro.map(|micro| micro.rows * micro.length).sum::<usize>() as u64;
+    if train.freeze.is_some() || train.lora.is_some() {
+        let adapters = train.lora.iter().map(|lora| lora.n_parameters(config));
+        sum = sum.frozen(adapters.sum::<u64>() * positions);
+    }
     match train.recompute {
-        true => sum.recomputed(config),
+        true => sum.recomputed(config, positions),
         false => sum,
     }
 }

@@ -3,7 +3,8 @@
 
 mod attention;
 mod mixture;
-mod start;
+mod new_rows;
+mod tuning;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ use super::*;
 use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
 };
+use crate::model::Model;
 use crate::model::config::{Activation, Attention, NewRows, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
@@ -178,7 +180,10 @@ fn traces(folder: &Path) -> (Vec<String>, Vec<(PathBuf, Vec<u8>)>) {
     let metrics = fs::read_text(&folder.join(record::FILE)).unwrap();
     let untimed = |line: &str| line.split("\"tokens_per_s\"").next().unwrap().to_owned();
     let latest = checkpoint::resolve(folder).unwrap();
-    let files = fs::list(&latest).unwrap().into_iter().map(|path| {
+    let (folders, files): (Vec<_>, Vec<_>) =
+        (fs::list(&latest).unwrap().into_iter()).partition(|path| path.is_dir());
+    let within = folders.iter().flat_map(|folder| fs::list(folder).unwrap());
+    let files = files.into_iter().chain(within).map(|path| {
         let bytes = fs::read(&path).unwrap();
         (path.strip_prefix(folder).unwrap().to_path_buf(), bytes)
     });

@@ -10,6 +10,8 @@ mod mask_tests;
 pub mod plain;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tuning_tests;
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
+use super::tuning::LoraLayout;
 use cpu::rotary::Rope;
 
 /// Which form of the operations runs.
@@ -71,6 +74,8 @@ pub struct Shape {
     pub block: BlockLayout,
     /// Of the last group.
     pub last: FinalLayout,
+    /// Of each block's adapters, where it has any.
+    pub lora: Option<LoraLayout>,
 }
 
 impl Shape {
@@ -97,6 +102,7 @@ impl Shape {
             embedding: EmbeddingLayout::describe(config).0,
             block: BlockLayout::describe(config).0,
             last: FinalLayout::describe(config).0,
+            lora: None,
         }
     }
 
@@ -220,6 +226,17 @@ pub struct Input {
 pub struct Parameters<'a> {
     /// Embedding, blocks and what follows them.
     pub base: &'a [Tensor<1>],
+    /// Adapters, one group a block; none where a model has none.
+    pub adapters: &'a [Tensor<1>],
+    /// Where the base is not trained: the ids, in order, whose rows of the embedding are.
+    pub rows: Option<&'a [u32]>,
+}
+
+impl Parameters<'_> {
+    /// Whether the base is trained; else adapters and rows alone are.
+    pub fn is_whole(&self) -> bool {
+        self.rows.is_none()
+    }
 }
 
 /// What gradients are taken of: `scale` times the sum over scored positions of weight
@@ -269,7 +286,8 @@ pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss:
     }
 }
 
-/// The loss of all batches together and the gradients of the objective, one a group.
+/// The loss of all batches together and the gradients of the objective, one for each group
+/// that is trained: those of the base, or of adapters and then of rows.
 pub fn gradients(
     kernels: Kernels,
     parameters: Parameters<'_>,
@@ -292,6 +310,14 @@ pub fn logits(
     match kernels {
         Kernels::Plain => plain::logits(parameters, ids, pass),
         Kernels::Fused => cpu::logits(parameters, ids, pass),
+    }
+}
+
+/// A table, the first of a group, with other rows of `d` for some ids.
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    match Kernels::for_device(&table.device()) {
+        Kernels::Plain => plain::replace_rows(table, ids, rows, d),
+        Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
     }
 }
 

@@ -1,11 +1,14 @@
 //! The operations in burn tensors: short, slow, and right on any device.
 
+use std::ops::Range;
+
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape};
 use crate::model::config::{Activation, Norm};
 use crate::model::layout::{LinearLayout, NormLayout, Part};
+use crate::model::tuning::{AdapterLayout, LoraLayout};
 
 /// See [`super::loss`].
 pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
@@ -23,7 +26,11 @@ pub fn logits(parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2>
         unreachable!("a layout has at least two groups")
     };
     let x = embed(embedding, ids, pass);
-    let x = blocks.iter().fold(x, |x, params| block(x, params, pass));
+    let mut adapters = parameters.adapters.iter();
+    let x = blocks.iter().fold(x, |x, own| {
+        let adapters = adapters.next();
+        block(x, Params { own, adapters }, pass)
+    });
     let hidden = norm(x, last, &shape.last.norm, shape);
     let table = match shape.last.head.clone() {
         Some(range) => last.clone().slice([range]),
@@ -44,24 +51,63 @@ pub fn gradients(
     objective: &Objective,
 ) -> (Loss, Vec<Tensor<1>>) {
     let mut total = Loss::default();
-    let groups = parameters.base.iter();
-    let mut sums: Vec<Tensor<1>> = groups.map(Tensor::zeros_like).collect();
+    let wanted: Vec<&Tensor<1>> = match parameters.rows {
+        None => parameters.base.iter().collect(),
+        // The rows' are part of the first one's.
+        Some(_) => parameters.adapters.iter().chain(parameters.base.first()).collect(),
+    };
+    let mut sums: Vec<Tensor<1>> = wanted.into_iter().map(Tensor::zeros_like).collect();
+    let mut d = 0;
     for input in inputs {
-        let leaf = |tensor: &Tensor<1>| tensor.clone().autodiff().require_grad();
-        let leaves: Vec<_> = parameters.base.iter().map(leaf).collect();
-        let [entropy, z_loss] = losses(Parameters { base: &leaves }, &input, objective.z_loss);
+        d = input.pass.shape.d;
+        let fixed = |tensor: &Tensor<1>| tensor.clone().autodiff();
+        let leaf = |tensor: &Tensor<1>| fixed(tensor).require_grad();
+        let (base, adapters): (Vec<_>, Vec<_>) = match parameters.rows {
+            None => (parameters.base.iter().map(leaf).collect(), Vec::new()),
+            Some(_) => {
+                let first = parameters.base.iter().take(1).map(leaf);
+                let others = parameters.base.iter().skip(1).map(fixed);
+                let adapters = parameters.adapters.iter().map(leaf);
+                (first.chain(others).collect(), adapters.collect())
+            }
+        };
+        let tracked = Parameters {
+            base: &base,
+            adapters: &adapters,
+            ..parameters
+        };
+        let [entropy, z_loss] = losses(tracked, &input, objective.z_loss);
         total += Loss {
             cross_entropy: value(entropy.clone()),
             z_loss: value(z_loss.clone()),
         };
         let mut found = ((entropy + z_loss) * objective.scale).backward();
-        for (sum, leaf) in sums.iter_mut().zip(&leaves) {
+        for (sum, leaf) in sums.iter_mut().zip(adapters.iter().chain(&base)) {
             if let Some(gradient) = leaf.grad_remove(&mut found) {
                 *sum = sum.clone() + gradient;
             }
         }
     }
+    if let Some(ids) = parameters.rows {
+        let table = sums.pop();
+        let row = |(id, table): (&u32, &Tensor<1>)| {
+            let start = *id as usize * d;
+            table.clone().slice([start..start + d])
+        };
+        let rows = ids.iter().zip(table.iter().cycle()).map(row).collect::<Vec<_>>();
+        sums.extend((!rows.is_empty()).then(|| Tensor::cat(rows, 0)));
+    }
     (total, sums)
+}
+
+/// See [`super::replace_rows`].
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    let replace = |table: Tensor<1>, (row, id): (usize, &u32)| {
+        let (from, to) = (row * d, *id as usize * d);
+        let row = rows.clone().slice([from..from + d]);
+        table.slice_assign([to..to + d], row)
+    };
+    ids.iter().enumerate().fold(table, replace)
 }
 
 /// Cross entropy and z-loss, summed by their weights.
@@ -107,15 +153,24 @@ fn embed(params: &Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     }
 }
 
+/// A block's parameters, and those of its adapters where it has any.
+#[derive(Clone, Copy)]
+struct Params<'a> {
+    own: &'a Tensor<1>,
+    adapters: Option<&'a Tensor<1>>,
+}
+
 /// A transformer block: attention and feed-forward, each normed before and added after.
-fn block(x: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
+fn block(x: Tensor<2>, params: Params<'_>, pass: &Pass) -> Tensor<2> {
     let shape = &pass.shape;
     let layout = &shape.block;
-    let hidden = norm(x.clone(), params, &layout.norm1, shape);
-    let attended = attention(linear(hidden, params, &layout.qkv), params, pass);
-    let x = x + linear(attended, params, &layout.out);
-    let hidden = norm(x.clone(), params, &layout.norm2, shape);
-    let up = linear(hidden, params, &layout.up);
+    let linear = |x, layer, adapter| linear(x, params, layer, (shape, adapter));
+    let hidden = norm(x.clone(), params.own, &layout.norm1, shape);
+    let qkv = linear(hidden, &layout.qkv, |lora| &lora.qkv);
+    let attended = attention(qkv, params.own, pass);
+    let x = x + linear(attended, &layout.out, |lora| &lora.out);
+    let hidden = norm(x.clone(), params.own, &layout.norm2, shape);
+    let up = linear(hidden, &layout.up, |lora| &lora.up);
     let n = pass.extent.positions();
     let active = match shape.activation {
         Activation::Gelu => {
@@ -129,7 +184,7 @@ fn block(x: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
             gate.clone() * sigmoid(gate) * up
         }
     };
-    x + linear(active, params, &layout.down)
+    x + linear(active, &layout.down, |lora| &lora.down)
 }
 
 /// See [`super::adamw`].
@@ -174,16 +229,42 @@ fn norm(x: Tensor<2>, params: &Tensor<1>, layout: &NormLayout, shape: &Shape) ->
     }
 }
 
-fn linear(x: Tensor<2>, params: &Tensor<1>, layout: &LinearLayout) -> Tensor<2> {
-    let weight = params
+/// Which of a block's adapters belongs to a layer.
+type Which = fn(&LoraLayout) -> &AdapterLayout;
+
+fn linear(
+    x: Tensor<2>,
+    Params { own, adapters }: Params<'_>,
+    layout: &LinearLayout,
+    (shape, which): (&Shape, Which),
+) -> Tensor<2> {
+    let weight = own
         .clone()
         .slice([layout.weight.clone()])
         .reshape([layout.inputs, layout.outputs]);
-    let y = x.matmul(weight);
-    match layout.bias.clone() {
-        Some(range) => y + params.clone().slice([range]).reshape([1, layout.outputs]),
+    let y = x.clone().matmul(weight);
+    let y = match layout.bias.clone() {
+        Some(range) => y + own.clone().slice([range]).reshape([1, layout.outputs]),
         None => y,
-    }
+    };
+    let (Some(lora), Some(adapters)) = (&shape.lora, adapters) else {
+        return y;
+    };
+    let layer = which(lora);
+    let part = |range: &Range<usize>, rows: usize| {
+        let columns = range.len() / rows;
+        let part = adapters.clone().slice([range.clone()]);
+        part.reshape([rows, columns])
+    };
+    let n = x.dims()[0];
+    layer.parts.iter().enumerate().fold(y, |y, (place, of)| {
+        let columns = place * layer.rank..(place + 1) * layer.rank;
+        let a = part(&layer.a, layer.inputs).slice([0..layer.inputs, columns]);
+        let change = x.clone().matmul(a).matmul(part(&of.b, layer.rank));
+        let columns = [0..n, of.columns.clone()];
+        let old = y.clone().slice(columns.clone());
+        y.slice_assign(columns, old + change * f64::from(lora.scale))
+    })
 }
 
 /// `[n, (h + 2 kv) head]` to `[n, d]`.

@@ -88,3 +88,12 @@ vectorised! {
         add(to, from);
     }
 }
+
+/// Adds the gradient of the rows of some ids, which are in order, given that of the output.
+pub fn backward_rows(dy: &[f32], ids: &[u32], (rows, d): (&[u32], usize), into: &mut [f32]) {
+    for (dy, id) in dy.chunks_exact(d).zip(ids) {
+        if let Ok(row) = rows.binary_search(id) {
+            accumulate(&mut into[row * d..][..d], dy);
+        }
+    }
+}

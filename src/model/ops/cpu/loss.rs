@@ -16,7 +16,7 @@ use super::block::Partials;
 use super::buffer::{self, Buffer};
 use super::matrix::{Mat, MatMut};
 use super::norm::Norm;
-use super::product::{Onto, Packed, matmul_packed};
+use super::product::{Onto, Packed, matmul, matmul_packed};
 use super::simd::{exp_and_sum, max, tanh, vectorised};
 use crate::model::ops::{Loss, Objective, Shape, Targets};
 
@@ -36,10 +36,12 @@ pub struct Head<'a> {
 
 /// Where gradients are added.
 pub struct Into<'a> {
-    /// Of the group `final`.
-    pub last: &'a mut [f32],
-    /// Of the group `embedding`, whose table may be the head.
-    pub embedding: &'a mut [f32],
+    /// Of the group `final`, where it is wanted.
+    pub last: Option<&'a mut [f32]>,
+    /// Of the group `embedding`, whose table may be the head, where it is wanted.
+    pub embedding: Option<&'a mut [f32]>,
+    /// Of the rows of these ids alone, where the table is the head.
+    pub rows: Option<(&'a [u32], &'a mut [f32])>,
 }
 
 impl<'a> Head<'a> {
@@ -107,11 +109,18 @@ pub fn differentiate(
     let (table, norm) = (head.table(shape), head.norm(shape));
     let (columns, rows) = (Packed::new(table.t()), Packed::new(table));
     let mut dx = buffer::zeros(x.len());
-    let (d_norm, d_head) = into.last.split_at_mut(norm.parameters());
-    let d_table = match shape.last.head {
-        Some(_) => d_head,
-        None => &mut into.embedding[shape.embedding.token.clone()],
+    let (mut d_norm, d_head) = match into.last {
+        Some(last) => {
+            let (d_norm, d_head) = last.split_at_mut(norm.parameters());
+            (Some(d_norm), Some(d_head))
+        }
+        None => (None, None),
     };
+    let mut d_table = match shape.last.head {
+        Some(_) => d_head,
+        None => (into.embedding).map(|group| &mut group[shape.embedding.token.clone()]),
+    };
+    let mut rows_wanted = into.rows.filter(|_| shape.last.head.is_none());
     let scored = scored(targets);
     let mut total = Loss::default();
     for span in scored.chunks(span(shape)) {
@@ -128,8 +137,15 @@ pub fn differentiate(
             norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
             chunk.rows.copy_from_slice(&d_rows);
         });
-        work.norms.sum_into(d_norm);
-        work.add_table(d_table, shape);
+        if let Some(d_norm) = &mut d_norm {
+            work.norms.sum_into(d_norm);
+        }
+        if let Some(d_table) = &mut d_table {
+            work.add_table(d_table, shape);
+        }
+        if let Some((ids, into)) = &mut rows_wanted {
+            work.add_rows(ids, into, shape);
+        }
         for (row, &position) in work.rows.chunks_exact(d).zip(span) {
             dx[position * d..][..d].copy_from_slice(row);
         }
@@ -233,6 +249,22 @@ impl Work {
                 let mut into = MatMut::new(into, rows.len(), d);
                 matmul_packed(&mut into, Onto::Old, logits.rows(rows), &hidden, 1.0);
             });
+    }
+}
+
+impl Work {
+    /// Adds this span's part to the gradient of some rows of the head's table.
+    fn add_rows(&self, ids: &[u32], into: &mut [f32], shape: &Shape) {
+        let (d, v, k) = (shape.d, shape.vocabulary(), ids.len());
+        let n = self.hidden.len() / d;
+        let mut picked = Buffer::new(n * k);
+        for (picked, logits) in picked.chunks_exact_mut(k).zip(self.logits.chunks_exact(v)) {
+            for (picked, id) in picked.iter_mut().zip(ids) {
+                *picked = logits[*id as usize];
+            }
+        }
+        let (picked, hidden) = (Mat::new(&picked, n, k), Mat::new(&self.hidden, n, d));
+        matmul(&mut MatMut::new(into, k, d), Onto::Old, picked.t(), hidden, 1.0);
     }
 }
 

@@ -5,6 +5,7 @@
 //! instructions of the machine: bits are the same on one machine, not on all.
 
 pub mod adamw;
+pub mod adapter;
 pub mod attention;
 pub mod block;
 pub mod buffer;
@@ -24,7 +25,10 @@ use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::FlexTensor;
 
-use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass};
+use adapter::Adapter;
+use block::Params;
+
+use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
 use crate::model::layout::Part;
 
 /// Tokens a chunk: enough rows for the matrix product to run at full speed, few
@@ -36,6 +40,7 @@ const SPAN: usize = 2048;
 /// The parameters as slices.
 struct Weights {
     base: Vec<FlexTensor>,
+    adapters: Vec<FlexTensor>,
 }
 
 impl Weights {
@@ -43,15 +48,19 @@ impl Weights {
         let all = |tensors: &[Tensor<1>]| tensors.iter().cloned().map(flex).collect();
         Self {
             base: all(parameters.base),
+            adapters: all(parameters.adapters),
         }
     }
 
     /// Embedding, blocks, and what follows them.
-    fn groups(&self) -> (&[f32], impl DoubleEndedIterator<Item = &[f32]>, &[f32]) {
+    fn groups(&self) -> (&[f32], impl Iterator<Item = Params<'_>>, &[f32]) {
         let [embedding, blocks @ .., last] = self.base.as_slice() else {
             unreachable!("a layout has at least two groups")
         };
-        let blocks = blocks.iter().map(|block| block.storage());
+        let blocks = blocks.iter().enumerate().map(|(index, block)| Params {
+            own: block.storage(),
+            adapters: self.adapters.get(index).map_or(&[], |adapters| adapters.storage()),
+        });
         (embedding.storage(), blocks, last.storage())
     }
 
@@ -94,6 +103,13 @@ pub fn logits(parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2>
     Tensor::from_primitive::<Flex>(out)
 }
 
+/// Where gradients are added, one array a group; those that are not wanted are empty.
+struct Sums {
+    base: Vec<Vec<f32>>,
+    adapters: Vec<Vec<f32>>,
+    rows: Vec<f32>,
+}
+
 /// See [`super::gradients`]. Every batch adds to the same arrays.
 pub fn gradients(
     parameters: Parameters<'_>,
@@ -101,16 +117,30 @@ pub fn gradients(
     objective: &Objective,
 ) -> (Loss, Vec<Tensor<1>>) {
     let weights = Weights::new(parameters);
-    let groups = weights.base.iter();
-    let mut sums: Vec<Vec<f32>> = groups
-        .map(|group| buffer::zeros(group.storage::<f32>().len()))
-        .collect();
+    let zeros = |groups: &[FlexTensor]| -> Vec<Vec<f32>> {
+        let groups = groups.iter();
+        groups
+            .map(|group| buffer::zeros(group.storage::<f32>().len()))
+            .collect()
+    };
+    let rows = parameters.rows.unwrap_or_default();
+    let mut sums = Sums {
+        base: match parameters.is_whole() {
+            true => zeros(&weights.base),
+            false => Vec::new(),
+        },
+        adapters: zeros(&weights.adapters),
+        rows: Vec::new(),
+    };
     let mut loss = Loss::default();
     for input in inputs {
-        loss += differentiate(&weights, &input, objective, &mut sums);
+        sums.rows.resize(rows.len() * input.pass.shape.d, 0.0);
+        loss += differentiate(&weights, &input, objective, (rows, &mut sums));
     }
     let tensor = |values| Tensor::from_primitive::<Flex>(vector(values));
-    (loss, sums.into_iter().map(tensor).collect())
+    let rows = (!rows.is_empty()).then_some(sums.rows);
+    let all = sums.base.into_iter().chain(sums.adapters).chain(rows);
+    (loss, all.map(tensor).collect())
 }
 
 /// Returns the loss of one batch, and adds the gradients of the objective to `sums`.
@@ -118,12 +148,13 @@ fn differentiate(
     weights: &Weights,
     input: &Input,
     objective: &Objective,
-    sums: &mut [Vec<f32>],
+    (rows, sums): (&[u32], &mut Sums),
 ) -> Loss {
     let Input { ids, targets, pass } = input;
     let (embedding, blocks, _) = weights.groups();
-    let [d_embedding, d_blocks @ .., d_last] = sums else {
-        unreachable!("a layout has at least two groups")
+    let (mut d_embedding, d_blocks, d_last) = match sums.base.as_mut_slice() {
+        [first, blocks @ .., last] => (Some(&mut **first), blocks, Some(&mut **last)),
+        _ => (None, <&mut [Vec<f32>]>::default(), None),
     };
     let mut x = embedding::forward(embedding, ids, pass);
     let mut kept = Vec::new();
@@ -134,20 +165,55 @@ fn differentiate(
     }
     let into = loss::Into {
         last: d_last,
-        embedding: d_embedding,
+        embedding: d_embedding.as_deref_mut(),
+        rows: (!rows.is_empty()).then_some((rows, &mut *sums.rows)),
     };
     let head = weights.head();
     let (loss, mut dx) = loss::differentiate(&x, head, targets, objective, &pass.shape, into);
     buffer::give_back(x);
-    for ((params, x, saved), into) in kept.into_iter().zip(d_blocks).rev() {
+    let (mut own, mut adapters) = (d_blocks.iter_mut().rev(), sums.adapters.iter_mut().rev());
+    for (params, x, saved) in kept.into_iter().rev() {
         let saved = saved.unwrap_or_else(|| block::remember(&x, params, pass));
+        let into = block::Into {
+            own: own.next().map(Vec::as_mut_slice),
+            adapters: adapters.next().map(Vec::as_mut_slice).unwrap_or_default(),
+        };
         let below = block::backward(&x, params, &saved, &dx, pass, into);
         buffer::give_back(std::mem::replace(&mut dx, below));
         buffer::give_back(x);
     }
-    embedding::backward(&dx, ids, pass, d_embedding);
+    if let Some(gradient) = d_embedding {
+        embedding::backward(&dx, ids, pass, gradient);
+    }
+    embedding::backward_rows(&dx, ids, (rows, pass.shape.d), &mut sums.rows);
     buffer::give_back(dx);
     loss
+}
+
+/// The model's own matrices of a block with its adapters' products in them.
+pub fn merge(params: &mut [f32], adapters: &[f32], shape: &Shape) {
+    let Some(lora) = &shape.lora else { return };
+    let block = &shape.block;
+    let linear = [&block.qkv, &block.out, &block.up, &block.down];
+    for (layer, of) in linear.into_iter().zip(lora.layers()) {
+        let weight = params.get_mut(layer.weight.clone()).unwrap_or_default();
+        if let Some(adapter) = Adapter::new(adapters, of, lora.scale) {
+            adapter.merge(weight);
+        }
+    }
+}
+
+/// A tensor of rows of `d` with others in the place of some.
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    let (mut table, rows) = (flex(table), flex(rows.clone()));
+    let values: &mut [f32] = table.storage_mut();
+    for (id, row) in ids.iter().zip(rows.storage::<f32>().chunks_exact(d)) {
+        let start = *id as usize * d;
+        if let Some(to) = values.get_mut(start..start + d) {
+            to.copy_from_slice(row);
+        }
+    }
+    Tensor::from_primitive::<Flex>(table)
 }
 
 /// See [`super::adamw`].
