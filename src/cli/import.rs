@@ -9,7 +9,7 @@ use super::ui::Ui;
 /// Take over a model of Hugging Face layout, with rows for the pause and other reserved tokens
 ///
 /// SOURCE holds config.json, tokenizer.json, and model.safetensors or the files that
-/// model.safetensors.index.json names: Llama 2 and 3, Mistral, Qwen2 and GPT-2, in 16 or 32
+/// model.safetensors.index.json names: Llama 2 and 3, Mistral, Qwen 2 and 3, and GPT-2, in 16 or 32
 /// bits. What would change the model's results and is not understood is an error. The rows of
 /// new tokens are the mean of all others. A recipe goes on from the checkpoint by
 /// `model = { from = "FOLDER" }`; a relative FOLDER starts at the run's own folder.

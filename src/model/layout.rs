@@ -86,6 +86,8 @@ pub struct BlockLayout {
     pub norm1: NormLayout,
     /// Query, key and value columns.
     pub qkv: LinearLayout,
+    /// The norms of each head's queries and of its keys, where there are any.
+    pub qk_norm: Option<[NormLayout; 2]>,
     /// After attention.
     pub out: LinearLayout,
     /// Before the feed-forward layer.
@@ -133,6 +135,9 @@ impl BlockLayout {
         let norm1 = group.norm("norm1");
         let qkv_bias = config.bias || config.qkv_bias;
         let qkv = group.linear("qkv", [d, d + 2 * config.n_kv_heads * head], qkv_bias);
+        let qk_norm = config
+            .qk_norm
+            .then(|| ["q_norm", "k_norm"].map(|name| group.gain(name, head)));
         let out = group.linear("out", [d, d], config.bias);
         let norm2 = group.norm("norm2");
         let up = group.linear("up", [d, widths * config.d_ff], config.bias);
@@ -141,6 +146,7 @@ impl BlockLayout {
         let layout = Self {
             norm1,
             qkv,
+            qk_norm,
             out,
             norm2,
             up,
@@ -220,10 +226,17 @@ impl<'a> Builder<'a> {
 
     fn norm(&mut self, name: &str) -> NormLayout {
         let d = self.config.d_model;
-        let weight = self.part(&format!("{name}.weight"), vec![d], Decay::No);
+        let NormLayout { weight, .. } = self.gain(name, d);
         let bias = (self.config.norm == Norm::LayerNorm)
             .then(|| self.part(&format!("{name}.bias"), vec![d], Decay::No));
         NormLayout { weight, bias }
+    }
+
+    fn gain(&mut self, name: &str, width: usize) -> NormLayout {
+        NormLayout {
+            weight: self.part(&format!("{name}.weight"), vec![width], Decay::No),
+            bias: None,
+        }
     }
 
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> LinearLayout {

@@ -92,8 +92,8 @@ pub fn export(request: &Request) -> Result<Exported, Error> {
         &out.join(TOKENIZER_FILE),
         &tokenizer.json_with(state.begin)?,
     )?;
-    if Dialect::of(&config) == Dialect::Qwen2 && !tokenizer.is_qwen() {
-        notes.push("`AutoTokenizer` takes every Qwen2's text apart as Qwen does, whatever tokenizer.json says: load this one by `PreTrainedTokenizerFast`");
+    if Dialect::of(&config).is_qwen() && !tokenizer.is_qwen() {
+        notes.push("`AutoTokenizer` takes every Qwen's text apart as Qwen does, whatever tokenizer.json says: load this one by `PreTrainedTokenizerFast`");
     }
     let about = tokenizer_config(&tokenizer, &state, &config);
     write_json(&out.join(TOKENIZER_CONFIG_FILE), &about)?;
@@ -114,16 +114,19 @@ pub fn export(request: &Request) -> Result<Exported, Error> {
 /// a word on which.
 fn expressible(config: &Config) -> Result<Vec<&'static str>, Error> {
     let lacks = |what: String| Err(Error::Inexpressible { what });
+    if let Some(cap) = config.logit_soft_cap {
+        return lacks(format!("`logit_soft_cap = {cap}` beside such blocks"));
+    }
     if Dialect::of(config) == Dialect::Own {
-        let window = config
-            .window
-            .map_or("no window".into(), |window| format!("window {window}"));
+        let window = config.window;
+        let window = window.map_or("no window".into(), |window| format!("window {window}"));
         return lacks(format!(
-            "this shape: positions {:?}, norm {:?}, activation {:?}, bias {}, {window}, {} heads of queries and {} of keys",
+            "this shape: positions {:?}, norm {:?}, activation {:?}, bias {}, qk_norm {}, {window}, {} heads of queries and {} of keys",
             config.positions,
             config.norm,
             config.activation,
             config.bias,
+            config.qk_norm,
             config.n_heads,
             config.n_kv_heads
         ));

@@ -110,7 +110,7 @@ impl Error {
             }
             Self::NotOurs { .. } => Some("`pausedata import` makes one of a model of another program".into()),
             Self::Inexpressible { .. } => Some(
-                "what it has are Llama (also with a window, or biases on queries, keys and values) and GPT-2".into(),
+                "what it has are Llama (also with a window, or biases or norms of queries and keys as in Qwen) and GPT-2".into(),
             ),
             Self::Checkpoint(error) => error.hint(),
             _ => None,

@@ -47,6 +47,7 @@ MODELS = {
     "mistral": ("Mistral", {**SHAPE, "sliding_window": 7}, "5MB", torch.float16),
     "qwen2": ("Qwen2", {**SHAPE, "tie_word_embeddings": True}, "20KB", torch.float32),
     "qwen2-untied": ("Qwen2", {**SHAPE, "tie_word_embeddings": False}, "5MB", torch.bfloat16),
+    "qwen3": ("Qwen3", {**SHAPE, "head_dim": 8, "tie_word_embeddings": True}, "5MB", torch.float32),
     "gpt2": ("GPT2", GPT2, "5MB", torch.float32),
 }
 
@@ -98,8 +99,8 @@ def tokenizer(folder, kind):
     specials = [end] if kind == "GPT2" else ["<s>", end]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind == "Qwen2":
-        # `AutoTokenizer` takes every Qwen2's text apart so, whatever tokenizer.json says.
+    if kind.startswith("Qwen"):
+        # `AutoTokenizer` takes every Qwen's text apart so, whatever tokenizer.json says.
         bpe.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(QWEN), "isolated")
         bpe.pre_tokenizer = pre_tokenizers.Sequence(

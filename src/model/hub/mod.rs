@@ -2,7 +2,7 @@
 //!
 //! Shapes that `transformers` has get the names and layouts of `LlamaForCausalLM`,
 //! `MistralForCausalLM` (Llama with a window), `Qwen2ForCausalLM` (with biases on queries,
-//! keys and values) and `GPT2LMHeadModel`; every other shape gets our own names under the
+//! keys and values), `Qwen3ForCausalLM` (with norms of queries and keys) and `GPT2LMHeadModel`; every other shape gets our own names under the
 //! model type `pausedata`. One table of slots says where each tensor lies in our groups,
 //! and serves both directions.
 
@@ -195,6 +195,8 @@ pub enum Dialect {
     Mistral,
     /// `Qwen2ForCausalLM`.
     Qwen2,
+    /// `Qwen3ForCausalLM`.
+    Qwen3,
     /// `GPT2LMHeadModel`.
     Gpt2,
     /// Ours alone.
@@ -207,18 +209,23 @@ impl Dialect {
         let switches = (config.positions, config.norm, config.activation);
         let window = config.window.is_some();
         match switches {
+            // None of these programs bounds logits.
+            _ if config.logit_soft_cap.is_some() => Self::Own,
             (Positions::Rope, Norm::RmsNorm, Activation::SwiGlu) => {
-                match (config.bias, config.qkv_bias, window) {
-                    (false, true, _) => Self::Qwen2,
-                    (false, false, true) => Self::Mistral,
-                    (_, false, false) => Self::Llama,
+                match (config.bias, config.qkv_bias, config.qk_norm, window) {
+                    (false, false, true, _) => Self::Qwen3,
+                    (false, true, false, _) => Self::Qwen2,
+                    (false, false, false, true) => Self::Mistral,
+                    (_, false, false, false) => Self::Llama,
                     _ => Self::Own,
                 }
             }
-            (Positions::Learned, Norm::LayerNorm, Activation::Gelu)
-                if config.bias && config.n_heads == config.n_kv_heads && !window =>
-            {
-                Self::Gpt2
+            (Positions::Learned, Norm::LayerNorm, Activation::Gelu) => {
+                let gpt2 = config.bias && config.n_heads == config.n_kv_heads;
+                match gpt2 && !config.qk_norm && !window {
+                    true => Self::Gpt2,
+                    false => Self::Own,
+                }
             }
             _ => Self::Own,
         }
@@ -230,6 +237,7 @@ impl Dialect {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
             Self::Gpt2 => "GPT2LMHeadModel",
             Self::Own => "none",
         }
@@ -240,13 +248,19 @@ impl Dialect {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
             Self::Gpt2 => "gpt2",
             Self::Own => "pausedata",
         }
     }
 
     fn has_llama_names(self) -> bool {
-        matches!(self, Self::Llama | Self::Mistral | Self::Qwen2)
+        self.is_qwen() || matches!(self, Self::Llama | Self::Mistral)
+    }
+
+    /// Whether it is one of Qwen's.
+    pub fn is_qwen(self) -> bool {
+        matches!(self, Self::Qwen2 | Self::Qwen3)
     }
 }
 

@@ -125,7 +125,7 @@ fn names(
             "up" => format!("transformer.h.{block}.mlp.c_fc.{kind}"),
             _ => format!("transformer.h.{block}.mlp.c_proj.{kind}"),
         }),
-        (Dialect::Llama | Dialect::Mistral | Dialect::Qwen2, _) => {
+        (Dialect::Llama | Dialect::Mistral | Dialect::Qwen2 | Dialect::Qwen3, _) => {
             let at = |name: &str| format!("model.layers.{block}.{name}.{kind}");
             let d = config.d_model;
             let end = d + config.n_kv_heads * (d / config.n_heads.max(1));
@@ -139,6 +139,7 @@ fn names(
                     (at("self_attn.k_proj"), Some(d..end)),
                     (at("self_attn.v_proj"), Some(end..values)),
                 ],
+                "q_norm" | "k_norm" => all(at(&format!("self_attn.{layer}"))),
                 "out" => all(at("self_attn.o_proj")),
                 "norm2" => all(at("post_attention_layernorm")),
                 "up" => vec![

@@ -96,7 +96,7 @@ pub fn write(config: &Config, precision: Precision) -> Result<Value, Error> {
             "resid_pdrop": 0.0,
         }),
         Dialect::Own => json!({ "model_type": "pausedata" }),
-        Dialect::Llama | Dialect::Mistral | Dialect::Qwen2 => json!({
+        Dialect::Llama | Dialect::Mistral | Dialect::Qwen2 | Dialect::Qwen3 => json!({
             "architectures": [dialect.architecture()],
             "model_type": dialect.model_type(),
             "hidden_size": config.d_model,
@@ -121,7 +121,7 @@ pub fn write(config: &Config, precision: Precision) -> Result<Value, Error> {
         if let Some(window) = config.window.filter(|_| dialect.has_llama_names()) {
             insert("sliding_window", json!(window));
         }
-        if dialect == Dialect::Qwen2 {
+        if dialect.is_qwen() {
             insert("use_sliding_window", json!(config.window.is_some()));
             insert("max_window_layers", json!(0));
         }
@@ -172,7 +172,14 @@ pub fn read_foreign(text: &str, ignore: &[String]) -> Result<Config, Error> {
     let config = match object.get("model_type").and_then(Value::as_str) {
         Some("llama") => llama(&mut keys)?,
         Some("mistral") => mistral(&mut keys)?,
-        Some("qwen2") => qwen2(&mut keys)?,
+        Some("qwen2") => Config {
+            qkv_bias: true,
+            ..qwen(&mut keys)?
+        },
+        Some("qwen3") => Config {
+            qk_norm: true,
+            ..qwen(&mut keys)?
+        },
         Some("gpt2") => gpt2(&mut keys)?,
         _ => {
             keys.expect("model_type", |_| false)?;
@@ -203,7 +210,7 @@ fn mistral(keys: &mut Keys<'_>) -> Result<Config, Error> {
     })
 }
 
-fn qwen2(keys: &mut Keys<'_>) -> Result<Config, Error> {
+fn qwen(keys: &mut Keys<'_>) -> Result<Config, Error> {
     // Files of ours say of both what Llama's would.
     keys.expect("attention_bias", is_off)?;
     keys.expect("mlp_bias", is_off)?;
@@ -215,7 +222,6 @@ fn qwen2(keys: &mut Keys<'_>) -> Result<Config, Error> {
         keys.expect("max_window_layers", |_| false)?;
     }
     Ok(Config {
-        qkv_bias: true,
         window: window.filter(|_| windowed),
         ..rotary(keys)?
     })
@@ -253,6 +259,8 @@ fn rotary(keys: &mut Keys<'_>) -> Result<Config, Error> {
         tied: keys.flag("tie_word_embeddings")?,
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     })
 }
 
@@ -285,6 +293,8 @@ fn gpt2(keys: &mut Keys<'_>) -> Result<Config, Error> {
         tied: keys.found("tie_word_embeddings").as_bool().unwrap_or(true),
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     })
 }
 

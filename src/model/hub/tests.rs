@@ -52,6 +52,7 @@ fn foreign_configurations_are_understood_without_our_object() {
         testing::llama(),
         testing::gpt2(),
         testing::qwen2(),
+        testing::qwen3(),
         biased,
         mistral,
     ] {
