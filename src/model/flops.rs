@@ -163,7 +163,10 @@ mod tests {
             let down = (config.n_layers * config.d_model * config.d_ff) as u64;
             let again = (flops.sum() - flops.head) / 3 - 24 * 2 * down;
             assert_eq!(flops.recomputed(&config, 24).recomputed, again);
-            assert_eq!(flops.recomputed(&config, 24).hardware(), flops.sum() + again);
+            assert_eq!(
+                flops.recomputed(&config, 24).hardware(),
+                flops.sum() + again
+            );
             let mut twice = flops;
             twice += flops;
             assert_eq!(twice, Flops::of(&config, 2, 24, 14));

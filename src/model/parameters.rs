@@ -9,9 +9,7 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
-use super::ops::{
-    self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets,
-};
+use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
 use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
@@ -188,7 +186,13 @@ impl Model {
     fn rows_of(&self, ids: &[u32]) -> Vec<f32> {
         let (d, table) = (self.config.d_model, self.tensors.first().map(to_vec));
         let table = table.unwrap_or_default();
-        let row = |id: &u32| table.get(*id as usize * d..).unwrap_or_default().iter().take(d);
+        let row = |id: &u32| {
+            table
+                .get(*id as usize * d..)
+                .unwrap_or_default()
+                .iter()
+                .take(d)
+        };
         ids.iter().flat_map(row).copied().collect()
     }
 
@@ -215,7 +219,8 @@ impl Model {
         };
         // The table has what was trained, as everything reads it there.
         let table = self.tensors.first_mut();
-        let table = table.map(|table| std::mem::replace(table, Tensor::empty([0], &table.device())));
+        let table =
+            table.map(|table| std::mem::replace(table, Tensor::empty([0], &table.device())));
         if let (Some(table), Some(rows)) = (table, self.tensors.last()) {
             let table = ops::replace_rows(table, ids, rows, self.config.d_model);
             if let Some(first) = self.tensors.first_mut() {

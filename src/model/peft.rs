@@ -50,9 +50,14 @@ pub fn to_peft(
     config: &Config,
 ) -> Result<(Value, Vec<u8>), Error> {
     let bytes = |slot: &Slot| -> Vec<u8> {
-        let group = values.get(slot.group).map(Vec::as_slice).unwrap_or_default();
+        let group = values
+            .get(slot.group)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let value = |place| group.get(place).copied().unwrap_or_default();
-        slot.places().flat_map(|place| value(place).to_le_bytes()).collect()
+        slot.places()
+            .flat_map(|place| value(place).to_le_bytes())
+            .collect()
     };
     let slots = slots(lora, tuning, config);
     let arrays: Vec<Vec<u8>> = slots.iter().map(bytes).collect();
@@ -110,7 +115,10 @@ pub fn from_peft(
             });
         }
         let floats = tensor.data().as_chunks::<4>().0.iter();
-        let group = values.get_mut(slot.group).map(Vec::as_mut_slice).unwrap_or_default();
+        let group = values
+            .get_mut(slot.group)
+            .map(Vec::as_mut_slice)
+            .unwrap_or_default();
         for (place, bytes) in slot.places().zip(floats) {
             if let Some(value) = group.get_mut(place) {
                 *value = f32::from_le_bytes(*bytes);
@@ -170,7 +178,9 @@ fn rows(index: usize, group: &Group) -> Slot {
 
 fn name(target: Target, block: usize, config: &Config) -> String {
     let within = match target {
-        _ if !is_llama(config) => return format!("base_model.model.block.{block}.{}", target.name()),
+        _ if !is_llama(config) => {
+            return format!("base_model.model.block.{block}.{}", target.name());
+        }
         Target::Q | Target::K | Target::V | Target::O => "self_attn",
         Target::Gate | Target::Up | Target::Down => "mlp",
     };
@@ -256,7 +266,10 @@ mod tests {
             base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight [12, 3]"]]
         .assert_eq(&found.join("\n"));
         assert_eq!(json["target_modules"], json!(["k_proj", "gate_proj"]));
-        assert_eq!(json["trainable_token_indices"]["embed_tokens"], json!([4, 9]));
+        assert_eq!(
+            json["trainable_token_indices"]["embed_tokens"],
+            json!([4, 9])
+        );
         assert_eq!((&json["r"], &json["lora_alpha"]), (&json!(3), &json!(6.0)));
     }
 }

@@ -90,7 +90,9 @@ fn mean(table: &[f32], d: usize, known: usize, new: &[TokenId]) -> Vec<f32> {
     let rows = (0..).map(TokenId).zip(table.chunks_exact(d)).take(known);
     for (_, row) in rows.filter(|(id, _)| !new.contains(id)) {
         count += 1;
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(sum, x)| *sum += f64::from(*x));
     }
     let of = |sum: f64| single(sum / f64::from(count.max(1)));
     sums.into_iter().map(of).collect()
@@ -113,12 +115,18 @@ mod tests {
     /// Rows of both tables of a model, by id.
     fn tables(config: &Config, values: &[Vec<f32>]) -> Vec<Vec<Vec<f32>>> {
         let rows = |group: &[f32], range: Range<usize>| {
-            group[range].chunks(config.d_model).map(<[f32]>::to_vec).collect()
+            group[range]
+                .chunks(config.d_model)
+                .map(<[f32]>::to_vec)
+                .collect()
         };
         let token = EmbeddingLayout::describe(config).0.token;
         let head = FinalLayout::describe(config).0.head;
         let head = head.map(|range| rows(values.last().unwrap(), range));
-        [Some(rows(&values[0], token)), head].into_iter().flatten().collect()
+        [Some(rows(&values[0], token)), head]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// 37 rows for a vocabulary of 35, which grows by 3: one row is there, two are not.

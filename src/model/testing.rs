@@ -98,7 +98,8 @@ pub fn changed(
     let mut values = values;
     for (group, values) in layout(config).iter().zip(&mut values) {
         let parts = group.parts.iter();
-        for part in parts.filter(|part| !["q_norm.weight", "k_norm.weight"].contains(&&*part.name)) {
+        for part in parts.filter(|part| !["q_norm.weight", "k_norm.weight"].contains(&&*part.name))
+        {
             for value in &mut values[part.range.clone()] {
                 *value = change(*value);
             }

@@ -81,7 +81,11 @@ impl LoraLayout {
                 reason = "the model computes in single precision"
             )]
             scale: lora.scale() as f32,
-            qkv: builder.layer("qkv", d, &[(Target::Q, d), (Target::K, keys), (Target::V, keys)]),
+            qkv: builder.layer(
+                "qkv",
+                d,
+                &[(Target::Q, d), (Target::K, keys), (Target::V, keys)],
+            ),
             out: builder.layer("out", d, &[(Target::O, d)]),
             up: builder.layer("up", d, &[(Target::Gate, gates), (Target::Up, ff)]),
             down: builder.layer("down", ff, &[(Target::Down, d)]),

@@ -232,5 +232,8 @@ fn checkpoint_tokenizer(folder: &Path, pause_tokens: PauseTokens) -> Result<Toke
         pause_tokens,
         ..Config::default()
     };
-    Ok(Tokenizer::from_file(&folder.join("tokenizer.json"), &config)?)
+    Ok(Tokenizer::from_file(
+        &folder.join("tokenizer.json"),
+        &config,
+    )?)
 }

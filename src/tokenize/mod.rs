@@ -131,7 +131,11 @@ pub fn lacking(
     ids: impl Iterator<Item = TokenId>,
 ) -> Result<(u32, Vec<TokenId>), Error> {
     let json = reserve::parse(bytes)?;
-    let tokens = Tokens::new(&json, fast::recognise(&json).as_ref(), || Ok(bytes.to_vec()))?;
+    let tokens = Tokens::new(
+        &json,
+        fast::recognise(&json).as_ref(),
+        || Ok(bytes.to_vec()),
+    )?;
     let lacks = |id: &TokenId| tokens.other_of(id.0, "").is_none();
     Ok((tokens.vocab_size()?, ids.filter(lacks).collect()))
 }

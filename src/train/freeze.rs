@@ -20,7 +20,10 @@ pub fn tuning(
     if train.freeze.is_none() && train.lora.is_none() {
         return Ok(None);
     }
-    let named = train.lora.iter().flat_map(|lora| lora.targets.iter().flatten());
+    let named = train
+        .lora
+        .iter()
+        .flat_map(|lora| lora.targets.iter().flatten());
     if let Some(target) = named.into_iter().find(|target| !target.is_in(config)) {
         return Err(NoTarget(*target));
     }

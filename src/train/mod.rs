@@ -434,7 +434,9 @@ fn save(
         (optimizer::FILE, optimizer.to_bytes(model)?),
     ];
     let adapter = start::adapter_files(model)?;
-    let adapter = adapter.iter().map(|(name, bytes)| (name.as_str(), bytes.clone()));
+    let adapter = adapter
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.clone()));
     let files: Vec<_> = files.into_iter().chain(adapter).collect();
     Ok(store.save(&state, &files, job.train.keep)?)
 }

@@ -10,9 +10,9 @@ use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::manifest::TOKENIZER_FILE;
-use crate::model::{Model, peft};
 use crate::model::config::{Config, NewRows};
 use crate::model::rows::Growth;
+use crate::model::{Model, peft};
 use crate::progress::{Progress, Silent};
 use crate::rng::Key;
 use crate::token::Reserved;
@@ -49,7 +49,10 @@ pub fn adapter_files(model: &Model) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let (config, weights) = peft::to_peft(&model.trained(), lora, tuning, &model.config)?;
     let file = |name: &str| format!("{}/{name}", peft::FOLDER);
     Ok(vec![
-        (file(peft::CONFIG_FILE), format!("{config:#}\n").into_bytes()),
+        (
+            file(peft::CONFIG_FILE),
+            format!("{config:#}\n").into_bytes(),
+        ),
         (file(peft::WEIGHTS_FILE), weights),
     ])
 }
@@ -147,5 +150,9 @@ fn told(growth: &Growth, how: NewRows) -> String {
         NewRows::Mean => format!("begin at the mean of the {} others", growth.known),
         NewRows::Random => "begin at random".into(),
     };
-    format!("{} new embedding rows ({}) {begin}", ids.len(), ids.join(", "))
+    format!(
+        "{} new embedding rows ({}) {begin}",
+        ids.len(),
+        ids.join(", ")
+    )
 }

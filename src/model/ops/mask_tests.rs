@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use super::Kernels;
 use super::tests::{gradient_norm, gradients, model, moved, slope, to_vec};
 use crate::batch::{Batch, BatchIds};
+use crate::model::Model;
 use crate::model::config::{Attention, Config};
 use crate::model::mask::Mask;
 use crate::model::testing::{batch, distance, gpt2, llama, table};
-use crate::model::Model;
 use crate::rng::Key;
 use crate::token::TokenId;
 

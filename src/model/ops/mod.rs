@@ -301,12 +301,7 @@ pub fn gradients(
 }
 
 /// The logits of every position, `[n, V]`.
-pub fn logits(
-    kernels: Kernels,
-    parameters: Parameters<'_>,
-    ids: &[u32],
-    pass: &Pass,
-) -> Tensor<2> {
+pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     match kernels {
         Kernels::Plain => plain::logits(parameters, ids, pass),
         Kernels::Fused => cpu::logits(parameters, ids, pass),

@@ -54,7 +54,11 @@ pub fn gradients(
     let wanted: Vec<&Tensor<1>> = match parameters.rows {
         None => parameters.base.iter().collect(),
         // The rows' are part of the first one's.
-        Some(_) => parameters.adapters.iter().chain(parameters.base.first()).collect(),
+        Some(_) => parameters
+            .adapters
+            .iter()
+            .chain(parameters.base.first())
+            .collect(),
     };
     let mut sums: Vec<Tensor<1>> = wanted.into_iter().map(Tensor::zeros_like).collect();
     let mut d = 0;
@@ -94,7 +98,11 @@ pub fn gradients(
             let start = *id as usize * d;
             table.clone().slice([start..start + d])
         };
-        let rows = ids.iter().zip(table.iter().cycle()).map(row).collect::<Vec<_>>();
+        let rows = ids
+            .iter()
+            .zip(table.iter().cycle())
+            .map(row)
+            .collect::<Vec<_>>();
         sums.extend((!rows.is_empty()).then(|| Tensor::cat(rows, 0)));
     }
     (total, sums)

@@ -103,7 +103,10 @@ fn gradients_of_rows_are_those_of_the_whole() {
         let (_, all) = gradients(&whole, &batch);
         let (_, found) = gradients(&part, &batch);
         let d = config.d_model;
-        let rows = tuning.rows.iter().map(|id| &all[0][*id as usize * d..][..d]);
+        let rows = tuning
+            .rows
+            .iter()
+            .map(|id| &all[0][*id as usize * d..][..d]);
         let expected = rows.collect::<Vec<_>>().concat();
         assert_eq!(found.len(), 1);
         assert!(distance(&found[0], &expected) < 1e-6);
@@ -140,7 +143,11 @@ fn adapters_give_the_same_bits_on_any_number_of_threads() {
             let model = tuned(&config, &tuning, Kernels::Fused);
             let (loss, gradients) = model.gradients([&batch], &Objective::PLAIN);
             let norms: Vec<f64> = gradients.iter().map(gradient_norm_squared).collect();
-            (loss, norms, gradients.iter().map(to_vec).collect::<Vec<_>>())
+            (
+                loss,
+                norms,
+                gradients.iter().map(to_vec).collect::<Vec<_>>(),
+            )
         })
     };
     let one = run(1);

@@ -17,7 +17,11 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
     let from = recipe.model.from.is_some();
     let stages = [
         ("pretrain", lora(&recipe.pretrain), from),
-        ("finetune", lora(&recipe.finetune), from || trained(&recipe.pretrain)),
+        (
+            "finetune",
+            lora(&recipe.finetune),
+            from || trained(&recipe.pretrain),
+        ),
     ];
     for (stage, lora, begun) in stages {
         let Some(lora) = lora else { continue };

@@ -38,7 +38,11 @@ fn a_checkpoint_without_pauses_gets_rows_for_them() {
     let values = Model::new(&config, Key::new(1), &Device::flex()).values();
     let (written, weights) = hub::to_hub(&values, &config).unwrap();
     let file = |name: &str| foreign.path().join(name);
-    fs::write(&file(checkpoint::CONFIG_FILE), written.to_string().as_bytes()).unwrap();
+    fs::write(
+        &file(checkpoint::CONFIG_FILE),
+        written.to_string().as_bytes(),
+    )
+    .unwrap();
     fs::write(&file(checkpoint::WEIGHTS_FILE), &weights).unwrap();
 
     let mut job = Job {
@@ -65,7 +69,11 @@ fn a_checkpoint_without_pauses_gets_rows_for_them() {
         assert_eq!((old.len(), rows.len()), (256, 259));
         assert!(rows[..256] == old);
         let mean = old.iter().map(|row| f64::from(row[3])).sum::<f64>() / 256.0;
-        assert!(rows[256..].iter().all(|row| (f64::from(row[3]) - mean).abs() < 1e-9));
+        assert!(
+            rows[256..]
+                .iter()
+                .all(|row| (f64::from(row[3]) - mean).abs() < 1e-9)
+        );
     }
 
     // Where they begin is part of what a run is.

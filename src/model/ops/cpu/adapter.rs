@@ -63,13 +63,25 @@ impl<'a> Adapter<'a> {
         let (inner, slopes) = (Mat::new(&inner, n, width), Mat::new(&slopes, n, width));
         let start = self.layout.range.start;
         let (d_a, mut rest) = into.split_at_mut(self.layout.a.end - start);
-        matmul(&mut MatMut::new(d_a, height, width), Onto::Old, x.t(), slopes, 1.0);
+        matmul(
+            &mut MatMut::new(d_a, height, width),
+            Onto::Old,
+            x.t(),
+            slopes,
+            1.0,
+        );
         for (place, (columns, _)) in self.parts.iter().enumerate() {
             let (d_b, after) = rest.split_at_mut(self.rank * columns.len());
             rest = after;
             let mut d_b = MatMut::new(d_b, self.rank, columns.len());
             let inner = inner.columns(self.of(place)).t();
-            matmul(&mut d_b, Onto::Old, inner, dy.columns(columns.clone()), self.scale);
+            matmul(
+                &mut d_b,
+                Onto::Old,
+                inner,
+                dy.columns(columns.clone()),
+                self.scale,
+            );
         }
     }
 
@@ -84,7 +96,13 @@ impl<'a> Adapter<'a> {
     fn outer(&self, inner: Mat<'_>, y: &mut MatMut<'_>) {
         for (place, (columns, b)) in self.parts.iter().enumerate() {
             let mut to = y.columns_mut(columns.clone());
-            matmul(&mut to, Onto::Old, inner.columns(self.of(place)), *b, self.scale);
+            matmul(
+                &mut to,
+                Onto::Old,
+                inner.columns(self.of(place)),
+                *b,
+                self.scale,
+            );
         }
     }
 
@@ -102,7 +120,13 @@ impl<'a> Adapter<'a> {
         let mut view = MatMut::new(&mut slopes, dy.height(), self.a.width());
         for (place, (columns, b)) in self.parts.iter().enumerate() {
             let mut to = view.columns_mut(self.of(place));
-            matmul(&mut to, Onto::Nothing, dy.columns(columns.clone()), b.t(), self.scale);
+            matmul(
+                &mut to,
+                Onto::Nothing,
+                dy.columns(columns.clone()),
+                b.t(),
+                self.scale,
+            );
         }
         slopes
     }

@@ -111,7 +111,11 @@ impl<'a> Layers<'a> {
 /// The norms of each head's queries and of its keys, where a model has them.
 pub fn head_norms<'a>(params: &'a [f32], shape: &Shape) -> Option<[Norm<'a>; 2]> {
     let norm = |layout| Norm::new(params, layout, config::Norm::RmsNorm, shape.eps);
-    shape.block.qk_norm.as_ref().map(|both| both.each_ref().map(norm))
+    shape
+        .block
+        .qk_norm
+        .as_ref()
+        .map(|both| both.each_ref().map(norm))
 }
 
 /// Returns the block's output `[n, d]` and what [`backward`] needs.
@@ -212,7 +216,9 @@ fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffe
     let kept = if layers.qk_norm.is_some() { rotated } else { 0 };
     let mut raw = Buffer::new(n * kept);
     let raws: Vec<&mut [f32]> = match kept {
-        0 => (0..n.div_ceil(TOKENS)).map(|_| <&mut [f32]>::default()).collect(),
+        0 => (0..n.div_ceil(TOKENS))
+            .map(|_| <&mut [f32]>::default())
+            .collect(),
         _ => raw.chunks_mut(TOKENS * kept).collect(),
     };
     qkv.par_chunks_mut(TOKENS * width)

@@ -47,7 +47,11 @@ enum Right<'a> {
 impl<'a> Linear<'a> {
     /// One way of the layer, for `rows` rows in all; finds the parameters in their group.
     pub fn new(params: &'a [f32], layout: &LinearLayout, rows: usize, way: Way) -> Self {
-        let matrix = Mat::new(&params[layout.weight.clone()], layout.inputs, layout.outputs);
+        let matrix = Mat::new(
+            &params[layout.weight.clone()],
+            layout.inputs,
+            layout.outputs,
+        );
         let (matrix, bias) = match way {
             Way::Forward => (matrix, layout.bias.clone().map(|range| &params[range])),
             Way::Back => (matrix.t(), None),

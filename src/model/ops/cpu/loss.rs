@@ -264,7 +264,13 @@ impl Work {
             }
         }
         let (picked, hidden) = (Mat::new(&picked, n, k), Mat::new(&self.hidden, n, d));
-        matmul(&mut MatMut::new(into, k, d), Onto::Old, picked.t(), hidden, 1.0);
+        matmul(
+            &mut MatMut::new(into, k, d),
+            Onto::Old,
+            picked.t(),
+            hidden,
+            1.0,
+        );
     }
 }
 

@@ -59,7 +59,10 @@ impl Weights {
         };
         let blocks = blocks.iter().enumerate().map(|(index, block)| Params {
             own: block.storage(),
-            adapters: self.adapters.get(index).map_or(&[], |adapters| adapters.storage()),
+            adapters: self
+                .adapters
+                .get(index)
+                .map_or(&[], |adapters| adapters.storage()),
         });
         (embedding.storage(), blocks, last.storage())
     }
