@@ -54,6 +54,8 @@ fn a_checkpoint_without_pauses_gets_rows_for_them() {
         },
         ..job(data.path(), folder.path())
     };
+    let own = job.dataset.folder.join(TOKENIZER_FILE);
+    fs::write(&own, tokenizer.to_json()).unwrap();
     (job.train.lr, job.train.steps) = (f64::MIN_POSITIVE, 1);
     let notes = Notes::default();
     run(&job, &notes, &Stop::default()).unwrap();
