@@ -4,6 +4,8 @@
 //! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream.
 
 pub mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
 #[cfg(test)]
 mod mask_tests;
 pub mod plain;
