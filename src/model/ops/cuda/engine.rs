@@ -68,8 +68,7 @@ pub enum Module {
 }
 
 impl Module {
-    /// The file's name and text.
-    pub fn source(self) -> (&'static str, &'static str) {
+    fn source(self) -> (&'static str, &'static str) {
         match self {
             Self::Pointwise => ("pointwise.cu", include_str!("kernels/pointwise.cu")),
             Self::Rows => ("rows.cu", include_str!("kernels/rows.cu")),
@@ -77,9 +76,13 @@ impl Module {
         }
     }
 
-    /// The header of all files.
-    pub const COMMON: (&'static str, &'static str) =
-        ("common.cuh", include_str!("kernels/common.cuh"));
+    /// The file's name, and its text with that of the header it includes.
+    pub fn program(self) -> (&'static str, String) {
+        let (name, text) = self.source();
+        let include = "#include \"common.cuh\"";
+        let header = include_str!("kernels/common.cuh");
+        (name, text.replacen(include, header, 1))
+    }
 
     /// The definitions that the file is compiled with.
     pub fn definitions(self, precision: Precision) -> Vec<String> {

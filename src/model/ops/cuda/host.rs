@@ -145,9 +145,9 @@ fn bf16(value: f32) -> u16 {
 
 fn compile(module: Module, precision: Precision) -> Run {
     let folder = tempfile::tempdir().unwrap();
-    let (name, text) = module.source();
-    let header = ("host.h", include_str!("kernels/host.h"));
-    for (name, text) in [(name, text), Module::COMMON, header] {
+    let (name, text) = module.program();
+    let header = include_str!("kernels/host.h").to_owned();
+    for (name, text) in [(name, text), ("host.h", header)] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let library = folder.path().join("kernels.so");

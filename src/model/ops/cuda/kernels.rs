@@ -146,12 +146,6 @@ impl<'a> Kernels<'a> {
         self.pointwise("fill", count / 4, &arguments)
     }
 
-    /// Multiplies an array by a number of the device.
-    pub fn scale(&mut self, array: Pointer, factor: Pointer, count: usize) -> Result<(), Error> {
-        let arguments = [Array(array), Array(factor), Int(int("an array", count)?)];
-        self.pointwise("scale", count / 4, &arguments)
-    }
-
     /// `out = x + y + bias` of rows of `width`.
     pub fn add(
         &mut self,
@@ -238,11 +232,12 @@ impl<'a> Kernels<'a> {
         self.pointwise(kernel, count / 4, &[&arrays[..], &extents].concat())
     }
 
-    /// One step of AdamW on `count` numbers that keep `keep` of themselves.
+    /// One step of AdamW on `count` numbers that keep `keep` of themselves: parameters,
+    /// gradient and moments are read, parameters and moments written.
     pub fn adamw(
         &mut self,
-        (params, gradient): (Pointer, Pointer),
-        (first, second): (Pointer, Pointer),
+        from: [Pointer; 4],
+        to: [Pointer; 3],
         (step, keep): (&AdamStep, f64),
         count: usize,
     ) -> Result<(), Error> {
@@ -256,14 +251,13 @@ impl<'a> Kernels<'a> {
             correct(step.beta2),
             keep,
         ];
-        let arrays = [params, gradient, first, second].map(Array);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "parameters are single precision"
         )]
         let factors = factors.map(|factor| Float(factor as f32));
-        let count_ = [Int(int("a group of parameters", count)?)];
-        let arguments = [&arrays[..], &factors, &count_].concat();
+        let counted = [Int(int("a group of parameters", count)?)];
+        let arguments = [&from.map(Array)[..], &to.map(Array), &factors, &counted].concat();
         self.pointwise("adamw", count, &arguments)
     }
 

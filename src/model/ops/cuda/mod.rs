@@ -6,7 +6,15 @@
 //! compiled when it is first needed; matrix products are a library's.
 
 pub mod arena;
+#[cfg(feature = "cuda")]
+pub mod autodiff;
 pub mod block;
+#[cfg(feature = "cuda")]
+mod bridge;
+#[cfg(feature = "cuda")]
+pub mod device;
+#[cfg(feature = "cuda")]
+mod driver;
 pub mod embedding;
 pub mod engine;
 #[cfg(test)]

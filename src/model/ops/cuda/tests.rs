@@ -349,11 +349,14 @@ fn adamw_equals_that_of_the_cpu() {
     for part in &group.parts {
         let start = part.range.start;
         let to = |array: &mut [f32]| element(room(array), start);
+        let [param, first, second] = [&mut found.0, &mut found.1, &mut found.2].map(|a| to(a));
+        let from = [param, element(address(&gradient), start), first, second];
+        let keep = step.keep(part.decay);
         kernels
             .adamw(
-                (to(&mut found.0), element(address(&gradient), start)),
-                (to(&mut found.1), to(&mut found.2)),
-                (&step, step.keep(part.decay)),
+                from,
+                [param, first, second],
+                (&step, keep),
                 part.range.len(),
             )
             .unwrap();

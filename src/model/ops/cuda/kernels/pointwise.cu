@@ -17,16 +17,6 @@ extern "C" __global__ void fill(float *to, float value, int count) {
 }
 ENTRY(fill)
 
-// Multiplied in place by a number that lies on the device.
-extern "C" __global__ void scale(float *values, const float *factor, int count) {
-    int at = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
-    if (at >= count) return;
-    Four v = load4(values + at);
-    for (int i = 0; i < 4; i++) v.at[i] *= *factor;
-    store4(values + at, v);
-}
-ENTRY(scale)
-
 // out = x + y + bias, the bias of each column if there is one.
 extern "C" __global__ void add(const float *x, const real *y, const float *bias, float *out,
                                int width, int count) {
@@ -130,17 +120,19 @@ extern "C" __global__ void activate_back(const real *up, real *active, real *d_u
 }
 ENTRY(activate_back)
 
-// One step of AdamW (arXiv 1711.05101): moments and parameters in place.
-extern "C" __global__ void adamw(float *parameters, const float *gradient, float *first,
-                                 float *second, float gradient_scale, float beta1, float beta2,
-                                 float eps, float rate, float correction2, float keep, int count) {
+// One step of AdamW (arXiv 1711.05101); what is written may be what is read.
+extern "C" __global__ void adamw(const float *parameters, const float *gradient,
+                                 const float *first, const float *second, float *new_parameters,
+                                 float *new_first, float *new_second, float gradient_scale,
+                                 float beta1, float beta2, float eps, float rate,
+                                 float correction2, float keep, int count) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     float g = gradient[at] * gradient_scale;
     float m = beta1 * first[at] + (1 - beta1) * g;
     float v = beta2 * second[at] + (1 - beta2) * g * g;
-    first[at] = m;
-    second[at] = v;
-    parameters[at] = parameters[at] * keep - rate * m / (sqrtf(v / correction2) + eps);
+    new_first[at] = m;
+    new_second[at] = v;
+    new_parameters[at] = parameters[at] * keep - rate * m / (sqrtf(v / correction2) + eps);
 }
 ENTRY(adamw)
