@@ -7,7 +7,7 @@ use crate::loader::GlobalBatch;
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
-use crate::model::ops::AdamStep;
+use crate::model::ops::{AdamStep, Kernels};
 use crate::recipe::Train;
 use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
@@ -57,9 +57,13 @@ impl Learner {
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
     pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
-        // On a thread of the pool, so that the many parallel loops of a step need not
-        // wake one each.
-        rayon::scope(|_| self.compute(batch, train))
+        match self.model.kernels() {
+            // On a thread of the pool, so that the many parallel loops of a step need not
+            // wake one each.
+            Kernels::Fused => rayon::scope(|_| self.compute(batch, train)),
+            // A GPU gives each thread that asks a stream and memory of its own.
+            _ => self.compute(batch, train),
+        }
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
@@ -67,7 +71,7 @@ impl Learner {
         if let Some(thawed) = &self.thawed {
             gradients = thawed.clear(gradients);
         }
-        let grad_norm = optimizer::global_norm(&gradients);
+        let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
                 return Err(NonFinite { quantity, value });

@@ -29,6 +29,9 @@ pub enum Kernels {
     Plain,
     /// Our own, on the CPU.
     Fused,
+    /// Our own, on a GPU, with activations in a precision.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::engine::Precision),
 }
 
 impl Kernels {
@@ -139,6 +142,9 @@ pub struct Pass {
     pub extent: Extent,
     /// What each position attends to, and where it stands.
     pub mask: Mask,
+    /// The same on a GPU, where our own kernels run there.
+    #[cfg(feature = "cuda")]
+    pub uploaded: Option<cuda::device::Uploaded>,
 }
 
 /// What each position must predict, and how much that counts.
@@ -206,6 +212,8 @@ pub fn embedding(kernels: Kernels, params: Tensor<1>, ids: Arc<[u32]>, pass: &Pa
     match kernels {
         Kernels::Plain => plain::embedding(params, &ids, pass),
         Kernels::Fused => cpu::embedding(params, ids, pass),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => cuda::autodiff::embedding(params, &ids, pass),
     }
 }
 
@@ -214,6 +222,8 @@ pub fn block(kernels: Kernels, x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> 
     match kernels {
         Kernels::Plain => plain::block(x, params, pass),
         Kernels::Fused => cpu::block(x, params, pass),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(precision) => cuda::autodiff::block(x, params, pass, precision),
     }
 }
 
@@ -238,6 +248,10 @@ pub fn linear_cross_entropy(
     match kernels {
         Kernels::Plain => plain::linear_cross_entropy(x, head, &targets, pass),
         Kernels::Fused => cpu::linear_cross_entropy(x, head.last, head.embedding, targets, pass),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(precision) => {
+            cuda::autodiff::linear_cross_entropy(x, head, &targets, pass, precision)
+        }
     }
 }
 
@@ -246,28 +260,36 @@ pub fn logits(kernels: Kernels, x: Tensor<2>, head: HeadTensors, pass: &Pass) ->
     match kernels {
         Kernels::Plain => plain::logits(x, head, pass),
         Kernels::Fused => cpu::logits(x, &head, pass),
+        // Logits are asked for where speed does not count.
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => plain::logits(x, head, pass),
     }
 }
 
 /// One step of AdamW (arXiv 1711.05101) on one group; in place where nobody else
 /// holds the tensors.
 pub fn adamw(
+    kernels: Kernels,
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
     step: &AdamStep,
     parts: &[Part],
 ) -> (Tensor<1>, AdamState) {
-    match Kernels::for_device(&param.device()) {
+    match kernels {
         Kernels::Plain => plain::adamw(param, gradient, state, step, parts),
         Kernels::Fused => cpu::adamw_step(param, gradient, state, step, parts),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => cuda::autodiff::adamw(param, gradient, state, step, parts),
     }
 }
 
 /// The sum of the squares of a gradient; on the CPU its bits do not depend on threads.
-pub fn gradient_norm_squared(gradient: &Tensor<1>) -> f64 {
-    match Kernels::for_device(&gradient.device()) {
+pub fn gradient_norm_squared(kernels: Kernels, gradient: &Tensor<1>) -> f64 {
+    match kernels {
         Kernels::Plain => plain::gradient_norm_squared(gradient),
         Kernels::Fused => cpu::gradient_norm_squared(gradient),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => f64::from(cuda::autodiff::squares(gradient).into_scalar::<f32>()),
     }
 }

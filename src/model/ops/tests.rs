@@ -369,7 +369,14 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
                 adamw_naive(&mut naive[i], f64::from(values[i]), &step, decay);
             }
         }
-        fused = adamw(fused.0, gradient.clone(), fused.1, &step, &group.parts);
+        fused = adamw(
+            Kernels::Fused,
+            fused.0,
+            gradient.clone(),
+            fused.1,
+            &step,
+            &group.parts,
+        );
         plain = super::plain::adamw(plain.0, gradient.clone(), plain.1, &step, &group.parts);
     }
     let expected: Vec<f32> = naive.iter().map(|x| x[0] as f32).collect();
@@ -388,6 +395,6 @@ fn norm_of_a_gradient_is_the_sum_of_squares() {
     let values: Vec<f32> = (0..50_001).map(|i| (i as f32 * 0.37).sin()).collect();
     let naive: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
     let tensor = Tensor::<1>::from_floats(values.as_slice(), &Device::flex());
-    assert!((gradient_norm_squared(&tensor) - naive).abs() < 1e-9 * naive);
+    assert!((gradient_norm_squared(Kernels::Fused, &tensor) - naive).abs() < 1e-9 * naive);
     assert!((super::plain::gradient_norm_squared(&tensor) - naive).abs() < 1e-5 * naive);
 }

@@ -52,8 +52,9 @@ pub trait Trainable: Backend {
 }
 
 /// See [`crate::model::ops::embedding`].
-pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass, uploaded: &Uploaded) -> Tensor<2> {
+pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     let device = params.device().inner();
+    let uploaded = Uploaded::of(pass, &device);
     let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
     let by_id = Segments::new(ids.iter().copied());
     let places = (0..ids.len()).map(|at| pass.mask.reach(at).place());
@@ -65,7 +66,7 @@ pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass, uploaded: &Uploade
     Tensor::from_dispatch(<Dispatch as Trainable>::embedding_on_gpu(
         params.into_dispatch(),
         integers(ids, &device).into_dispatch(),
-        uploaded.seen.clone().into_dispatch(),
+        uploaded.seen.into_dispatch(),
         integers(rows, &device).into_dispatch(),
         Arc::new([by_id, by_place]),
         pass.clone(),
@@ -73,17 +74,13 @@ pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass, uploaded: &Uploade
 }
 
 /// See [`crate::model::ops::block`].
-pub fn block(
-    x: Tensor<2>,
-    params: Tensor<1>,
-    pass: &Pass,
-    (uploaded, precision): (&Uploaded, Precision),
-) -> Tensor<2> {
+pub fn block(x: Tensor<2>, params: Tensor<1>, pass: &Pass, precision: Precision) -> Tensor<2> {
+    let uploaded = Uploaded::of(pass, &x.device().inner());
     Tensor::from_dispatch(<Dispatch as Trainable>::block_on_gpu(
         x.into_dispatch(),
         params.into_dispatch(),
-        uploaded.rope.clone().into_dispatch(),
-        uploaded.seen.clone().into_dispatch(),
+        uploaded.rope.into_dispatch(),
+        uploaded.seen.into_dispatch(),
         pass.clone(),
         precision,
     ))

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
-use cubecl_environment::backtrace::BackTrace;
 use cubecl_common::device_handle::DeviceHandle;
+use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::id::KernelId;
 use cubecl_server::runtime::Runtime;

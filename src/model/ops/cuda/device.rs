@@ -31,6 +31,12 @@ pub struct Uploaded {
 }
 
 impl Uploaded {
+    /// What was sent for a pass, or what is sent now.
+    pub fn of(pass: &Pass, device: &Device) -> Self {
+        let uploaded = pass.uploaded.clone();
+        uploaded.unwrap_or_else(|| Self::new(pass, device))
+    }
+
     /// Sends what a pass knows to the device.
     pub fn new(pass: &Pass, device: &Device) -> Self {
         let rope = match &pass.shape.rope {

@@ -1,5 +1,7 @@
 //! What a device must do for the operations: run a kernel, multiply matrices.
 
+use crate::model::ops::Shape;
+
 /// Something that a device could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -184,3 +186,23 @@ pub trait Engine {
     /// Multiplies two matrices.
     fn multiply(&mut self, product: &Product) -> Result<(), Error>;
 }
+
+/// Whether kernels take a model of this shape, or why not.
+pub fn supports(shape: &Shape) -> Result<(), String> {
+    if !shape.head.is_multiple_of(16) || 128 < shape.head {
+        return Err(format!(
+            "its heads have {} dimensions: expected a multiple of 16, at most 128",
+            shape.head
+        ));
+    }
+    if !shape.d_ff.is_multiple_of(8) {
+        return Err(format!("d_ff is {}: expected a multiple of 8", shape.d_ff));
+    }
+    if MOST < shape.d {
+        return Err(format!("d_model is {}: expected at most {MOST}", shape.d));
+    }
+    Ok(())
+}
+
+/// The widest row that a block of threads sums in shared memory.
+const MOST: usize = 12_288;

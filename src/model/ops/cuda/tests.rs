@@ -119,6 +119,8 @@ fn passes(config: &Config) -> Vec<Pass> {
             shape: shape.clone(),
             extent: Extent { rows, length },
             mask: Mask::new(&of, &batch),
+            #[cfg(feature = "cuda")]
+            uploaded: None,
         }
     };
     vec![
