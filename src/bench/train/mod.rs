@@ -16,7 +16,8 @@ use crate::loader::{self, GlobalBatch};
 use crate::model::flops::{Flops, PerToken};
 use crate::model::{self, Device, config};
 use crate::recipe::Recipe;
-use crate::train::freeze::Thawed;
+use crate::rng::Key;
+use crate::train::freeze;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::Totals;
 use crate::train::step::{self, Learner, NonFinite};
@@ -149,6 +150,9 @@ pub enum Error {
     /// The model cannot have this shape.
     #[error("the model's shape is wrong")]
     Shape(#[from] config::Error),
+    /// The recipe trains what the model does not have.
+    #[error(transparent)]
+    NoTarget(#[from] freeze::NoTarget),
     /// The pauses of the recipe do not fit.
     #[error(transparent)]
     Pause(#[from] pause::Error),
@@ -211,8 +215,11 @@ fn learner(
     if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
         model = model.with_kernels(kernels);
     }
+    let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
+        Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
+        None => model,
+    };
     Ok(Learner {
-        thawed: Thawed::new(setup.train.freeze, &model, setup.reserved()),
         optimizer: Optimizer::new(&model, device),
         model,
         step: 0,
@@ -228,7 +235,7 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first);
+    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
     let values: Vec<_> = gradients.iter().map(model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -324,7 +331,7 @@ impl Laps {
             flops_per_token,
             flops_per_step: batches
                 .first()
-                .map(|batch| step::flops(&setup.config, batch))
+                .map(|batch| step::flops(&setup.config, batch, &setup.train))
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,

@@ -16,7 +16,7 @@ use super::bridge::submit;
 use super::embedding::{self, Segments};
 use super::engine::{Error, Pointer, Precision};
 use super::kernels::{Kernels, Tables, element};
-use super::loss;
+use super::loss::{self, Factors};
 use crate::model::layout::Part;
 use crate::model::ops::{AdamStep, Pass};
 
@@ -31,12 +31,6 @@ pub struct Uploaded {
 }
 
 impl Uploaded {
-    /// What was sent for a pass, or what is sent now.
-    pub fn of(pass: &Pass, device: &Device) -> Self {
-        let uploaded = pass.uploaded.clone();
-        uploaded.unwrap_or_else(|| Self::new(pass, device))
-    }
-
     /// Sends what a pass knows to the device.
     pub fn new(pass: &Pass, device: &Device) -> Self {
         let rope = match &pass.shape.rope {
@@ -132,20 +126,21 @@ pub trait Programs: Backend {
         pass: Pass,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    /// The loss, in the first of four numbers.
-    #[fusion(meta = |_x, _last, _embedding, _scored, _count, _pass, _precision| vector(4))]
+    /// Cross entropy and z-loss, in the first two of four numbers.
+    #[fusion(meta = |_x, _last, _embedding, _scored, _count, _factors, _pass, _precision| vector(4))]
     fn loss_forward(
         x: FloatTensor<Self>,
         last: FloatTensor<Self>,
         embedding: FloatTensor<Self>,
         scored: IntTensor<Self>,
         count: usize,
+        factors: Factors,
         pass: Pass,
         precision: Precision,
     ) -> FloatTensor<Self>;
-    /// The loss, and the gradients of the residual stream and of the groups `final` and
+    /// The same, and the gradients of the residual stream and of the groups `final` and
     /// `embedding`; the last is nothing where its table is not the head.
-    #[fusion(meta = |_x, _last, _embedding, _scored, _count, pass, _precision| {
+    #[fusion(meta = |_x, _last, _embedding, _scored, _count, _factors, pass, _precision| {
         (vector(4), stream(pass), vector(pass.shape.last.len), vector(tied(pass)))
     })]
     fn loss_gradients(
@@ -154,6 +149,7 @@ pub trait Programs: Backend {
         embedding: FloatTensor<Self>,
         scored: IntTensor<Self>,
         count: usize,
+        factors: Factors,
         pass: Pass,
         precision: Precision,
     ) -> (
@@ -345,6 +341,7 @@ impl Programs for CubeBackend {
         embedding: CubeTensor,
         scored: CubeTensor,
         count: usize,
+        factors: Factors,
         pass: Pass,
         precision: Precision,
     ) -> CubeTensor {
@@ -364,7 +361,7 @@ impl Programs for CubeBackend {
                 loss::run(
                     kernels,
                     (&pass.shape, pass.extent),
-                    count,
+                    (count, factors),
                     arrays,
                     loss,
                     None,
@@ -380,6 +377,7 @@ impl Programs for CubeBackend {
         embedding: CubeTensor,
         scored: CubeTensor,
         count: usize,
+        factors: Factors,
         pass: Pass,
         precision: Precision,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
@@ -402,7 +400,7 @@ impl Programs for CubeBackend {
                 let gradients = loss::Gradients { x, last, embedding };
                 let kernels = &mut Kernels::new(engine);
                 let of = (&*pass.shape, pass.extent);
-                loss::run(kernels, of, count, arrays, loss, Some(gradients))
+                loss::run(kernels, of, (count, factors), arrays, loss, Some(gradients))
             },
         );
         (loss, dx, d_last, d_embedding)

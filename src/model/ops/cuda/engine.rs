@@ -198,6 +198,9 @@ pub fn supports(shape: &Shape) -> Result<(), String> {
     if !shape.d_ff.is_multiple_of(8) {
         return Err(format!("d_ff is {}: expected a multiple of 8", shape.d_ff));
     }
+    if shape.block.qk_norm.is_some() {
+        return Err("it normalises queries and keys (`model.qk_norm`)".into());
+    }
     if MOST < shape.d {
         return Err(format!("d_model is {}: expected at most {MOST}", shape.d));
     }

@@ -443,19 +443,26 @@ impl<'a> Kernels<'a> {
         self.rows("gather_sums", sums, 0, &arguments)
     }
 
-    /// Weight times cross entropy of rows of logits, which become their gradient.
+    /// The losses of rows of logits, which become their gradient: see `cross_entropy` in
+    /// `rows.cu`.
     pub fn cross_entropy(
         &mut self,
         logits: Pointer,
         (targets, weights): (Pointer, Pointer),
-        losses: Pointer,
+        losses: [Pointer; 2],
+        [scale, z_loss, cap]: [f32; 3],
         (rows, vocabulary, stride): (usize, usize, usize),
     ) -> Result<(), Error> {
+        let [entropies, z_losses] = losses.map(Array);
         let arguments = [
             Array(logits),
             Array(targets),
             Array(weights),
-            Array(losses),
+            entropies,
+            z_losses,
+            Float(scale),
+            Float(z_loss),
+            Float(cap),
             Int(int("the vocabulary", vocabulary)?),
             Int(int("the vocabulary", stride)?),
         ];

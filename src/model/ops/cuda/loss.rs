@@ -38,6 +38,15 @@ impl Scored {
     }
 }
 
+/// What losses and gradients are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factors {
+    /// Of gradients alone.
+    pub scale: f32,
+    /// See [`Objective::z_loss`](crate::model::ops::Objective).
+    pub z_loss: f32,
+}
+
 /// Working memory of one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -72,7 +81,7 @@ impl Work {
             hidden: arena.take(chunk * shape.d, real),
             d_hidden: arena.take(chunk * shape.d, real),
             logits: arena.take(chunk * stride, real),
-            losses: arena.take(scored, 4),
+            losses: arena.take(2 * scored, 4),
             sums: arena.take(512, 4),
             partial: arena.take(blocks * 2 * shape.d, 4),
             stride,
@@ -116,12 +125,12 @@ pub struct Gradients {
     pub embedding: Pointer,
 }
 
-/// Writes the sum over `scored` positions of weight times cross entropy to `loss` and, where
-/// asked for, its gradients.
+/// Writes the sums over `scored` positions of weight times cross entropy and of the z-loss to
+/// the first two of four numbers of `loss` and, where asked for, their gradients.
 pub fn run(
     kernels: &mut Kernels<'_>,
     (shape, extent): (&Shape, Extent),
-    scored: usize,
+    (scored, factors): (usize, Factors),
     arrays: Arrays,
     loss: Pointer,
     gradients: Option<Gradients>,
@@ -130,6 +139,8 @@ pub fn run(
     let head = Head {
         shape,
         arrays,
+        factors,
+        scored,
         work: Work::new(shape, scored, precision),
         precision,
         gradients,
@@ -141,8 +152,9 @@ pub fn run(
             kernels.fill(gradients.embedding, 0.0, shape.embedding.len)?;
         }
     }
+    kernels.fill(loss, 0.0, 4)?;
     if scored == 0 {
-        return kernels.fill(loss, 0.0, 4);
+        return Ok(());
     }
     let table = head.work(head.work.table);
     let elements = shape.vocabulary() * shape.d;
@@ -159,12 +171,16 @@ pub fn run(
         kernels.sum_rows(head.work(head.work.partial), to, (blocks, width))?;
     }
     let (losses, sums) = (head.work(head.work.losses), head.work(head.work.sums));
+    kernels.sum(losses, (sums, loss), false, scored)?;
+    let (losses, loss) = (element(losses, scored), element(loss, 1));
     kernels.sum(losses, (sums, loss), false, scored)
 }
 
 struct Head<'a> {
     shape: &'a Shape,
     arrays: Arrays,
+    factors: Factors,
+    scored: usize,
     work: Work,
     precision: Precision,
     gradients: Option<Gradients>,
@@ -212,7 +228,12 @@ impl Head<'_> {
                 element(self.arrays.targets, first),
                 element(self.arrays.weights, first),
             ),
-            element(self.work(work.losses), first),
+            [first, self.scored + first].map(|at| element(self.work(work.losses), at)),
+            [
+                self.factors.scale,
+                self.factors.z_loss,
+                shape.soft_cap.unwrap_or(0.0),
+            ],
             (count, v, work.stride),
         )?;
         let Some(gradients) = self.gradients else {

@@ -6,8 +6,6 @@
 //! compiled when it is first needed; matrix products are a library's.
 
 pub mod arena;
-#[cfg(feature = "cuda")]
-pub mod autodiff;
 pub mod block;
 #[cfg(feature = "cuda")]
 mod bridge;
@@ -21,5 +19,7 @@ pub mod engine;
 mod host;
 pub mod kernels;
 pub mod loss;
+#[cfg(feature = "cuda")]
+pub mod pass;
 #[cfg(test)]
 mod tests;

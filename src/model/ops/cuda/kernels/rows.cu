@@ -155,15 +155,22 @@ extern "C" __global__ void gather_sums(const float *dy, const int *order, const 
 }
 ENTRY(gather_sums)
 
-// Weight times the cross entropy of each row of logits, which become their gradient.
+// Weight times the cross entropy of each row of logits, and weight times `z_loss` times the
+// square of the logarithm of the softmax's sum (PaLM, arXiv 2204.02311, section 5). Logits
+// become `scale` times the gradient of both. With a `cap` above 0 each logit l counts as
+// cap tanh(l / cap) (Gemma 2, arXiv 2408.00118, section 2).
+__device__ inline float capped(float logit, float cap) {
+    return cap > 0 ? cap * tanhf(logit / cap) : logit;
+}
 extern "C" __global__ void cross_entropy(real *logits, const int *targets, const float *weights,
-                                         float *losses, int vocabulary, int stride) {
+                                         float *losses, float *z_losses, float scale, float z_loss,
+                                         float cap, int vocabulary, int stride) {
     real *row = logits + (long long)blockIdx.x * stride;
     int target = targets[blockIdx.x];
     float weight = weights[blockIdx.x], most = -INFINITY, total = 0;
     // Each thread's own maximum first, so that the row is read twice and not three times.
     for (int at = threadIdx.x; at < vocabulary; at += blockDim.x) {
-        float logit = wide(row[at]);
+        float logit = capped(wide(row[at]), cap);
         if (logit > most) {
             total *= expf(most - logit);
             most = logit;
@@ -172,12 +179,18 @@ extern "C" __global__ void cross_entropy(real *logits, const int *targets, const
     }
     float top = block_max(most);
     total = block_sum(most == -INFINITY ? 0 : total * expf(most - top));
-    float aim = wide(row[target]);
+    float aim = capped(wide(row[target]), cap), all = logf(total) + top;
+    // Nobody writes what another still reads.
     __syncthreads();
     for (int at = threadIdx.x; at < vocabulary; at += blockDim.x) {
-        float share = expf(wide(row[at]) - top) / total;
-        row[at] = narrow(weight * (share - (at == target ? 1.0f : 0.0f)));
+        float logit = capped(wide(row[at]), cap), share = expf(logit - top) / total;
+        float gradient = share * (1 + 2 * z_loss * all) - (at == target ? 1.0f : 0.0f);
+        if (cap > 0) gradient *= 1 - (logit / cap) * (logit / cap);
+        row[at] = narrow(scale * weight * gradient);
     }
-    if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(total) + top - aim);
+    if (threadIdx.x == 0) {
+        losses[blockIdx.x] = weight * (all - aim);
+        z_losses[blockIdx.x] = weight * z_loss * all * all;
+    }
 }
 ENTRY(cross_entropy)
