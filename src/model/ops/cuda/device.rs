@@ -1,5 +1,10 @@
 //! The operations on burn's CUDA tensors: what is allocated, and what is queued.
 
+#![expect(
+    clippy::too_many_arguments,
+    reason = "burn's macro takes the tensors of an operation one by one"
+)]
+
 use std::sync::Arc;
 
 use burn::backend::fusion::custom::TensorSpec;
