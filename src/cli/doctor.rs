@@ -124,7 +124,7 @@ fn text(report: &Report) -> String {
         size(report.memory_bytes),
         size(report.memory_free_bytes)
     );
-    let mut lines = vec![
+    let lines = vec![
         ("pausedata", report.version.to_string()),
         ("features", list(&report.features)),
         ("system", report.system.clone()),
@@ -145,7 +145,15 @@ fn text(report: &Report) -> String {
         ("shared data", shared_data),
     ];
     #[cfg(feature = "cuda")]
-    lines.extend(report.gpu.iter().map(|need| (need.name, found(need))));
+    let lines = [
+        lines,
+        report
+            .gpu
+            .iter()
+            .map(|need| (need.name, found(need)))
+            .collect(),
+    ]
+    .concat();
     let line = |(name, value)| format!("{NAME}{name:<14}{NAME:#} {value}\n");
     lines.into_iter().map(line).collect()
 }

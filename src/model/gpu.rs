@@ -152,10 +152,11 @@ mod tests {
         let toolkit = tempfile::tempdir().unwrap();
         let include = toolkit.path().join("include");
         std::fs::create_dir(&include).unwrap();
-        std::fs::write(include.join("cuda_runtime.h"), "").unwrap();
+        crate::fs::write(&include.join("cuda_runtime.h"), b"").unwrap();
         // A file that is no library is not taken for one.
         std::fs::create_dir(toolkit.path().join("lib")).unwrap();
-        std::fs::write(toolkit.path().join("lib/libnvrtc.so.13"), "no library").unwrap();
+        let library_path = toolkit.path().join("lib/libnvrtc.so.13");
+        crate::fs::write(&library_path, b"no library").unwrap();
         let folders = [toolkit.path().to_path_buf()];
         let (found, looked) = headers(&folders);
         assert!(found.is_some() && looked.is_empty());

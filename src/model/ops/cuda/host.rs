@@ -148,7 +148,7 @@ fn compile(module: Module, precision: Precision) -> Run {
     let (name, text) = module.program();
     let header = include_str!("kernels/host.h").to_owned();
     for (name, text) in [(name, text), ("host.h", header)] {
-        std::fs::write(folder.path().join(name), text).unwrap();
+        crate::fs::write(&folder.path().join(name), text.as_bytes()).unwrap();
     }
     let library = folder.path().join("kernels.so");
     let output = Command::new("c++")

@@ -1,5 +1,10 @@
 //! Every operation of the device, run on a processor, against the CPU's own.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "noise is rounded to the precision of the model, and batches are small"
+)]
+
 use std::sync::Arc;
 
 use super::block::{self, Saved};
@@ -62,14 +67,14 @@ fn noise(len: usize, seed: u64, size: f64) -> Vec<f32> {
 }
 
 /// What the tables of a pass point at.
-struct Host_ {
+struct Sent {
     cos: Vec<f32>,
     sin: Vec<f32>,
     places: Vec<i32>,
     reach: Vec<i32>,
 }
 
-impl Host_ {
+impl Sent {
     fn new(pass: &Pass) -> Self {
         let rope = pass.shape.rope.clone();
         let n = pass.extent.positions();
@@ -162,7 +167,7 @@ fn check_block(pass: &Pass, precision: Precision, at: &str) {
 
     let mut host = Host(precision);
     let mut kernels = Kernels::new(&mut host);
-    let held = Host_::new(pass);
+    let held = Sent::new(pass);
     // What was not written is not a number.
     let spoilt = |bytes: usize| vec![f32::NAN; bytes / 4];
     let mut saved = spoilt(Saved::new(shape, pass.extent, precision).bytes);
@@ -315,7 +320,7 @@ fn embeddings_equal_those_of_the_cpu() {
             let params = noise(shape.embedding.len, 7, 2.0);
             let dy = noise(n * shape.d, 8, 2.0);
             let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 37).collect();
-            let held = Host_::new(&pass);
+            let held = Sent::new(&pass);
             let int: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
             let mut host = Host(Precision::Single);
             let mut kernels = Kernels::new(&mut host);
