@@ -197,8 +197,8 @@ impl Head<'_> {
     ) -> Result<usize, Error> {
         let (shape, work) = (self.shape, self.work);
         let (d, v) = (shape.d, shape.vocabulary());
-        let [table, hidden, d_hidden, logits] =
-            [work.table, work.hidden, work.d_hidden, work.logits].map(|place| self.work(place));
+        let [table, hidden, logits] =
+            [work.table, work.hidden, work.logits].map(|place| self.work(place));
         let norm = Norm {
             params: self.arrays.last,
             layout: &shape.last.norm,
@@ -239,30 +239,51 @@ impl Head<'_> {
         let Some(gradients) = self.gradients else {
             return Ok(0);
         };
+        let into = Matrix::new(self.d_table(gradients), d, Precision::Single);
+        let before = (before, 0 < first);
+        self.back(
+            kernels,
+            &norm,
+            (table, hidden, logits),
+            (into, gradients.x),
+            before,
+        )?;
+        Ok(Sums::new(count).blocks)
+    }
+
+    /// From the gradient of a chunk's logits to those of the table and of the residual stream.
+    fn back(
+        &self,
+        kernels: &mut Kernels<'_>,
+        norm: &Norm<'_>,
+        (table, hidden, logits): (Matrix, Matrix, Matrix),
+        (into, dx): (Matrix, Pointer),
+        (before, onto): (usize, bool),
+    ) -> Result<(), Error> {
+        let (shape, d) = (self.shape, self.shape.d);
+        let d_hidden = self.work(self.work.d_hidden);
         kernels.multiply(&Product {
-            m: count,
+            m: norm.count,
             n: d,
-            k: v,
+            k: shape.vocabulary(),
             a: logits,
             b: table,
             out: Matrix::new(d_hidden, d, self.precision),
             onto: false,
         })?;
         kernels.multiply(&Product {
-            m: v,
+            m: shape.vocabulary(),
             n: d,
-            k: count,
+            k: norm.count,
             a: logits.t(),
             b: hidden,
-            out: Matrix::new(self.d_table(gradients), d, Precision::Single),
-            onto: 0 < first,
+            out: into,
+            onto,
         })?;
-        let width = shape.last.norm.bias.as_ref().map_or(1, |_| 2) * d;
-        let partial = element(self.work(work.partial), before * width);
-        let given = (d_hidden, Pointer::NONE);
-        let written = (gradients.x, Pointer::NONE);
-        kernels.normalise_back(&norm, given, written, partial, shape)?;
-        Ok(Sums::new(count).blocks)
+        let width = norm.layout.bias.as_ref().map_or(1, |_| 2) * d;
+        let partial = element(self.work(self.work.partial), before * width);
+        let written = (dx, Pointer::NONE);
+        kernels.normalise_back(norm, (d_hidden, Pointer::NONE), written, partial, shape)
     }
 
     /// The head's table.

@@ -264,36 +264,18 @@ fn check_loss(
     let (expected, expected_x) =
         cpu::loss::differentiate(&x, head, &targets, objective, &shape, into);
 
-    let of = Scored::new(&targets);
-    let mut host = Host(precision);
-    let mut kernels = Kernels::new(&mut host);
-    let spoilt = |bytes: usize| vec![f32::NAN; bytes / 4];
-    let mut work = spoilt(loss::Work::new(&shape, of.rows.len(), precision).bytes);
-    let (mut dx, mut d_last) = (spoilt(4 * x.len()), spoilt(4 * last.len()));
-    let (mut d_embedding, mut sums) = (spoilt(4 * embedding.len()), [f32::NAN; 4]);
-    let arrays = loss::Arrays {
-        x: address(&x),
-        last: address(&last),
-        embedding: address(&embedding),
-        rows: address(&of.rows),
-        targets: address(&of.targets),
-        weights: address(&of.weights),
-        work: room(&mut work),
-    };
-    let to = loss::Gradients {
-        x: room(&mut dx),
-        last: room(&mut d_last),
-        embedding: room(&mut d_embedding),
+    let given = Given {
+        x: &x,
+        last: &last,
+        embedding: &embedding,
     };
     let factors = loss::Factors {
         scale: objective.scale,
         z_loss: objective.z_loss,
     };
-    let (of_batch, counted) = ((&shape, extent), (of.rows.len(), factors));
-    let sum = room(&mut sums);
-    loss::run(&mut kernels, of_batch, counted, arrays, sum, Some(to)).unwrap();
+    let found = on_host(given, (&shape, extent), &targets, factors, precision);
     let allowed = allowed(precision);
-    let [entropy, z_loss, ..] = sums.map(f64::from);
+    let [entropy, z_loss, ..] = found.sums.map(f64::from);
     let close = |found: f64, expected: f64| (found - expected).abs() <= allowed * expected.abs();
     assert!(close(entropy, expected.cross_entropy), "{at}: {entropy}");
     assert!(close(z_loss, expected.z_loss), "{at}: {z_loss}");
@@ -301,15 +283,72 @@ fn check_loss(
         let found = distance(found, expected);
         assert!(found <= allowed, "{at}: {name}: {found}");
     };
-    near("x", &dx, &expected_x);
-    near("last", &d_last, &expected_last);
+    near("x", &found.x, &expected_x);
+    near("last", &found.last, &expected_last);
     if config.tied {
-        near("embedding", &d_embedding, &expected_embedding);
+        near("embedding", &found.embedding, &expected_embedding);
     }
-    let with = sums;
-    let sum = room(&mut sums);
-    loss::run(&mut kernels, of_batch, counted, arrays, sum, None).unwrap();
-    assert_eq!(sums, with, "{at}: the loss is the same without gradients");
+    assert_eq!(
+        found.alone, found.sums,
+        "{at}: the loss is the same without gradients"
+    );
+}
+
+/// What a loss reads.
+struct Given<'a> {
+    x: &'a [f32],
+    last: &'a [f32],
+    embedding: &'a [f32],
+}
+
+/// What a loss writes.
+struct Found {
+    x: Vec<f32>,
+    last: Vec<f32>,
+    embedding: Vec<f32>,
+    sums: [f32; 4],
+    /// Without gradients.
+    alone: [f32; 4],
+}
+
+fn on_host(
+    given: Given<'_>,
+    of_batch: (&Shape, Extent),
+    targets: &Targets,
+    factors: loss::Factors,
+    precision: Precision,
+) -> Found {
+    let of = Scored::new(targets);
+    let mut host = Host(precision);
+    let mut kernels = Kernels::new(&mut host);
+    let mut work = vec![f32::NAN; loss::Work::new(of_batch.0, of.rows.len(), precision).bytes / 4];
+    let like = |array: &[f32]| vec![f32::NAN; array.len()];
+    let mut found = Found {
+        x: like(given.x),
+        last: like(given.last),
+        embedding: like(given.embedding),
+        sums: [f32::NAN; 4],
+        alone: [f32::NAN; 4],
+    };
+    let arrays = loss::Arrays {
+        x: address(given.x),
+        last: address(given.last),
+        embedding: address(given.embedding),
+        rows: address(&of.rows),
+        targets: address(&of.targets),
+        weights: address(&of.weights),
+        work: room(&mut work),
+    };
+    let to = loss::Gradients {
+        x: room(&mut found.x),
+        last: room(&mut found.last),
+        embedding: room(&mut found.embedding),
+    };
+    let counted = (of.rows.len(), factors);
+    let (sums, alone) = (room(&mut found.sums), room(&mut found.alone));
+    loss::run(&mut kernels, of_batch, counted, arrays, sums, Some(to)).unwrap();
+    loss::run(&mut kernels, of_batch, counted, arrays, alone, None).unwrap();
+    found
 }
 
 #[test]
