@@ -312,6 +312,35 @@ fn what_cannot_be_loaded_is_told() {
     );
 }
 
+/// A member's own pauses are those of its rows in every step, and part of the run.
+#[cfg(feature = "train")]
+#[test]
+fn a_dataset_of_a_mixture_may_have_pauses_of_its_own() {
+    let sandbox = Sandbox::new();
+    let none = "--only pretrain --set pretrain.pause={policy=\"none\"}";
+    sandbox.ok(&format!("prepare recipe.toml --out a {none}"));
+    let tokenizer = "--set tokenizer={file='a/data/pretrain/tokenizer.json'}";
+    sandbox.ok(&format!("prepare recipe.toml --out b {none} {tokenizer}"));
+    let train = |fraction: f64| {
+        let pause = format!("pause={{policy=\"random\",fraction={fraction}}}");
+        let other = format!("{{dataset='../b/data/pretrain',weight=1,{pause}}}");
+        let mixture = format!("--set pretrain.train.mixture=[{{weight=1}},{other}]");
+        format!("train recipe.toml --out a {none} {mixture}")
+    };
+    sandbox.ok(&train(0.5));
+    let metrics = sandbox.read("a/train/pretrain/metrics.jsonl");
+    let lines = metrics.lines().map(|line| serde_json::from_str(line).unwrap());
+    let pauses = lines.filter_map(|line: Value| line["pauses"].as_u64());
+    let pauses: Vec<u64> = pauses.collect();
+    // Of four rows of 64 ids a step, two are half pauses; the last row may be short.
+    assert_eq!(pauses.len(), 12);
+    assert!(pauses.iter().all(|n| (32..=64).contains(n)), "{pauses:?}");
+    assert!(pauses.contains(&64), "{pauses:?}");
+    let said = sandbox.run(&train(0.25));
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("pause.fraction"), "{}", said.err);
+}
+
 #[cfg(feature = "train")]
 #[test]
 fn a_recipe_may_mix_datasets_by_a_schedule() {
