@@ -475,6 +475,33 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_any_length_are_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let bytes: Vec<u8> = (0..3 * CHUNK_BYTES + 5).map(|n| (n % 251) as u8).collect();
+        let chunk = CHUNK_BYTES;
+        for lengths in [
+            vec![bytes.len()],
+            vec![chunk, 2 * chunk],
+            vec![1, chunk - 1, 7, 2 * chunk],
+            vec![chunk - 1, 2, chunk + 1, 0, chunk],
+            vec![1000; 9000],
+        ] {
+            let mut output = Output::create(&path).unwrap();
+            let mut rest = &bytes[..];
+            for length in lengths.into_iter().chain([bytes.len()]) {
+                let (piece, others) = rest.split_at(length.min(rest.len()));
+                output.write_all(piece).unwrap();
+                assert!(output.rest.len() < chunk && output.written % chunk as u64 == 0);
+                rest = others;
+            }
+            output.overwrite_start(&bytes[..9]).unwrap();
+            output.publish().unwrap();
+            assert!(read(&path).unwrap() == bytes);
+        }
+    }
+
+    #[test]
     fn every_temporary_name_is_another() {
         let path = Path::new("a/b.bin");
         let names: std::collections::BTreeSet<_> = (0..100).map(|_| temporary(path)).collect();

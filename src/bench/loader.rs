@@ -182,7 +182,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     for epoch in 0..options.epochs {
         // A batch may have rows of two epochs.
         let edge = |epoch| n_batches * epoch / options.epochs;
-        epochs.push(measure_epoch(&loader, edge(epoch)..edge(epoch + 1), options)?);
+        epochs.push(measure_epoch(
+            &loader,
+            edge(epoch)..edge(epoch + 1),
+            options,
+        )?);
         most = most.max(private_bytes());
     }
     Ok(Report {
@@ -280,11 +284,7 @@ fn first_batch_ms(options: &Options) -> Result<f64, Error> {
 }
 
 /// Makes some batches one after the other, and drops them.
-fn measure_epoch(
-    loader: &Loader,
-    batches: Range<u64>,
-    options: &Options,
-) -> Result<Epoch, Error> {
+fn measure_epoch(loader: &Loader, batches: Range<u64>, options: &Options) -> Result<Epoch, Error> {
     let n_batches = batches.end - batches.start;
     let mut times = Vec::with_capacity(usize::try_from(n_batches).unwrap_or(0));
     let (mut counts, mut rows) = (Counts::default(), 0);

@@ -78,7 +78,11 @@ impl Sizes {
             sum += share(*count, n) * *size as f64;
             below += count;
         }
-        if padded == 0.0 { 0.0 } else { 1.0 - sum / padded }
+        if padded == 0.0 {
+            0.0
+        } else {
+            1.0 - sum / padded
+        }
     }
 
     /// How many items are in each of `ranges`.

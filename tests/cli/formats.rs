@@ -142,7 +142,10 @@ fn conversions_lose_nothing() {
 fn pauses_that_come_at_load_survive_conversion() {
     let sandbox = Sandbox::new();
     let at_load = STAGES.map(|stage| format!("--set {stage}.pause.when=at-load"));
-    sandbox.ok(&format!("prepare recipe.toml --out a {}", at_load.join(" ")));
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out a {}",
+        at_load.join(" ")
+    ));
     for stage in STAGES {
         let from = format!("a/data/{stage}");
         let (there, back) = (format!("{stage}-there"), format!("{stage}-back"));
@@ -167,7 +170,7 @@ fn pauses_that_come_at_load_survive_conversion() {
         assert!(before[0] != before[1] || stage == "finetune");
         for form in ["parquet-compact", "megatron", "nanogpt"] {
             let said = sandbox.run(&format!("convert {from} --to {form} --out no"));
-            assert_eq!(said.code, Some(1), "{}", said.err);
+            assert_eq!(said.code, Some(2), "{}", said.err);
             for words in ["get their pauses when they are read", "when = \"prepare\""] {
                 assert!(said.err.contains(words), "{}", said.err);
             }
