@@ -86,6 +86,12 @@ impl Checksum {
     }
 }
 
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checksum({:016x} until now)", self.finish())
+    }
+}
+
 /// The 64-bit XXH3 checksum of `bytes`, for blocks and documents, as fast as memory gives
 /// them: AVX2 is taken where the processor has it.
 pub fn checksum(bytes: &[u8]) -> u64 {

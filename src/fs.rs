@@ -359,7 +359,7 @@ pub struct Output {
 /// Files are written in pieces that begin and end at multiples of so many bytes, as many as
 /// a huge page has: systems that keep such a piece in one piece of memory map it by one
 /// entry of a table, where they would need 512.
-const CHUNK_BYTES: usize = 2 << 20;
+pub const CHUNK_BYTES: usize = 2 << 20;
 
 impl Output {
     /// Starts a file that will stand at `path`; makes its folder.
@@ -478,7 +478,7 @@ mod tests {
     fn pieces_of_any_length_are_written_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
-        let bytes: Vec<u8> = (0..3 * CHUNK_BYTES + 5).map(|n| (n % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..251).cycle().take(3 * CHUNK_BYTES + 5).collect();
         let chunk = CHUNK_BYTES;
         for lengths in [
             vec![bytes.len()],
@@ -492,7 +492,7 @@ mod tests {
             for length in lengths.into_iter().chain([bytes.len()]) {
                 let (piece, others) = rest.split_at(length.min(rest.len()));
                 output.write_all(piece).unwrap();
-                assert!(output.rest.len() < chunk && output.written % chunk as u64 == 0);
+                assert!(output.rest.len() < chunk && output.written.is_multiple_of(chunk as u64));
                 rest = others;
             }
             output.overwrite_start(&bytes[..9]).unwrap();

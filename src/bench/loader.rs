@@ -288,13 +288,13 @@ fn measure_epoch(loader: &Loader, batches: Range<u64>, options: &Options) -> Res
     let n_batches = batches.end - batches.start;
     let mut times = Vec::with_capacity(usize::try_from(n_batches).unwrap_or(0));
     let (mut counts, mut rows) = (Counts::default(), 0);
-    let mut made: Box<dyn Iterator<Item = _>> = match options.read_ahead {
+    let made: Box<dyn Iterator<Item = _>> = match options.read_ahead {
         true => Box::new(loader.batches(batches)),
         false => Box::new(batches.map(|k| loader.batch(k))),
     };
     let (made, took) = measure(|| {
         let mut start = Instant::now();
-        while let Some(batch) = made.next() {
+        for batch in made {
             let batch = black_box(batch?);
             counts += batch.counts;
             rows += batch

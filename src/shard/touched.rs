@@ -139,3 +139,32 @@ impl Touched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::checksum;
+    use crate::fs;
+    use crate::shard::Reading;
+
+    #[test]
+    fn an_id_outside_the_vocabulary_is_found_wherever_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        for bad in [None, Some(0), Some(PIECE_BYTES / 2), Some(29_999)] {
+            let id = |place| if Some(place) == bad { 300u16 } else { 299 };
+            let bytes: Vec<u8> = (0..30_000).flat_map(|n| id(n).to_le_bytes()).collect();
+            fs::write(&path, &bytes).unwrap();
+            for reading in [Reading::Mmap, Reading::Pread] {
+                let file = Bytes::open(&path, None, reading).unwrap();
+                let touched = Touched::new(0..bytes.len()).of_ids(IdWidth::U16, 300);
+                let checked = touched.check(&file, &(10..20), |_| Ok(checksum(&bytes)));
+                let said = checked.map_err(|error| error.to_string());
+                match bad {
+                    None => assert_eq!(said, Ok(())),
+                    Some(_) => assert!(said.unwrap_err().contains("largest id of block 0")),
+                }
+            }
+        }
+    }
+}
