@@ -9,10 +9,11 @@ pub mod freeze;
 pub mod optimizer;
 pub mod record;
 pub mod schedule;
+mod start;
 pub mod step;
 pub mod validation;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,14 +26,13 @@ use crate::fingerprint::{self, Fingerprint};
 use crate::fs;
 use crate::loader::{self, Clash, GlobalBatch, Loader};
 use crate::manifest::{Stage, TOKENIZER_FILE};
-use crate::model::config::Config;
-use crate::model::{Device, Model, hub};
+use crate::model::config::{Config, NewRows};
+use crate::model::{Device, hub};
 use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::Train;
-use crate::rng::Key;
+use crate::tokenize;
 use crate::train::checkpoint::{Checkpoint, State, Store};
-use crate::train::freeze::Thawed;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::{Line, Log, Totals};
 use crate::train::step::{Learner, NonFinite, Report};
@@ -68,6 +68,8 @@ pub struct Job {
     pub config: Config,
     /// The weights to start from.
     pub start: Start,
+    /// Where rows begin that a checkpoint lacks.
+    pub new_rows: NewRows,
     /// How.
     pub train: Train,
     /// Decides the order of rows, and the weights of a fresh start.
@@ -198,6 +200,12 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// The recipe trains what the model does not have.
+    #[error(transparent)]
+    NoTarget(#[from] freeze::NoTarget),
+    /// A checkpoint's tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenize(#[from] tokenize::Error),
     /// The dataset cannot be read.
     #[error(transparent)]
     Dataset(#[from] dataset::Error),
@@ -244,7 +252,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     data::check_held_out(job)?;
     let mut learner = match &latest {
         Some(checkpoint) => resumed(job, checkpoint, &fingerprint, &loader)?,
-        None => started(job)?,
+        None => started(job, progress)?,
     };
     let mut saved = latest.map(|checkpoint| checkpoint.folder);
     let log = Log::open(&job.folder, learner.step)?;
@@ -339,6 +347,9 @@ fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
     fingerprint.add("start", &json!(start));
+    if job.new_rows != NewRows::default() {
+        fingerprint.add("new_rows", &json!(job.new_rows));
+    }
     fingerprint.add("model", &json!(job.config));
     fingerprint.add("train", &train);
     Ok(fingerprint)
@@ -358,11 +369,9 @@ fn resumed(
             differences,
         });
     }
-    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
-    let model = Model::from_values(&job.config, values, &job.device);
+    let model = start::resumed(job, checkpoint)?;
     let moments = checkpoint.read(optimizer::FILE)?;
     Ok(Learner {
-        thawed: thawed(job, &model),
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
         model,
         step: checkpoint.state.step,
@@ -371,56 +380,14 @@ fn resumed(
 }
 
 /// A learner before its first step.
-fn started(job: &Job) -> Result<Learner, Error> {
-    let model = match &job.start {
-        Start::Fresh => Model::new(&job.config, Key::new(job.seed), &job.device),
-        Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
-    };
+fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
+    let model = start::model(job, progress)?;
     Ok(Learner {
-        thawed: thawed(job, &model),
         optimizer: Optimizer::new(&model, &job.device),
         model,
         step: 0,
         totals: Totals::default(),
     })
-}
-
-fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
-    let reserved = job.dataset.manifest.tokenizer.reserved;
-    Thawed::new(job.train.freeze, model, reserved)
-}
-
-/// The model of another run's checkpoint, which must have the job's tokenizer and shape.
-fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
-    let expected = job.dataset.manifest.tokenizer.digest;
-    let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
-    if found != expected {
-        let start = folder.to_path_buf();
-        return Err(Error::AnotherTokenizer {
-            start,
-            found,
-            expected,
-        });
-    }
-    let (config, values) = checkpoint::read_model(folder)?;
-    // A stage decides what its positions attend to.
-    let of = |config: &Config| {
-        let attention = job.config.attention;
-        let shape = Config {
-            attention,
-            ..config.clone()
-        };
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.add("model", &json!(shape));
-        fingerprint
-    };
-    match of(&config).differences(&of(&job.config)).into_iter().next() {
-        Some(difference) => Err(Error::AnotherShape {
-            start: folder.to_path_buf(),
-            difference,
-        }),
-        None => Ok(Model::from_values(&job.config, values, &job.device)),
-    }
 }
 
 /// Writes a checkpoint of the learner.
@@ -466,6 +433,11 @@ fn save(
         ),
         (optimizer::FILE, optimizer.to_bytes(model)?),
     ];
+    let adapter = start::adapter_files(model)?;
+    let adapter = adapter
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.clone()));
+    let files: Vec<_> = files.into_iter().chain(adapter).collect();
     Ok(store.save(&state, &files, job.train.keep)?)
 }
 
@@ -517,6 +489,7 @@ fn line(
             Vec::new()
         },
         loss: report.loss,
+        z_loss: report.z_loss,
         lr: report.lr,
         grad_norm: report.grad_norm,
         tokens,

@@ -38,27 +38,28 @@ impl Optimizer {
     pub fn new(model: &Model, device: &Device) -> Self {
         let state = |group: &Group| AdamState::new(group.len, device);
         Self {
-            states: model.groups.iter().map(state).collect(),
+            states: model.trained_groups().iter().map(state).collect(),
         }
     }
 
     /// Moves the model's tensors by one step.
     pub fn update(&mut self, model: &mut Model, gradients: Vec<Tensor<1>>, step: &AdamStep) {
-        let tensors = std::mem::take(&mut model.tensors);
         let states = std::mem::take(&mut self.states);
-        for (((group, tensor), gradient), state) in
-            model.groups.iter().zip(tensors).zip(gradients).zip(states)
-        {
-            let (tensor, state) = ops::adamw(tensor, gradient, state, step, &group.parts);
-            model.tensors.push(tensor);
-            self.states.push(state);
-        }
+        model.train(|groups, tensors| {
+            let all = groups.iter().zip(tensors).zip(gradients).zip(states);
+            let step = |(((group, tensor), gradient), state): (((&Group, _), _), _)| {
+                let (tensor, state) = ops::adamw(tensor, gradient, state, step, &group.parts);
+                self.states.push(state);
+                tensor
+            };
+            all.map(step).collect()
+        });
     }
 
     /// The moments as a safetensors file: `<group>.first` and `<group>.second`, exact f32.
     pub fn to_bytes(&self, model: &Model) -> Result<Vec<u8>, Error> {
         let mut named = Vec::new();
-        for (group, state) in model.groups.iter().zip(&self.states) {
+        for (group, state) in model.trained_groups().iter().zip(&self.states) {
             named.push((name(&group.name, "first"), bytes(&state.first)));
             named.push((name(&group.name, "second"), bytes(&state.second)));
         }
@@ -100,7 +101,7 @@ impl Optimizer {
             })
         };
         let states = model
-            .groups
+            .trained_groups()
             .iter()
             .map(state)
             .collect::<Result<_, Error>>()?;

@@ -56,6 +56,9 @@ pub struct Step {
     pub epochs_of: Vec<f64>,
     /// Mean cross entropy of the scored targets, in nats, before the update.
     pub loss: f64,
+    /// What the z-loss adds to it, its weight included, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<f64>,
     /// The learning rate of the update.
     pub lr: f64,
     /// The gradient's norm before clipping.
@@ -224,6 +227,7 @@ mod tests {
             epochs: 0.25,
             epochs_of: Vec::new(),
             loss: 0.1 + 0.2,
+            z_loss: None,
             lr: 1e-3,
             grad_norm: 1.0,
             tokens: 10,

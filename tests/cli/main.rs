@@ -27,3 +27,5 @@ mod sandbox;
 mod splits;
 #[cfg(feature = "train")]
 mod training;
+#[cfg(feature = "train")]
+mod tuning;
