@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep};
+use crate::model::ops::{self, AdamState, AdamStep, Kernels};
 use crate::model::{Device, Model};
 
 /// The moments' file in a checkpoint.
@@ -44,11 +44,12 @@ impl Optimizer {
 
     /// Moves the model's tensors by one step.
     pub fn update(&mut self, model: &mut Model, gradients: Vec<Tensor<1>>, step: &AdamStep) {
-        let states = std::mem::take(&mut self.states);
+        let (kernels, states) = (model.kernels(), std::mem::take(&mut self.states));
         model.train(|groups, tensors| {
             let all = groups.iter().zip(tensors).zip(gradients).zip(states);
             let step = |(((group, tensor), gradient), state): (((&Group, _), _), _)| {
-                let (tensor, state) = ops::adamw(tensor, gradient, state, step, &group.parts);
+                let (tensor, state) =
+                    ops::adamw(kernels, tensor, gradient, state, step, &group.parts);
                 self.states.push(state);
                 tensor
             };
@@ -110,8 +111,9 @@ impl Optimizer {
 }
 
 /// The norm of all gradients together: the root of the sum of their squares.
-pub fn global_norm(gradients: &[Tensor<1>]) -> f64 {
-    let squares = gradients.iter().map(ops::gradient_norm_squared);
+pub fn global_norm(kernels: Kernels, gradients: &[Tensor<1>]) -> f64 {
+    let squares = gradients.iter();
+    let squares = squares.map(|gradient| ops::gradient_norm_squared(kernels, gradient));
     squares.sum::<f64>().sqrt()
 }
 

@@ -7,7 +7,7 @@ use crate::loader::GlobalBatch;
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
-use crate::model::ops::{AdamStep, Loss, Objective};
+use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
 use crate::recipe::Train;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
@@ -56,14 +56,18 @@ impl Learner {
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
     pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
-        // On a thread of the pool, so that the many parallel loops of a step need not
-        // wake one each.
-        rayon::scope(|_| self.compute(batch, train))
+        match self.model.kernels() {
+            // On a thread of the pool, so that the many parallel loops of a step need not
+            // wake one each.
+            Kernels::Fused => rayon::scope(|_| self.compute(batch, train)),
+            // A GPU gives each thread that asks a stream and memory of its own.
+            _ => self.compute(batch, train),
+        }
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
         let (loss, gradients) = gradients(&self.model, batch, train);
-        let grad_norm = optimizer::global_norm(&gradients);
+        let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
         let losses = loss.cross_entropy + loss.z_loss;
         for (quantity, value) in [("loss", losses), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
