@@ -7,16 +7,18 @@
 #
 # BENCH is a folder that benches/peers/prepare.sh set up, with corpus/corpus.jsonl, JSON
 # Lines of at least 450 MB of text; it needs 6 GB more. WORKS and PEERS narrow it down.
-# Every run is a process of its own with warm files. Ours reads the rows of two datasets:
-# `pausedata` of the peers' ids, `pausedata-pauses` with a tenth of pauses on disk, which
-# `pausedata-online` draws as it reads the first.
+# Every run is a process of its own with warm files, as their program left them. Ours reads
+# the rows of two datasets: `pausedata` of the peers' ids, `pausedata-pauses` with a tenth of
+# pauses on disk, which `pausedata-online` draws as it reads the first. `pausedata-cold` finds
+# the files of a third, equal to the first, on disk alone, and so does `pausedata-cold-blind`,
+# which does not ask for rows ahead.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 program=$(realpath -m "${PROGRAM:-target/release/pausedata}")
 bench=$(readlink -f "$1")
 rounds=${2:-3}
 works=${WORKS:-write epoch resume}
-peers=${PEERS:-pausedata pausedata-pread pausedata-unchecked pausedata-pauses pausedata-online numpy litdata hf hf-map megatron mds grain}
+peers=${PEERS:-pausedata pausedata-pread pausedata-unchecked pausedata-pauses pausedata-online pausedata-cold pausedata-cold-blind numpy numpy-pieces litdata hf hf-map megatron mds grain}
 folder=$bench/loader
 mkdir -p "$folder"
 cd "$folder"
@@ -48,6 +50,13 @@ TOML
 }
 prepared plain 'policy = "none"'
 prepared pauses 'policy = "random", fraction = 0.1'
+
+# What stands in memory since an earlier day may not be what the program wrote.
+rm -rf now again
+for data in plain pauses; do
+  "$program" convert "$data/data/pretrain" --to binary --out "now/$data" >&2
+done
+cp -r now/plain now/cold
 python() { # PEER
   if [[ $1 == hf* ]]; then echo hf/bin/python; else echo main/bin/python; fi
 }
@@ -58,14 +67,16 @@ peer() { # PEER WORK
 }
 
 ours() { # PEER: the whole report; the table takes from it what it needs
-  local data=plain options=()
+  local data=plain epochs=2 options=()
   case $1 in
     pausedata-pread) options=(--read pread) ;;
     pausedata-unchecked) options=(--no-verify) ;;
     pausedata-pauses) data=pauses ;;
+    pausedata-cold) data=cold epochs=1 options=(--cold) ;;
+    pausedata-cold-blind) data=cold epochs=1 options=(--cold --no-read-ahead) ;;
     pausedata-online) options=(--pause '{ policy = "random", fraction = 0.1 }') ;;
   esac
-  "$program" bench loader "$data/data/pretrain" --batch-rows 16 --epochs 2 --json "${options[@]}" "${@:2}"
+  "$program" bench loader "now/$data" --batch-rows 16 --epochs "$epochs" --json "${options[@]}" "${@:2}"
 }
 
 say() { # PEER WORK ROUND JSON

@@ -262,18 +262,20 @@ impl Dataset {
         Ok(shard.row(row)?)
     }
 
-    /// How many ids a row has, by the index alone and without the pauses that it gets when
-    /// it is read; of one that is cut again, about.
-    pub fn length(&self, split: Split, index: u64) -> Result<usize, Error> {
-        let epoch = 0;
-        let rows = self.on_disk(At {
-            split,
-            epoch,
-            index,
-        })?;
-        let (shard, row) = self.place(split, rows.start)?;
-        let (length, _) = shard.shape(row)?;
+    /// How many ids a row has, by the index alone. Pauses that it gets when it is read are
+    /// counted, unless their policy reads text.
+    pub fn length(&self, at: At) -> Result<usize, Error> {
+        let (length, _) = match &self.online {
+            Some(online) => return online.length(self, at),
+            None => self.shape(at.split, at.index)?,
+        };
         Ok(length)
+    }
+
+    /// How many ids a row on disk has, and how many of them are prefix.
+    fn shape(&self, split: Split, index: u64) -> Result<(usize, Option<u32>), Error> {
+        let (shard, row) = self.place(split, index)?;
+        Ok(shard.shape(row)?)
     }
 
     /// Shows one row to `see`, without a copy where shards are mapped and hold its pauses.

@@ -7,7 +7,7 @@ pub mod mapped;
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -86,6 +86,20 @@ pub fn will_need(file: &File, bytes: &Range<usize>) {
     }
     #[cfg(not(target_os = "linux"))]
     let _unused = (file, bytes);
+}
+
+/// Says that a file need not stay in memory; a hint, which spares what is mapped.
+pub fn forget(path: &Path) -> Result<(), Error> {
+    let file = open(path)?;
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        // SAFETY: it is asked about an open file, and touches no memory of ours.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unused = file;
+    Ok(())
 }
 
 /// How often this thread has read from a disk, as far as the system tells.
@@ -332,11 +346,20 @@ impl Drop for Draft {
 /// A file being written; dropped without [`Output::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct Output {
-    file: BufWriter<File>,
+    file: File,
+    /// Bytes that were not handed to the system yet: fewer than [`CHUNK_BYTES`].
+    rest: Vec<u8>,
+    /// Bytes that were.
+    written: u64,
     temporary: PathBuf,
     path: PathBuf,
     published: bool,
 }
+
+/// Files are written in pieces that begin and end at multiples of so many bytes, as many as
+/// a huge page has: systems that keep such a piece in one piece of memory map it by one
+/// entry of a table, where they would need 512.
+pub const CHUNK_BYTES: usize = 2 << 20;
 
 impl Output {
     /// Starts a file that will stand at `path`; makes its folder.
@@ -349,9 +372,10 @@ impl Output {
             .write(true)
             .open(&temporary)
             .map_err(Error::new("create", path))?;
-        let file = BufWriter::with_capacity(1 << 20, file);
         Ok(Self {
             file,
+            rest: Vec::new(),
+            written: 0,
             temporary,
             path: path.to_path_buf(),
             published: false,
@@ -360,31 +384,56 @@ impl Output {
 
     /// Appends bytes.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::new("write", &self.path))
+        let mut bytes = bytes;
+        loop {
+            let in_chunk = self.written.wrapping_add(self.rest.len() as u64) % CHUNK_BYTES as u64;
+            let room = CHUNK_BYTES - usize::try_from(in_chunk).unwrap_or(0);
+            let Some((fitting, others)) = bytes.split_at_checked(room) else {
+                self.rest.extend_from_slice(bytes);
+                return Ok(());
+            };
+            if self.rest.is_empty() {
+                self.put(fitting)?;
+            } else {
+                self.rest.extend_from_slice(fitting);
+                self.flush()?;
+            }
+            bytes = others;
+        }
     }
 
     /// Replaces the first bytes, such as a header whose counts are known last.
     pub fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        use std::io::{Seek, SeekFrom};
-        let mut replace = || {
-            self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(bytes)?;
-            self.file.seek(SeekFrom::End(0)).map(drop)
-        };
-        replace().map_err(Error::new("write", &self.path))
+        self.flush()?;
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, 0)
+            .map_err(Error::new("write", &self.path))
     }
 
     /// Makes the file durable under its name.
     pub fn publish(&mut self) -> Result<(), Error> {
-        self.file.flush().map_err(Error::new("write", &self.path))?;
+        self.flush()?;
         self.file
-            .get_ref()
             .sync_all()
             .map_err(Error::new("sync", &self.path))?;
         publish(&self.temporary, &self.path)?;
         self.published = true;
+        Ok(())
+    }
+
+    /// Hands what is left to the system.
+    fn flush(&mut self) -> Result<(), Error> {
+        let mut rest = std::mem::take(&mut self.rest);
+        self.put(&rest)?;
+        rest.clear();
+        self.rest = rest;
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all(bytes)
+            .map_err(Error::new("write", &self.path))?;
+        self.written += bytes.len() as u64;
         Ok(())
     }
 }
@@ -423,6 +472,33 @@ mod tests {
         output.overwrite_start(b"nn").unwrap();
         output.publish().unwrap();
         assert_eq!(read(&path).unwrap(), b"nnew");
+    }
+
+    #[test]
+    fn pieces_of_any_length_are_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let bytes: Vec<u8> = (0..251).cycle().take(3 * CHUNK_BYTES + 5).collect();
+        let chunk = CHUNK_BYTES;
+        for lengths in [
+            vec![bytes.len()],
+            vec![chunk, 2 * chunk],
+            vec![1, chunk - 1, 7, 2 * chunk],
+            vec![chunk - 1, 2, chunk + 1, 0, chunk],
+            vec![1000; 9000],
+        ] {
+            let mut output = Output::create(&path).unwrap();
+            let mut rest = &bytes[..];
+            for length in lengths.into_iter().chain([bytes.len()]) {
+                let (piece, others) = rest.split_at(length.min(rest.len()));
+                output.write_all(piece).unwrap();
+                assert!(output.rest.len() < chunk && output.written.is_multiple_of(chunk as u64));
+                rest = others;
+            }
+            output.overwrite_start(&bytes[..9]).unwrap();
+            output.publish().unwrap();
+            assert!(read(&path).unwrap() == bytes);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ in a process of its own; says in one line of JSON what it took.
 
 usage: loaders.py PEER WORK BENCH
 
-PEER is numpy, litdata, hf, hf-map, megatron, mds or grain. WORK is
+PEER is numpy, numpy-pieces, litdata, hf, hf-map, megatron, mds or grain. WORK is
 
   tokens  takes the ids of BENCH/plain/data/pretrain out of its shards, for all peers
   write   ids in memory become the peer's dataset
@@ -98,6 +98,18 @@ class Numpy(Peer):
         order = np.random.default_rng(1).permutation(len(rows))
         for k in range(start, n_batches()):
             yield rows[order[k * BATCH : (k + 1) * BATCH]]
+
+
+class NumpyPieces(Numpy):
+    """The same from a file written as ours are, in pieces as large as a huge page."""
+
+    def write(self):
+        ids = all_ids().tobytes()
+        yield
+        with open(OUT, "wb", buffering=0) as file:
+            for start in range(0, len(ids), 1 << 21):
+                file.write(ids[start : start + (1 << 21)])
+            os.fsync(file.fileno())
 
 
 class Litdata(Peer):
@@ -336,6 +348,7 @@ class Grain(Peer):
 
 PEERS = {
     "numpy": Numpy,
+    "numpy-pieces": NumpyPieces,
     "litdata": Litdata,
     "hf": Hf,
     "hf-map": HfMap,

@@ -3,8 +3,8 @@
 usage: loaders_table.py RAW.jsonl
 
 A ratio is the median over rounds of ours over the peer in the same round, so that what
-slows the machine slows both. Ours in its first epoch finds every block unchecked, as the
-peers find every page unmapped: that one is compared.
+slows the machine slows both; seconds are those that passed. Ours in its first epoch finds
+every block unchecked, as the peers find every page unmapped: that one is compared.
 """
 
 import json
@@ -24,6 +24,7 @@ def ours(found):
         "resume": statistics.median(found["first_batch_ms"]),
         "open": 1e3 * found["open"]["wall_seconds"],
         "private": found["private_bytes"] / 2**20,
+        "seconds": first["wall_seconds"],
     }
     if "written" in found:
         says["write"] = found["written"]["tokens_per_cpu_second"] / 1e6
@@ -34,7 +35,8 @@ def theirs(work, found):
     if work == "resume":
         return {"resume": 1e3 * found["wall_seconds"]}
     speed = found["tokens"] / found["cpu_seconds"] / 1e6
-    return {work: speed, "private": found["private_bytes"] / 2**20}
+    says = {work: speed, "private": found["private_bytes"] / 2**20}
+    return says | ({"seconds": found["wall_seconds"]} if work == "epoch" else {})
 
 
 def main():
@@ -48,14 +50,14 @@ def main():
                 says = {"write": says["write"]}
             for what, value in says.items():
                 values[peer][what][run["round"]] = value
-    head = ["peer", "write", "ratio", "epoch", "ratio", "later epochs", "first batch ms", "private MiB"]
+    head = ["peer", "write", "ratio", "epoch", "ratio", "later epochs", "first batch ms", "private MiB", "epoch, seconds"]
     print(f"| {' | '.join(head)} |")
     print(f"| --- |{' --: |' * (len(head) - 1)}")
     for peer, of_peer in values.items():
         row = [peer]
         for what in ("write", "epoch"):
             row += [spread(of_peer[what]), ratio(values[OURS][what], of_peer[what], peer)]
-        row += [spread(of_peer[what]) for what in ("later", "resume", "private")]
+        row += [spread(of_peer[what]) for what in ("later", "resume", "private", "seconds")]
         print(f"| {' | '.join(row)} |")
 
 

@@ -14,7 +14,7 @@ use crate::dataset::{self, Dataset};
 use crate::digest::Digest;
 use crate::fs;
 use crate::loader::{self, Config, Loader, Order, Rows, Share};
-use crate::manifest::Split;
+use crate::manifest::{SHARDS, Split};
 use crate::pause;
 use crate::shard::{self, Reading, ShardSpec, ShardWriter};
 
@@ -35,6 +35,10 @@ pub struct Options {
     pub reading: Reading,
     /// Whether checksums are compared.
     pub checks: Checks,
+    /// Whether the rows of a batch are asked for while the one before is made.
+    pub read_ahead: bool,
+    /// Whether the files are taken out of the system's memory first.
+    pub cold: bool,
     /// Pauses in place of the dataset's own.
     pub pause: Option<pause::Config>,
     /// A new folder, in which the rows are written again, to measure that.
@@ -64,6 +68,11 @@ pub struct Report {
     pub reading: Reading,
     /// Whether checksums were compared.
     pub checks: Checks,
+    /// Whether the rows of a batch were asked for while the one before was made.
+    pub read_ahead: bool,
+    /// Whether the files were taken out of the system's memory before the first epoch and
+    /// each first batch.
+    pub cold: bool,
     /// Opening: manifest, tokenizer, headers and indexes are checked.
     pub open: Took,
     /// Milliseconds from an open dataset and a state in the middle of an epoch to the
@@ -158,10 +167,11 @@ impl Report {
 /// Measures opening, the first batch, and whole epochs, on this thread.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let private_bytes_before = private_bytes();
-    let (dataset, open) = measure(|| open(options));
-    let dataset = dataset?;
     let first_batch_ms = (0..TRIALS).map(|_| first_batch_ms(options));
     let first_batch_ms = first_batch_ms.collect::<Result<_, Error>>()?;
+    forget(options)?;
+    let (dataset, open) = measure(|| open(options));
+    let dataset = dataset?;
     let written = options.write.as_ref();
     let written = written.map(|folder| write(&dataset, options.split, folder));
     let written = written.transpose()?;
@@ -172,7 +182,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     for epoch in 0..options.epochs {
         // A batch may have rows of two epochs.
         let edge = |epoch| n_batches * epoch / options.epochs;
-        epochs.push(measure_epoch(&loader, edge(epoch)..edge(epoch + 1))?);
+        epochs.push(measure_epoch(
+            &loader,
+            edge(epoch)..edge(epoch + 1),
+            options,
+        )?);
         most = most.max(private_bytes());
     }
     Ok(Report {
@@ -181,6 +195,8 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         rows_per_batch: options.rows_per_batch,
         reading: options.reading,
         checks: options.checks,
+        read_ahead: options.read_ahead,
+        cold: options.cold,
         open,
         first_batch_ms,
         epochs,
@@ -243,8 +259,20 @@ fn loader(options: &Options, dataset: Dataset) -> Result<Loader, Error> {
     Ok(Loader::new(rows, config)?)
 }
 
+/// Takes the files of shards out of the system's memory, where that is asked for.
+fn forget(options: &Options) -> Result<(), Error> {
+    if options.cold {
+        let files = fs::list(&options.dataset.join(SHARDS)).map_err(shard::Error::from)?;
+        for file in files {
+            fs::forget(&file).map_err(shard::Error::from)?;
+        }
+    }
+    Ok(())
+}
+
 /// Goes on in the middle of the first epoch with a dataset nobody has read from yet.
 fn first_batch_ms(options: &Options) -> Result<f64, Error> {
+    forget(options)?;
     let dataset = open(options)?;
     let middle = dataset.rows(options.split) / options.rows_per_batch.max(1) as u64 / 2;
     // Where another process stopped.
@@ -256,14 +284,18 @@ fn first_batch_ms(options: &Options) -> Result<f64, Error> {
 }
 
 /// Makes some batches one after the other, and drops them.
-fn measure_epoch(loader: &Loader, batches: Range<u64>) -> Result<Epoch, Error> {
+fn measure_epoch(loader: &Loader, batches: Range<u64>, options: &Options) -> Result<Epoch, Error> {
     let n_batches = batches.end - batches.start;
     let mut times = Vec::with_capacity(usize::try_from(n_batches).unwrap_or(0));
     let (mut counts, mut rows) = (Counts::default(), 0);
+    let made: Box<dyn Iterator<Item = _>> = match options.read_ahead {
+        true => Box::new(loader.batches(batches)),
+        false => Box::new(batches.map(|k| loader.batch(k))),
+    };
     let (made, took) = measure(|| {
         let mut start = Instant::now();
-        for k in batches {
-            let batch = black_box(loader.batch(k)?);
+        for batch in made {
+            let batch = black_box(batch?);
             counts += batch.counts;
             rows += batch
                 .micro_batches

@@ -68,6 +68,12 @@ pub struct Load {
     pub reads: Reads,
     #[command(flatten)]
     pub pause: Pause,
+    /// Take the dataset's files out of the system's memory first, as far as it does so
+    #[arg(long)]
+    pub cold: bool,
+    /// Do not ask the system for the rows of the next batch while one is made
+    #[arg(long)]
+    pub no_read_ahead: bool,
     /// Also write the rows as new shards into this folder, which is removed again
     #[arg(long, value_name = "NEW_FOLDER")]
     pub write: Option<PathBuf>,
@@ -135,6 +141,8 @@ fn load(args: &Load, ui: &Ui) -> Result<Outcome, Failure> {
             true => Checks::None,
             false => Checks::FirstTouch,
         },
+        read_ahead: !args.no_read_ahead,
+        cold: args.cold,
         pause: args.pause.config().cloned(),
         write: args.write.clone(),
     })?;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use pausedata::manifest::Manifest;
 use pausedata::progress::Progress;
-use pausedata::stats::{self, SplitStats, Stats};
+use pausedata::stats::{self, Padding, SplitStats, Stats};
+use pausedata::units::percent;
 use pausedata::{fs, prepare, report};
 
 use super::Outcome;
@@ -168,6 +169,19 @@ fn split_text(stats: &SplitStats) -> String {
             100.0 * totals.padded as f64 / positions.max(1) as f64,
             grouped(totals.cut),
             grouped(totals.trimmed)
+        );
+    }
+    let Padding {
+        rows,
+        random,
+        sorted,
+    } = stats.padding;
+    // Rows of a stream are all of one length but for the last of a unit.
+    if sorted + 0.005 < random {
+        text += &format!(
+            "  padding    {} of positions in batches of {rows} random rows, {} where they are of one length (`train.bucket`)\n",
+            percent(random),
+            percent(sorted)
         );
     }
     let runs = totals.pause_runs.iter().enumerate();

@@ -248,6 +248,30 @@ impl Online {
         Ok(pause::apply(&self.insertion, &text, found.key))
     }
 
+    /// How many ids a row has, by the index alone; where the policy reads text, without its
+    /// pauses.
+    pub fn length(&self, dataset: &Dataset, at: At) -> Result<usize, super::Error> {
+        let Found {
+            split,
+            unit,
+            row,
+            key,
+        } = self.find(at)?;
+        let (length, prefix) = match self.recut {
+            Some(Recut { real, .. }) => (size(unit.ids.saturating_sub(row * real).min(real)), None),
+            None => dataset.shape(split, unit.first_on_disk + unit.on_disk(row))?,
+        };
+        if self.insertion.policy().reads_text() {
+            return Ok(length);
+        }
+        // What the ids are is no matter.
+        let text = Sequence {
+            prefix,
+            ..Sequence::plain(vec![TokenId::default(); length])
+        };
+        Ok(pause::apply(&self.insertion, &text, key).sequence.len())
+    }
+
     /// The rows on disk that a row is made of.
     pub fn on_disk(&self, at: At) -> Result<Range<u64>, super::Error> {
         let Found { unit, row, .. } = self.find(at)?;

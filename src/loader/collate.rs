@@ -215,12 +215,8 @@ fn scored(words: &mut [u64], prefix: usize, n: usize) {
 
 fn append(all: &mut BatchIds, ids: Ids<'_>) {
     match (all, ids) {
-        (BatchIds::U16(all), Ids::U16(ids)) => {
-            all.extend(ids.iter().map(|id| u16::from_le_bytes(*id)));
-        }
-        (BatchIds::U32(all), Ids::U32(ids)) => {
-            all.extend(ids.iter().map(|id| u32::from_le_bytes(*id)));
-        }
+        (BatchIds::U16(all), Ids::U16(ids)) => wide::append(ids, all),
+        (BatchIds::U32(all), Ids::U32(ids)) => wide::append(ids, all),
         (BatchIds::U32(all), Ids::U16(ids)) => {
             all.extend(ids.iter().map(|id| u32::from(u16::from_le_bytes(*id))));
         }

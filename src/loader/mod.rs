@@ -23,7 +23,7 @@ use serde_json::json;
 pub use crate::dataset::At;
 pub use collate::Collator;
 pub use order::{Order, Pick};
-pub use prefetch::Prefetch;
+pub use prefetch::{Batches, Prefetch};
 pub use state::{State, StateError};
 pub use together::{Clash, together};
 
@@ -54,8 +54,8 @@ pub trait Rows: Send + Sync {
     fn id_width(&self) -> IdWidth;
     /// How many rows a split has.
     fn rows(&self, split: Split) -> u64;
-    /// How many ids a row has, about: what buckets sort by, the same in every epoch.
-    fn length(&self, split: Split, index: u64) -> usize;
+    /// How many ids a row has, or about so many: what buckets sort by.
+    fn length(&self, at: At) -> usize;
     /// Shows a row to `see`, once, unless it cannot be read.
     ///
     /// What `see` was shown does not count where this fails.
@@ -81,8 +81,8 @@ impl Rows for Dataset {
         self.manifest.id_width
     }
 
-    fn length(&self, split: Split, index: u64) -> usize {
-        self.length(split, index).unwrap_or(0)
+    fn length(&self, at: At) -> usize {
+        self.length(at).unwrap_or(0)
     }
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
@@ -383,12 +383,17 @@ impl Loader {
 
     /// Global batch `k`.
     pub fn batch(&self, k: u64) -> Result<GlobalBatch, Error> {
+        self.batch_of(k, &self.rows_of(k))
+    }
+
+    /// Global batch `k`, whose rows these are.
+    fn batch_of(&self, k: u64, rows: &[Pick]) -> Result<GlobalBatch, Error> {
         let mut batch = GlobalBatch {
             index: k,
             micro_batches: Vec::new(),
             counts: Counts::default(),
         };
-        for picks in self.rows_of(k).chunks(self.config.rows_per_micro_batch) {
+        for picks in rows.chunks(self.config.rows_per_micro_batch) {
             let micro_batch = self.micro_batch(picks)?;
             batch.counts += micro_batch.counts;
             batch.micro_batches.push(micro_batch);
@@ -414,13 +419,19 @@ impl Loader {
         Ok(collator.finish())
     }
 
-    /// Says that the rows of global batch `k` will be read soon.
-    pub fn will_need(&self, k: u64, ahead: Ahead) {
-        for pick in self.rows_of(k) {
+    /// Says that some rows will be read soon.
+    fn will_need(&self, rows: &[Pick], ahead: Ahead) {
+        for pick in rows {
             if let Some(member) = self.members.get(pick.member) {
                 member.will_need(pick.at(self.config.split), ahead);
             }
         }
+    }
+
+    /// Some global batches, made by this thread one after the other; the rows of the next
+    /// are asked for before one is made.
+    pub fn batches(&self, indices: Range<u64>) -> Batches<'_> {
+        Batches::new(self, indices)
     }
 
     /// The global batches `from..to`, made by a thread that is at most `depth` batches
@@ -437,7 +448,7 @@ impl Unsorted for Loader {
 
     fn length(&self, pick: Pick) -> usize {
         let member = self.members.get(pick.member);
-        member.map_or(0, |member| member.length(self.config.split, pick.index))
+        member.map_or(0, |member| member.length(pick.at(self.config.split)))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Error, GlobalBatch, Loader};
+use super::{Error, GlobalBatch, Loader, Pick};
 use crate::fs;
 use crate::panics::message;
 use crate::shard::Ahead;
@@ -94,20 +94,52 @@ impl Drop for Prefetch {
     }
 }
 
-fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalBatch, Error>>) {
-    let mut before = fs::disk_reads();
-    for k in indices.clone() {
+/// Global batches in order, made where they are asked for; see [`Loader::batches`].
+#[derive(Debug)]
+pub struct Batches<'a> {
+    loader: &'a Loader,
+    indices: Range<u64>,
+    /// The rows of the next, once they were asked for.
+    next: Option<Vec<Pick>>,
+    /// How often this thread had read from a disk when the last was begun.
+    reads: u64,
+}
+
+impl<'a> Batches<'a> {
+    pub(super) fn new(loader: &'a Loader, indices: Range<u64>) -> Self {
+        Self {
+            loader,
+            indices,
+            next: None,
+            reads: fs::disk_reads(),
+        }
+    }
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<GlobalBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let k = self.indices.next()?;
+        let rows = self.next.take().unwrap_or_else(|| self.loader.rows_of(k));
         let reads = fs::disk_reads();
         // Rows that came from a disk just now say that the next ones will, too.
-        let ahead = match reads == before {
+        let ahead = match reads == self.reads {
             true => Ahead::Blocks,
             false => Ahead::Rows,
         };
-        before = reads;
-        if k + 1 < indices.end {
-            loader.will_need(k + 1, ahead);
+        self.reads = reads;
+        if !self.indices.is_empty() {
+            let next = self.loader.rows_of(self.indices.start);
+            self.loader.will_need(&next, ahead);
+            self.next = Some(next);
         }
-        let made = loader.batch(k);
+        Some(self.loader.batch_of(k, &rows))
+    }
+}
+
+fn make(loader: &Loader, indices: Range<u64>, sender: &SyncSender<Result<GlobalBatch, Error>>) {
+    for made in loader.batches(indices) {
         let failed = made.is_err();
         if sender.send(made).is_err() || failed {
             return;

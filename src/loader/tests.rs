@@ -51,8 +51,8 @@ impl Rows for Toy {
         IdWidth::U16
     }
 
-    fn length(&self, _: Split, index: u64) -> usize {
-        4 + index as usize % 5
+    fn length(&self, at: At) -> usize {
+        4 + at.index as usize % 5
     }
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {

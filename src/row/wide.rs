@@ -38,6 +38,27 @@ pub fn largest<T: Id>(ids: &[T]) -> Option<T::Number> {
     body(ids)
 }
 
+/// Appends the numbers of some ids.
+pub fn append<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
+    #[inline(always)]
+    fn body<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
+        numbers.extend(ids.iter().map(|id| id.number()));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
+            body(ids, numbers);
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked and has AVX2.
+            return unsafe { wide(ids, numbers) };
+        }
+    }
+    body(ids, numbers);
+}
+
 /// How many bits are set.
 pub fn ones(words: &[u64]) -> u64 {
     #[inline(always)]
@@ -167,6 +188,10 @@ mod tests {
     /// Bits and the largest, id by id.
     fn check<T: Id<Number: std::fmt::Debug>>(ids: &[T], one: T::Number) {
         assert_eq!(largest(ids), ids.iter().map(|id| id.number()).max());
+        let mut numbers = vec![one];
+        append(ids, &mut numbers);
+        let by_one = ids.iter().map(|id| id.number());
+        assert!(numbers.into_iter().eq(std::iter::once(one).chain(by_one)));
         let mut words = vec![7];
         equal(ids, one, &mut words);
         assert_eq!(words.len(), ids.len().div_ceil(64));

@@ -4,15 +4,20 @@ use std::io;
 use std::path::Path;
 
 use super::layout::BLOCK_BYTES;
-use crate::digest::checksum;
-use crate::fs::{self, Output};
+use crate::digest::Checksum;
+use crate::fs::{self, CHUNK_BYTES, Output};
 
 /// Writes bytes and takes the checksum of each block of [`BLOCK_BYTES`].
 #[derive(Debug)]
 pub struct Blocks {
     output: Output,
-    /// Bytes after the last full block.
-    block: Vec<u8>,
+    /// Bytes that are not written yet.
+    bytes: Vec<u8>,
+    /// How many of them are in a checksum.
+    summed: usize,
+    /// The checksum of the block that is not full, and how many bytes it has.
+    sum: Checksum,
+    in_block: usize,
     sums: Vec<u64>,
     /// Why writing failed, for those who know only [`io::Error`].
     failure: Option<fs::Error>,
@@ -21,11 +26,14 @@ pub struct Blocks {
 impl Blocks {
     /// Starts a file; `before` stands before the first block.
     pub fn create(path: &Path, before: &[u8]) -> Result<Self, fs::Error> {
-        let mut output = Output::create(path)?;
-        output.write_all(before)?;
+        let mut bytes = Vec::with_capacity(CHUNK_BYTES + BLOCK_BYTES);
+        bytes.extend_from_slice(before);
         Ok(Self {
-            output,
-            block: Vec::with_capacity(2 * BLOCK_BYTES),
+            output: Output::create(path)?,
+            summed: bytes.len(),
+            bytes,
+            sum: Checksum::default(),
+            in_block: 0,
             sums: Vec::new(),
             failure: None,
         })
@@ -33,28 +41,41 @@ impl Blocks {
 
     /// Where the next bytes go; [`Blocks::write_full`] must follow.
     pub fn end(&mut self) -> &mut Vec<u8> {
-        &mut self.block
+        &mut self.bytes
     }
 
-    /// Writes the blocks that are full.
+    /// Takes the checksums of what was put at the end, while it is in the cache, and writes
+    /// as much as goes without a copy.
     pub fn write_full(&mut self) -> Result<(), fs::Error> {
-        let mut written = 0;
-        while let Some(block) = self.block.get(written..written + BLOCK_BYTES) {
-            self.sums.push(checksum(block));
-            self.output.write_all(block)?;
-            written += BLOCK_BYTES;
+        let mut rest = self.bytes.get(self.summed..).unwrap_or_default();
+        while !rest.is_empty() {
+            let (piece, others) = rest.split_at(rest.len().min(BLOCK_BYTES - self.in_block));
+            self.sum.update(piece);
+            self.in_block += piece.len();
+            if self.in_block == BLOCK_BYTES {
+                self.sums.push(std::mem::take(&mut self.sum).finish());
+                self.in_block = 0;
+            }
+            rest = others;
         }
-        self.block.drain(..written);
+        let written = self.bytes.len() / CHUNK_BYTES * CHUNK_BYTES;
+        if 0 < written {
+            let bytes = self.bytes.get(..written).unwrap_or_default();
+            self.output.write_all(bytes)?;
+            self.bytes.drain(..written);
+        }
+        self.summed = self.bytes.len();
         Ok(())
     }
 
     /// Writes what is left, puts `start` in the place of the first bytes, and makes the
     /// file durable; returns the checksums of all blocks.
     pub fn publish(&mut self, start: &[u8]) -> Result<Vec<u64>, fs::Error> {
-        if !self.block.is_empty() {
-            self.sums.push(checksum(&self.block));
-            self.output.write_all(&self.block)?;
+        self.write_full()?;
+        if 0 < self.in_block {
+            self.sums.push(self.sum.finish());
         }
+        self.output.write_all(&self.bytes)?;
         if !start.is_empty() {
             self.output.overwrite_start(start)?;
         }
@@ -70,7 +91,7 @@ impl Blocks {
 
 impl io::Write for Blocks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.block.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         match self.write_full() {
             Ok(()) => Ok(bytes.len()),
             Err(error) => {

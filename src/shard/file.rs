@@ -224,6 +224,9 @@ impl Shard {
 
     /// The bytes of a row's ids, and its prefix.
     fn place(&self, row: u64) -> Result<(Range<usize>, Option<u32>), Error> {
+        if let Some(bytes) = self.index.even_row(row, self.ids.len()) {
+            return Ok((bytes, None));
+        }
         let place = self.index.place(row).ok_or_else(|| Error::NoRow {
             path: self.ids.path().to_path_buf(),
             row,

@@ -3,6 +3,8 @@
 //! The index of Megatron-LM, then a tail of ours that it ignores. Nothing here
 //! opens a file: bytes go in, checked values come out.
 
+use std::ops::Range;
+
 use super::layout::{
     BLOCK_BYTES, Cursor, Fault, HEADER_BYTES, Header, RawHeader, ensure, id_bytes, text,
 };
@@ -187,6 +189,9 @@ pub struct Index {
     prefixes: Option<usize>,
     documents: usize,
     n_documents: usize,
+    /// The ids of every row but the last of a `.bin`, where those are as many, and no row
+    /// has a prefix.
+    even: Option<usize>,
 }
 
 /// Where the fields of a row stand.
@@ -250,7 +255,7 @@ impl Index {
         let after_blocks = blocks + 8 * n_blocks.div_ceil(BLOCK_BYTES);
         let finetune = header.stage == Stage::Finetune;
         let documents = after_blocks + if finetune { 4 * rows } else { 0 };
-        let index = Self {
+        let mut index = Self {
             rows,
             home,
             id_bytes: u64::from(id_bytes(home.id_width(header))),
@@ -260,9 +265,11 @@ impl Index {
             prefixes: finetune.then_some(after_blocks),
             documents,
             n_documents,
+            even: None,
         };
         index.check_head(bytes, header)?;
-        index.check_rows(bytes, header, documents_of_megatron)?;
+        let even = index.check_rows(bytes, header, documents_of_megatron)?;
+        index.even = even.filter(|_| home == Home::Binary && !finetune);
         Ok(index)
     }
 
@@ -280,6 +287,16 @@ impl Index {
             usize::try_from(length).ok()?,
             prefix,
         ))
+    }
+
+    /// The bytes of a row of a `.bin` of `length` bytes, where that takes no look into the
+    /// index: all but the last are as long.
+    pub fn even_row(&self, row: u64, length: usize) -> Option<Range<usize>> {
+        let row = usize::try_from(row).ok().filter(|row| *row < self.rows)?;
+        let bytes = self.even? * usize::try_from(self.id_bytes).ok()?;
+        // The rows fill the file, so this is no number that they could not have.
+        let start = HEADER_BYTES + row * bytes;
+        Some(start..length.min(start + bytes))
     }
 
     /// Where the file says what [`Index::row`] does.
@@ -330,9 +347,15 @@ impl Index {
     }
 
     /// Every row lies where the row before it ended, or in a `.parquet` perhaps after that,
-    /// and they hold all ids.
-    fn check_rows(&self, bytes: &[u8], header: &Header, documents: usize) -> Result<(), Fault> {
-        let mut ids = 0u64;
+    /// and they hold all ids; returns how many each has, if that is the same for all but the
+    /// last, which has no more.
+    fn check_rows(
+        &self,
+        bytes: &[u8],
+        header: &Header,
+        documents: usize,
+    ) -> Result<Option<usize>, Fault> {
+        let (mut ids, mut first, mut even) = (0u64, None, true);
         let mut end = self.home.blocks_start() as u64;
         let named = |what: &str, row: u64| format!("{what} of row {row}");
         let short = |row: u64| Fault::new(named("index", row), "an entry", "the end of the file");
@@ -356,6 +379,8 @@ impl Index {
                 ));
             }
             ids += length as u64;
+            let first = *first.get_or_insert(length);
+            even &= length == first || length < first && row + 1 == header.rows;
         }
         let last = u64_at(bytes, documents + 8 * self.rows);
         if last != Some(header.rows) {
@@ -365,7 +390,8 @@ impl Index {
                 Shown(last),
             ));
         }
-        ensure("sum of row lengths", header.ids, ids)
+        ensure("sum of row lengths", header.ids, ids)?;
+        Ok(first.filter(|_| even))
     }
 
     /// Where the ids of a row end that may start at `least`.

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use super::bytes::Bytes;
 use super::layout::{BLOCK_BYTES, Fault};
-use crate::digest::checksum;
+use crate::digest::Checksum;
 use crate::row::Ids;
 use crate::token::{IdWidth, TokenId};
+
+/// Of a block, as many bytes as are checked at once; ids do not cross their ends.
+const PIECE_BYTES: usize = 8 << 10;
 
 /// What the system is asked to get from its disk before rows are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +113,15 @@ impl Touched {
     fn check_block(&self, file: &Bytes, block: usize, expected: u64) -> Result<(), Error> {
         let range = self.range_of(block);
         let (found, largest) = file.see(range.clone(), |bytes| {
-            // In one call: in pieces the checksum takes twice the time.
-            let largest = (self.ids).and_then(|(width, _)| Ids::from_bytes(bytes, width).largest());
-            Ok((checksum(bytes), largest))
+            let (mut sum, mut largest) = (Checksum::default(), None);
+            // A piece is looked at twice while it is in the nearest cache.
+            for piece in bytes.chunks(PIECE_BYTES) {
+                sum.update(piece);
+                if let Some((width, _)) = self.ids {
+                    largest = largest.max(Ids::from_bytes(piece, width).largest());
+                }
+            }
+            Ok((sum.finish(), largest))
         })?;
         let Range { start, end } = range;
         if found != expected {
@@ -127,6 +136,35 @@ impl Touched {
                 Err(file.damaged(Fault::new(field, below, largest)))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::checksum;
+    use crate::fs;
+    use crate::shard::Reading;
+
+    #[test]
+    fn an_id_outside_the_vocabulary_is_found_wherever_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        for bad in [None, Some(0), Some(PIECE_BYTES / 2), Some(29_999)] {
+            let id = |place| if Some(place) == bad { 300u16 } else { 299 };
+            let bytes: Vec<u8> = (0..30_000).flat_map(|n| id(n).to_le_bytes()).collect();
+            fs::write(&path, &bytes).unwrap();
+            for reading in [Reading::Mmap, Reading::Pread] {
+                let file = Bytes::open(&path, None, reading).unwrap();
+                let touched = Touched::new(0..bytes.len()).of_ids(IdWidth::U16, 300);
+                let checked = touched.check(&file, &(10..20), |_| Ok(checksum(&bytes)));
+                let said = checked.map_err(|error| error.to_string());
+                match bad {
+                    None => assert_eq!(said, Ok(())),
+                    Some(_) => assert!(said.unwrap_err().contains("largest id of block 0")),
+                }
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct ShardWriter {
 /// The file with the ids, while it is written.
 #[derive(Debug)]
 enum Body {
-    Binary(Blocks),
+    Binary(Box<Blocks>),
     Parquet(Box<parquet::Writer>),
 }
 
@@ -75,7 +75,9 @@ impl ShardWriter {
         let [data, idx, aux] = paths(folder, name, spec.format).map_err(refuse)?;
         let body = match spec.format {
             // The counts follow when they are known.
-            ShardFormat::Binary => Body::Binary(Blocks::create(&data, &header.to_bytes())?),
+            ShardFormat::Binary => {
+                Body::Binary(Box::new(Blocks::create(&data, &header.to_bytes())?))
+            }
             ShardFormat::Parquet => {
                 parquet::check_limits(&header).map_err(refuse)?;
                 let header = Header {

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
+use crate::units::share;
+
 /// Items whose size is in `from..=to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bin {
@@ -61,6 +63,26 @@ impl Sizes {
             from..=largest.min(from.saturating_add(width - 1))
         };
         (0..=(largest - smallest) / width).map(range).collect()
+    }
+
+    /// The share of positions that are padding where items are padded to the longest of
+    /// `together` that are drawn at random, and to a multiple of `step`.
+    pub fn padding(&self, together: u32, step: u64) -> f64 {
+        let n: u64 = self.0.values().sum();
+        let (mut below, mut padded, mut sum) = (0, 0.0, 0.0);
+        for (size, count) in &self.0 {
+            // All are at most so long, but not all are shorter.
+            let at_most = |n_items: u64| share(n_items, n).powf(together.into());
+            let longest = at_most(below + count) - at_most(below);
+            padded += longest * size.next_multiple_of(step) as f64;
+            sum += share(*count, n) * *size as f64;
+            below += count;
+        }
+        if padded == 0.0 {
+            0.0
+        } else {
+            1.0 - sum / padded
+        }
     }
 
     /// How many items are in each of `ranges`.

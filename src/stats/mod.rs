@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::batch::LENGTH_STEP;
 use crate::dataset::{self, At, Dataset};
 use crate::digest::Digest;
 use crate::inspect::{self, Kind};
@@ -58,12 +59,38 @@ pub struct SplitStats {
     pub kinds: BTreeMap<Kind, u64>,
     /// Rows by length in ids.
     pub lengths: Vec<Bin>,
+    /// What padding makes of batches.
+    pub padding: Padding,
     /// Rows by the number of their pauses.
     pub pauses_a_row: Vec<Bin>,
     /// What stands where in the rows, in at most [`STRETCHES`] stretches.
     pub along: Vec<Stretch>,
     /// Documents by length of text in UTF-8 bytes; widths grow with the lengths.
     pub document_bytes: Vec<Bin>,
+}
+
+/// The shares of positions of batches that are padding, as their rows are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Padding {
+    /// Rows of a batch.
+    pub rows: u32,
+    /// Where rows come in a random order.
+    pub random: f64,
+    /// Where only rows of one length share a batch, which buckets come near to.
+    pub sorted: f64,
+}
+
+impl Padding {
+    /// In batches of as many rows as many trainings have in one forward pass.
+    fn of(lengths: &Sizes) -> Self {
+        let rows = 16;
+        let among = |rows| lengths.padding(rows, LENGTH_STEP as u64);
+        Self {
+            rows,
+            random: among(rows),
+            sorted: among(1),
+        }
+    }
 }
 
 /// The positions `from..=to` of all rows.
@@ -326,6 +353,7 @@ fn splits(
             scored_share: share(totals.scored, ids),
             kinds: rows.kinds.clone(),
             lengths: rows.lengths.bins(&lengths),
+            padding: Padding::of(&rows.lengths),
             pauses_a_row: rows.pauses.bins(&pauses),
             along: rows.along.clone(),
             document_bytes: documents.bins(&bytes),
@@ -339,6 +367,32 @@ fn splits(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_is_that_of_the_longest_of_a_batch() {
+        let padding = |lengths: &[u64], rows| {
+            let mut sizes = Sizes::default();
+            lengths.iter().for_each(|length| sizes.add(*length, 1));
+            sizes.padding(rows, 8)
+        };
+        assert_eq!(padding(&[], 16), 0.0);
+        assert_eq!(padding(&[16; 9], 16), 0.0);
+        // Three of eight positions are ids.
+        assert_eq!(padding(&[3], 16), 0.625);
+        // Of two rows the longer has 16 ids three times out of four.
+        assert_eq!(padding(&[8, 16], 2), 1.0 - 12.0 / 14.0);
+        assert_eq!(padding(&[8, 16], 1), 0.0);
+        // By trying all batches of three rows.
+        let lengths = [2, 9, 9, 17, 30];
+        let all = (0..125).map(|n| [n % 5, n / 5 % 5, n / 25].map(|at| lengths[at]));
+        let (mut ids, mut positions) = (0, 0);
+        for rows in all {
+            ids += rows.iter().sum::<u64>();
+            positions += 3 * rows.into_iter().max().unwrap().next_multiple_of(8);
+        }
+        let expected = 1.0 - ids as f64 / positions as f64;
+        assert!((padding(&lengths, 3) - expected).abs() < 1e-12);
+    }
 
     #[test]
     fn stretches_cover_rows_of_any_length() {

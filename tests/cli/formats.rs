@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pausedata::dataset::Dataset;
+use pausedata::dataset::{At, Dataset};
 use pausedata::fs;
 use pausedata::manifest::Split;
 
@@ -132,6 +132,49 @@ fn conversions_lose_nothing() {
                 bytes(&sandbox.path(format!("{out}-back"))) == original,
                 "{out}"
             );
+        }
+    }
+}
+
+/// Rows that get their pauses when they are read get them in any format of shards, and
+/// other programs, which would not know of them, are given none.
+#[test]
+fn pauses_that_come_at_load_survive_conversion() {
+    let sandbox = Sandbox::new();
+    let at_load = STAGES.map(|stage| format!("--set {stage}.pause.when=at-load"));
+    sandbox.ok(&format!(
+        "prepare recipe.toml --out a {}",
+        at_load.join(" ")
+    ));
+    for stage in STAGES {
+        let from = format!("a/data/{stage}");
+        let (there, back) = (format!("{stage}-there"), format!("{stage}-back"));
+        sandbox.ok(&format!("convert {from} --to parquet --out {there}"));
+        sandbox.ok(&format!("convert {there} --to binary --out {back}"));
+        assert!(bytes(&sandbox.path(&back)) == bytes(&sandbox.path(&from)));
+        assert_eq!(content(&sandbox, &there), content(&sandbox, &from));
+        let [before, after] = [&from, &there].map(|name| {
+            let dataset = Dataset::open(&sandbox.path(name)).unwrap();
+            assert!(dataset.online().is_some());
+            let rows = (0..2 * dataset.rows(Split::Train)).map(|n| {
+                let at = At {
+                    split: Split::Train,
+                    epoch: n % 2,
+                    index: n / 2,
+                };
+                dataset.row_at(at).unwrap()
+            });
+            rows.collect::<Vec<_>>()
+        });
+        assert!(before == after, "{stage}");
+        assert!(before[0] != before[1] || stage == "finetune");
+        for form in ["parquet-compact", "megatron", "nanogpt"] {
+            let said = sandbox.run(&format!("convert {from} --to {form} --out no"));
+            assert_eq!(said.code, Some(2), "{}", said.err);
+            for words in ["get their pauses when they are read", "when = \"prepare\""] {
+                assert!(said.err.contains(words), "{}", said.err);
+            }
+            assert!(!sandbox.path("no").exists());
         }
     }
 }

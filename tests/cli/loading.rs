@@ -99,10 +99,11 @@ pub fn step_by_step(sandbox: &Sandbox, arguments: &str, n_batches: usize) -> Vec
 fn a_dataset_that_is_cut_between_batches_is_an_error() {
     let sandbox = prepared();
     for reading in [Reading::Mmap, Reading::Pread] {
-        for ending in ["bin", "idx"] {
-            let shard = format!("{DATASET}/shards/train-00000-000.{ending}");
+        // Rows of one length are found without an index.
+        for (ending, folder) in [("bin", DATASET), ("idx", "a/data/finetune")] {
+            let shard = format!("{folder}/shards/train-00000-000.{ending}");
             let intact = fs::read(&sandbox.path(&shard)).unwrap();
-            let dataset = Dataset::open_by(reading, &sandbox.path(DATASET)).unwrap();
+            let dataset = Dataset::open_by(reading, &sandbox.path(folder)).unwrap();
             let rows = usize::try_from(dataset.rows(Split::Train)).unwrap();
             let config = Config {
                 seed: 1,
@@ -162,7 +163,14 @@ fn the_loader_is_measured() {
     let ids = |row: &Value| row["ids"].as_array().unwrap().len();
     let n_ids: usize = rows.iter().map(ids).sum();
     let bench = format!("bench loader {DATASET} --batch-rows 8 --epochs 2 --rate 500000");
-    for arguments in ["", "--read pread", "--no-verify", "--write again"] {
+    for arguments in [
+        "",
+        "--read pread",
+        "--no-verify",
+        "--write again",
+        "--cold",
+        "--no-read-ahead",
+    ] {
         let said = sandbox.ok(&format!("{bench} {arguments} --json"));
         let report: Value = serde_json::from_str(&said.out).unwrap();
         let tokens = |epoch: &Value| usize::try_from(number(epoch, "tokens")).unwrap();
@@ -310,6 +318,37 @@ fn what_cannot_be_loaded_is_told() {
         told.contains("has prefixes, which ids alone do not show"),
         "{told}"
     );
+}
+
+/// A member's own pauses are those of its rows in every step, and part of the run.
+#[cfg(feature = "train")]
+#[test]
+fn a_dataset_of_a_mixture_may_have_pauses_of_its_own() {
+    let sandbox = Sandbox::new();
+    let none = "--only pretrain --set pretrain.pause={policy=\"none\"}";
+    sandbox.ok(&format!("prepare recipe.toml --out a {none}"));
+    let tokenizer = "--set tokenizer={file='a/data/pretrain/tokenizer.json'}";
+    sandbox.ok(&format!("prepare recipe.toml --out b {none} {tokenizer}"));
+    let train = |fraction: f64| {
+        let pause = format!("pause={{policy=\"random\",fraction={fraction}}}");
+        let other = format!("{{dataset='../b/data/pretrain',weight=1,{pause}}}");
+        let mixture = format!("--set pretrain.train.mixture=[{{weight=1}},{other}]");
+        format!("train recipe.toml --out a {none} {mixture}")
+    };
+    sandbox.ok(&train(0.5));
+    let metrics = sandbox.read("a/train/pretrain/metrics.jsonl");
+    let lines = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let pauses = lines.filter_map(|line: Value| line["pauses"].as_u64());
+    let pauses: Vec<u64> = pauses.collect();
+    // Of four rows of 64 ids a step, two are half pauses; the last row may be short.
+    assert_eq!(pauses.len(), 12);
+    assert!(pauses.iter().all(|n| (32..=64).contains(n)), "{pauses:?}");
+    assert!(pauses.contains(&64), "{pauses:?}");
+    let said = sandbox.run(&train(0.25));
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("pause.fraction"), "{}", said.err);
 }
 
 #[cfg(feature = "train")]

@@ -216,7 +216,7 @@ impl Rows for Walk {
         self.rows
     }
 
-    fn length(&self, _: Split, _: u64) -> usize {
+    fn length(&self, _: At) -> usize {
         self.length
     }
 

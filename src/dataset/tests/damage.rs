@@ -113,13 +113,14 @@ fn a_file_that_shrinks_while_it_is_read_is_an_error() {
                         }
                     }
                 }
-                // What is mapped is there as a whole or not at all, but for zeros at the end.
+                // What is mapped is there as a whole or not at all, but for zeros at the end;
+                // rows of one length need no index once their blocks were checked.
                 let rest_is_zero = bytes[cut..].iter().all(|byte| *byte == 0);
                 if reading == Reading::Mmap && !rest_is_zero {
-                    assert!(
-                        rows(&shard).iter().all(Result::is_err),
-                        "{name} cut at {cut}"
-                    );
+                    let rows = rows(&shard);
+                    let unneeded = name.ends_with(".idx") && rows.iter().all(Result::is_ok);
+                    let lost = rows.iter().all(Result::is_err);
+                    assert!(lost || unneeded, "{name} cut at {cut}");
                 }
                 file.write_all_at(&bytes[cut..], cut as u64).unwrap();
             }

@@ -115,12 +115,12 @@ impl Rows for Uneven {
         IdWidth::U16
     }
 
-    fn length(&self, _: Split, index: u64) -> usize {
-        1 + index as usize * 7 % 40
+    fn length(&self, at: At) -> usize {
+        1 + at.index as usize * 7 % 40
     }
 
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError> {
-        let ids = vec![TokenId(9); Rows::length(self, at.split, at.index)];
+        let ids = vec![TokenId(9); Rows::length(self, at)];
         see(RowView {
             ids: Ids::from_bytes(&row::bytes(&ids, IdWidth::U16), IdWidth::U16),
             prefix: None,
