@@ -256,19 +256,40 @@ pub fn open_to_change(path: &Path) -> Result<File, Error> {
         .map_err(Error::new("open", path))
 }
 
+/// What keeps other processes out; gone when it is dropped, or the process ends.
+#[cfg(any(feature = "cloud", feature = "train"))]
+#[derive(Debug)]
+pub struct Lock {
+    _file: Option<File>,
+}
+
 /// Locks a folder against other processes, as long as the result lives; none where
-/// another has it.
-#[cfg(feature = "cloud")]
+/// another has it. On a file system without locks nothing is kept out.
+#[cfg(any(feature = "cloud", feature = "train"))]
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that opens folders"
 )]
-pub fn try_lock_dir(path: &Path) -> Result<Option<File>, Error> {
-    let folder = File::open(path).map_err(Error::new("open", path))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(Error::new("lock", path)(error)),
+pub fn lock_dir(path: &Path) -> Result<Option<Lock>, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let place = |kind: fs::Metadata| (kind.dev(), kind.ino());
+    loop {
+        let folder = File::open(path).map_err(Error::new("open", path))?;
+        match folder.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(Some(Lock { _file: None }));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(Error::new("lock", path)(error)),
+        }
+        let locked = folder.metadata().map(place);
+        let stands = fs::metadata(path).map(place);
+        // The folder may have been removed and made again since it was opened.
+        if locked.map_err(Error::new("lock", path))? == stands.map_err(Error::new("lock", path))? {
+            let _file = Some(folder);
+            return Ok(Some(Lock { _file }));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod reword;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
 pub use plan::Plan;
+pub use train::{EarlyStopping, Spike, SpikePolicy};
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -162,6 +164,9 @@ pub struct Train {
     /// The largest global gradient norm; larger ones are scaled down to it.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// What is done about steps whose loss or gradient is out of all proportion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spike: Option<Spike>,
     /// Steps between checkpoints; the last step is always saved.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
@@ -174,6 +179,9 @@ pub struct Train {
     /// Rows a validation loss looks at, at most.
     #[serde(default = "default_validation_rows")]
     pub validation_rows: u64,
+    /// When the run ends before its last step; the best checkpoint is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
     /// How the files of datasets are read; another way gives the same rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read: Reading,

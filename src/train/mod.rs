@@ -3,58 +3,43 @@
 //! A run resumes by itself from its newest checkpoint, and continues as if it
 //! had never stopped: the same losses and the same weights, bit for bit.
 
+mod anomaly;
+mod begin;
 pub mod checkpoint;
 mod data;
+mod error;
 pub mod freeze;
 pub mod optimizer;
 pub mod record;
 pub mod schedule;
 pub mod step;
 pub mod validation;
+pub mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+pub use begin::forget;
+pub use error::Error;
 
-use crate::batch::LENGTH_STEP;
-use crate::dataset::{self, Dataset};
-use crate::digest::Digest;
-use crate::fingerprint::{self, Fingerprint};
+use crate::dataset::Dataset;
+use crate::fingerprint::Fingerprint;
 use crate::fs;
-use crate::loader::{self, Clash, GlobalBatch, Loader};
+use crate::loader::{GlobalBatch, Loader};
 use crate::manifest::{Stage, TOKENIZER_FILE};
 use crate::model::config::Config;
-use crate::model::{Device, Model, hub};
+use crate::model::{Device, hub};
 use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
-use crate::recipe::Train;
-use crate::rng::Key;
-use crate::train::checkpoint::{Checkpoint, State, Store};
-use crate::train::freeze::Thawed;
-use crate::train::optimizer::Optimizer;
-use crate::train::record::{Line, Log, Totals};
-use crate::train::step::{Learner, NonFinite, Report};
+use crate::recipe::{SpikePolicy, Train};
+use crate::train::checkpoint::{State, Store};
+use crate::train::record::{Line, Log};
+use crate::train::step::{Learner, Report};
+use crate::train::watch::Anomaly;
 
 /// Global batches that are made ready while a step computes.
 const PREFETCHED: usize = 4;
-
-/// Keys of `train` that may change between a run and one that continues it:
-/// they decide what is written, not what is computed. All others may not, and
-/// `steps` least of all, because the schedule ends with it. The loader's state has
-/// the buckets and the mixture, whose datasets may be moved, and the model the attention.
-const FREE: [&str; 9] = [
-    "checkpoint_every",
-    "keep",
-    "validate_every",
-    "validation_rows",
-    "read",
-    "mixture",
-    "curriculum",
-    "bucket",
-    "attention",
-];
 
 /// What to train, on what, and where.
 pub struct Job {
@@ -97,397 +82,269 @@ pub enum Outcome {
     },
 }
 
-/// Training that failed. What was saved before is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The run that stands in the folder is another one.
-    #[error(
-        "cannot continue `{}`: {}",
-        checkpoint.display(),
-        fingerprint::told(differences)
-    )]
-    AnotherRun {
-        /// The checkpoint.
-        checkpoint: PathBuf,
-        /// What differs; at least one part.
-        differences: Vec<fingerprint::Difference>,
-    },
-    /// The numbers left the range of numbers.
-    #[error("step {step} failed on global batch {batch} (rows {rows})")]
-    NonFinite {
-        /// The step.
-        step: u64,
-        /// The loader's global batch.
-        batch: u64,
-        /// Its rows, as the loader numbers them.
-        rows: String,
-        /// The last checkpoint before it.
-        checkpoint: Option<PathBuf>,
-        /// What is not finite.
-        #[source]
-        source: NonFinite,
-    },
-    /// A weight left the range of numbers; nothing was saved.
-    #[error("weights are not finite after step {step}")]
-    Weights {
-        /// The step.
-        step: u64,
-    },
-    /// The model cannot hold the dataset.
-    #[error("the model's {what} is {model}, but the dataset's {needs} is {dataset}")]
-    TooSmall {
-        /// The key of the model.
-        what: &'static str,
-        /// Its value.
-        model: usize,
-        /// The property of the dataset.
-        needs: &'static str,
-        /// Its value, which is larger.
-        dataset: usize,
-    },
-    /// The weights to start from belong to another tokenizer.
-    #[error(
-        "`{}` was trained with another tokenizer: its digest is {}, the dataset's {}",
-        start.display(), found.short(), expected.short()
-    )]
-    AnotherTokenizer {
-        /// The checkpoint.
-        start: PathBuf,
-        /// Its tokenizer's digest.
-        found: Digest,
-        /// The dataset's tokenizer's digest.
-        expected: Digest,
-    },
-    /// The weights to start from belong to another shape.
-    #[error("`{}` has another shape: {difference}", start.display())]
-    AnotherShape {
-        /// The checkpoint.
-        start: PathBuf,
-        /// The first difference.
-        difference: fingerprint::Difference,
-    },
-    /// A checkpoint cannot be written or trusted.
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
-    /// The metrics cannot be written.
-    #[error(transparent)]
-    Record(#[from] record::Error),
-    /// The optimizer's moments cannot be read.
-    #[error(transparent)]
-    Optimizer(#[from] optimizer::Error),
-    /// A dataset of the mixture trains on what is held out.
-    #[error(
-        "`{}` trains on a text that `{}` holds out: document {document} of `{file}`",
-        dataset.display(), own.display()
-    )]
-    Leak {
-        /// The dataset.
-        dataset: PathBuf,
-        /// The stage's own.
-        own: PathBuf,
-        /// The input file of the text.
-        file: String,
-        /// Its document in the file, from 1.
-        document: u64,
-        /// The share that the stage holds out.
-        share: f64,
-    },
-    /// Datasets that cannot be mixed.
-    #[error(transparent)]
-    Clash(#[from] Box<Clash>),
-    /// The rows cannot be read.
-    #[error(transparent)]
-    Loader(#[from] loader::Error),
-    /// The dataset cannot be read.
-    #[error(transparent)]
-    Dataset(#[from] dataset::Error),
-    /// The model's files cannot be read or written.
-    #[error(transparent)]
-    Hub(#[from] hub::Error),
-    /// A file operation failed.
-    #[error(transparent)]
-    File(#[from] fs::Error),
-}
-
-impl Error {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::AnotherRun { .. } => {
-                Some("undo the change, or choose another `--out` to start a new run".into())
-            }
-            Self::NonFinite { checkpoint, .. } => Some(match checkpoint {
-                Some(last) => format!(
-                    "`{}` is the last good checkpoint; a lower `lr` or `clip` needs a new run",
-                    last.display()
-                ),
-                None => "no checkpoint was made before; lower `lr` or `clip`".into(),
-            }),
-            Self::Leak { share, .. } => Some(format!(
-                "prepare it with `validation = {share}` or more: then both hold out the same texts"
-            )),
-            Self::Checkpoint(error) => error.hint(),
-            Self::Clash(clash) => Some(clash.hint().into()),
-            Self::Loader(error) => error.hint().map(String::from),
-            _ => None,
-        }
-    }
-}
-
 /// Trains, or goes on training, until all steps are done or `stop` is requested.
+///
+/// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
-    check_room(job)?;
+    begin::check_room(job)?;
+    let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
-    let fingerprint = fingerprint(job)?;
+    let fingerprint = begin::fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
-    let mut learner = match &latest {
-        Some(checkpoint) => resumed(job, checkpoint, &fingerprint, &loader)?,
-        None => started(job)?,
+    let learner = match &latest {
+        Some(checkpoint) => begin::resumed(job, checkpoint, &fingerprint, &loader)?,
+        None => begin::started(job)?,
     };
-    let mut saved = latest.map(|checkpoint| checkpoint.folder);
     let log = Log::open(&job.folder, learner.step)?;
-    let Train {
-        steps,
-        checkpoint_every,
-        validate_every,
-        ..
-    } = job.train;
-    if let Some(note) = loader.bucket_note(learner.step..steps) {
+    if let Some(note) = loader.bucket_note(learner.next..learner.next + left(job, &learner)) {
         progress.note(&note);
     }
-    progress.start(stage(job), Some(steps), Unit::Steps);
-    progress.advance(learner.step);
-    let mut clock = Clock::start();
-    for batch in loader.clone().prefetch(learner.step, steps, PREFETCHED) {
-        let batch = batch?;
-        let data_wait_ms = clock.lap_ms();
-        let report = learner
-            .step(&batch, &job.train)
-            .map_err(|source| non_finite(source, &learner, &loader, saved.clone()))?;
-        let step_ms = clock.lap_ms();
-        let line = line(&loader, &learner, &batch, report, [data_wait_ms, step_ms]);
-        log.append(&Line::Train(line))?;
-        progress.advance(1);
-        progress.remark(&format!("loss {:.4}", report.loss));
-
-        let (step, last) = (learner.step, learner.step == steps);
-        if due(step, validate_every) || (last && 0 < validate_every) {
-            validate(job, &learner, &log, progress)?;
+    let mut run = Run {
+        job,
+        progress,
+        store,
+        fingerprint,
+        loader,
+        learner,
+        log,
+        saved: latest.map(|checkpoint| checkpoint.folder),
+    };
+    let outcome = loop {
+        progress.start(stage(job), Some(job.train.steps), Unit::Steps);
+        progress.advance(run.learner.step);
+        // A run that rolled back takes other batches from there on.
+        if let Some(outcome) = run.pass(stop)? {
+            break outcome;
         }
-        let stopping = stop.requested();
-        if due(step, checkpoint_every) || last || stopping {
-            log.sync()?;
-            saved = Some(save(job, &store, &learner, &fingerprint, &loader)?);
-        }
-        if stopping && !last {
-            progress.finish();
-            return Ok(Outcome::Stopped { step });
-        }
-        clock = Clock::start();
-    }
+    };
     progress.finish();
-    Ok(Outcome::Finished)
+    Ok(outcome)
 }
 
-/// Checks that the model has an embedding for every id and a position for the longest row.
-fn check_room(job: &Job) -> Result<(), Error> {
-    let manifest = &job.dataset.manifest;
-    let vocabulary = manifest.tokenizer.vocab_size as usize;
-    let rooms = [
-        (
-            "vocab_size",
-            job.config.vocab_size,
-            "vocabulary",
-            vocabulary,
-        ),
-        (
-            "context",
-            job.config.context,
-            "longest row in a batch",
-            data::row_length(job).next_multiple_of(LENGTH_STEP),
-        ),
-    ];
-    for (what, model, needs, dataset) in rooms {
-        if model < dataset {
-            return Err(Error::TooSmall {
-                what,
-                model,
-                needs,
-                dataset,
-            });
-        }
-    }
-    Ok(())
+/// A run in progress.
+struct Run<'a> {
+    job: &'a Job,
+    progress: &'a dyn Progress,
+    store: Store,
+    fingerprint: Fingerprint,
+    loader: Arc<Loader>,
+    learner: Learner,
+    log: Log,
+    /// The newest checkpoint.
+    saved: Option<PathBuf>,
 }
 
-/// Everything that decides the weights after a given step, but for the data, which
-/// the loader's state tells.
-fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
-    let mut train = json!(job.train);
-    if let Some(keys) = train.as_object_mut() {
-        keys.retain(|key, _| !FREE.contains(&key.as_str()));
-    }
-    let start = match &job.start {
-        Start::Fresh => "random weights".into(),
-        Start::From(path) => {
-            let weights = checkpoint::resolve(path)?.join(checkpoint::WEIGHTS_FILE);
-            format!("weights {}", Digest::of_file(&weights)?)
-        }
-    };
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
-    fingerprint.add("start", &json!(start));
-    fingerprint.add("model", &json!(job.config));
-    fingerprint.add("train", &train);
-    Ok(fingerprint)
-}
-
-/// A learner that continues a checkpoint.
-fn resumed(
-    job: &Job,
-    checkpoint: &Checkpoint,
-    now: &Fingerprint,
-    loader: &Loader,
-) -> Result<Learner, Error> {
-    let differences = data::differences(job, &checkpoint.state, now, loader);
-    if !differences.is_empty() {
-        return Err(Error::AnotherRun {
-            checkpoint: checkpoint.folder.clone(),
-            differences,
-        });
-    }
-    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
-    let model = Model::from_values(&job.config, values, &job.device);
-    let moments = checkpoint.read(optimizer::FILE)?;
-    Ok(Learner {
-        thawed: thawed(job, &model),
-        optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model,
-        step: checkpoint.state.step,
-        totals: checkpoint.state.totals,
-    })
-}
-
-/// A learner before its first step.
-fn started(job: &Job) -> Result<Learner, Error> {
-    let model = match &job.start {
-        Start::Fresh => Model::new(&job.config, Key::new(job.seed), &job.device),
-        Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
-    };
-    Ok(Learner {
-        thawed: thawed(job, &model),
-        optimizer: Optimizer::new(&model, &job.device),
-        model,
-        step: 0,
-        totals: Totals::default(),
-    })
-}
-
-fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
-    let reserved = job.dataset.manifest.tokenizer.reserved;
-    Thawed::new(job.train.freeze, model, reserved)
-}
-
-/// The model of another run's checkpoint, which must have the job's tokenizer and shape.
-fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
-    let expected = job.dataset.manifest.tokenizer.digest;
-    let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
-    if found != expected {
-        let start = folder.to_path_buf();
-        return Err(Error::AnotherTokenizer {
-            start,
-            found,
-            expected,
-        });
-    }
-    let (config, values) = checkpoint::read_model(folder)?;
-    // A stage decides what its positions attend to.
-    let of = |config: &Config| {
-        let attention = job.config.attention;
-        let shape = Config {
-            attention,
-            ..config.clone()
+impl Run<'_> {
+    /// Takes one batch after the other; `None` where others than the next must come.
+    fn pass(&mut self, stop: &Stop) -> Result<Option<Outcome>, Error> {
+        let next = self.learner.next;
+        let end = match self.is_over() {
+            true => next,
+            false => next + left(self.job, &self.learner),
         };
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.add("model", &json!(shape));
-        fingerprint
-    };
-    match of(&config).differences(&of(&job.config)).into_iter().next() {
-        Some(difference) => Err(Error::AnotherShape {
-            start: folder.to_path_buf(),
-            difference,
-        }),
-        None => Ok(Model::from_values(&job.config, values, &job.device)),
+        let mut clock = Clock::start();
+        for batch in self.loader.clone().prefetch(next, end, PREFETCHED) {
+            let batch = batch?;
+            let data_wait_ms = clock.lap_ms();
+            match self.learner.step(&batch, &self.job.train) {
+                Ok(report) => {
+                    let laps = [data_wait_ms, clock.lap_ms()];
+                    let line = line(&self.loader, &self.learner, &batch, report, laps);
+                    self.log.append(&Line::Train(line))?;
+                    self.progress.remark(&format!("loss {:.4}", report.loss));
+                }
+                Err(anomaly) => {
+                    if let Went::Back = self.meet(anomaly)? {
+                        return Ok(None);
+                    }
+                }
+            }
+            self.progress.advance(1);
+            if let Some(outcome) = self.after_step(stop)? {
+                return Ok(Some(outcome));
+            }
+            clock = Clock::start();
+        }
+        Ok(Some(Outcome::Finished))
     }
-}
 
-/// Writes a checkpoint of the learner.
-fn save(
-    job: &Job,
-    store: &Store,
-    learner: &Learner,
-    fingerprint: &Fingerprint,
-    loader: &Loader,
-) -> Result<PathBuf, Error> {
-    let Learner {
-        model,
-        optimizer,
-        step,
-        totals,
-        ..
-    } = learner;
-    let manifest = &job.dataset.manifest;
-    let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
-    let told = habit != Habit::default() || !reserved.extra.is_none();
-    let state = State {
-        format: checkpoint::FORMAT,
-        step: *step,
-        totals: *totals,
-        reserved,
-        pauses: told.then_some(habit),
-        loader: Some(loader.state(*step)),
-        fingerprint: fingerprint.clone(),
-    };
-    if !learner.is_finite() {
-        return Err(Error::Weights { step: *step });
+    /// Validates and saves where it is time; says how the run ends, if it does.
+    fn after_step(&mut self, stop: &Stop) -> Result<Option<Outcome>, Error> {
+        let Train {
+            steps,
+            checkpoint_every,
+            validate_every,
+            ..
+        } = self.job.train;
+        let (step, last) = (self.learner.step, self.learner.step == steps);
+        let validates = due(step, validate_every) || (last && 0 < validate_every);
+        let best = validates && self.validate()?;
+        let (over, stopping) = (last || self.is_over(), stop.requested());
+        if due(step, checkpoint_every) || best || over || stopping {
+            self.save()?;
+        }
+        if self.is_over() && !last {
+            self.progress.note(&self.stopped_early());
+        }
+        Ok(match (over, stopping) {
+            (true, _) => Some(Outcome::Finished),
+            (false, true) => Some(Outcome::Stopped { step }),
+            (false, false) => None,
+        })
     }
-    let (config, weights) = hub::to_hub(&model.values(), &model.config)?;
-    let files = [
-        (
-            checkpoint::CONFIG_FILE,
-            format!("{config:#}\n").into_bytes(),
-        ),
-        (checkpoint::WEIGHTS_FILE, weights),
-        (
-            TOKENIZER_FILE,
-            fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?,
-        ),
-        (optimizer::FILE, optimizer.to_bytes(model)?),
-    ];
-    Ok(store.save(&state, &files, job.train.keep)?)
-}
 
-/// Measures the loss on rows held out, where there are any.
-fn validate(job: &Job, learner: &Learner, log: &Log, progress: &dyn Progress) -> Result<(), Error> {
-    let sample = validation::Sample {
-        rows: job.train.validation_rows,
-        rows_per_batch: data::loading(job).rows_per_micro_batch,
-    };
-    if let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? {
-        progress.note(&format!(
-            "step {}: validation loss {:.4}",
-            learner.step, loss.mean
-        ));
-        log.append(&Line::Validation(record::Validation {
+    fn is_over(&self) -> bool {
+        let early = self.job.train.early_stopping.as_ref();
+        self.learner.watch.is_over(early)
+    }
+
+    fn stopped_early(&self) -> String {
+        let mut text = format!("stopped early after step {}", self.learner.step);
+        if let Some(best) = self.learner.watch.best {
+            text += &format!(
+                ": {} validation losses were not better than {:.4} after step {}; `{}` names \
+                 that checkpoint",
+                best.since,
+                best.loss,
+                best.step,
+                self.job.folder.join(checkpoint::BEST_FILE).display()
+            );
+        }
+        text
+    }
+
+    /// Does what the recipe says about a step that must not be taken.
+    fn meet(&mut self, anomaly: Anomaly) -> Result<Went, Error> {
+        let before = self.learner.watch.anomalies;
+        let spike = self.job.train.spike.as_ref();
+        let policy = match spike.filter(|spike| before < spike.most) {
+            Some(spike) => spike.policy,
+            None => SpikePolicy::Stop,
+        };
+        let mut record = anomaly::record(&self.loader, &self.learner, &anomaly, policy);
+        let file = anomaly::write(self.job, &record)?;
+        let step = record.step;
+        let told = |done: &str| format!("step {step}: {anomaly}; {done} ({})", file.display());
+        match policy {
+            SpikePolicy::Stop => {
+                self.log.append(&Line::Anomaly(record))?;
+                Err(Error::Anomaly {
+                    step,
+                    batch: self.learner.next,
+                    stage: stage(self.job),
+                    before,
+                    file,
+                    checkpoint: self.saved.clone(),
+                    source: anomaly,
+                })
+            }
+            SpikePolicy::Skip => {
+                self.learner.skip();
+                self.learner.watch.anomalies = before + 1;
+                self.progress.note(&told("its batch is skipped"));
+                self.log.append(&Line::Anomaly(record))?;
+                Ok(Went::On)
+            }
+            SpikePolicy::RollBack => {
+                let next = self.learner.next + 1;
+                self.learner = self.last_saved()?;
+                self.learner.next = next;
+                self.learner.watch.anomalies = before + 1;
+                let back = self.learner.step;
+                let done = format!("the run goes back to step {back}, and on with other batches");
+                self.progress.note(&told(&done));
+                self.log.back_to(back)?;
+                record.back_to = Some(back);
+                self.log.append(&Line::Anomaly(record))?;
+                Ok(Went::Back)
+            }
+        }
+    }
+
+    /// The learner of the newest checkpoint, or of the start.
+    fn last_saved(&self) -> Result<Learner, Error> {
+        match self.store.latest()? {
+            Some(latest) => begin::resumed(self.job, &latest, &self.fingerprint, &self.loader),
+            None => begin::started(self.job),
+        }
+    }
+
+    /// Writes a checkpoint of the learner.
+    fn save(&mut self) -> Result<(), Error> {
+        self.log.sync()?;
+        let (job, learner) = (self.job, &self.learner);
+        let manifest = &job.dataset.manifest;
+        let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
+        let told = habit != Habit::default() || !reserved.extra.is_none();
+        let state = State {
+            format: checkpoint::FORMAT,
             step: learner.step,
+            totals: learner.totals,
+            reserved,
+            pauses: told.then_some(habit),
+            loader: Some(self.loader.state(learner.next)),
+            watch: learner.watch.clone(),
+            fingerprint: self.fingerprint.clone(),
+        };
+        if !learner.is_finite() {
+            return Err(Error::Weights { step: learner.step });
+        }
+        let model = &learner.model;
+        let (config, weights) = hub::to_hub(&model.values(), &model.config)?;
+        let files = [
+            (
+                checkpoint::CONFIG_FILE,
+                format!("{config:#}\n").into_bytes(),
+            ),
+            (checkpoint::WEIGHTS_FILE, weights),
+            (
+                TOKENIZER_FILE,
+                fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?,
+            ),
+            (optimizer::FILE, learner.optimizer.to_bytes(model)?),
+        ];
+        self.saved = Some(self.store.save(&state, &files, job.train.keep)?);
+        Ok(())
+    }
+
+    /// Measures the loss on rows held out, where there are any; whether it is the best so
+    /// far of a run that looks for it.
+    fn validate(&mut self) -> Result<bool, Error> {
+        let (job, learner) = (self.job, &mut self.learner);
+        let sample = validation::Sample {
+            rows: job.train.validation_rows,
+            rows_per_batch: data::loading(job).rows_per_micro_batch,
+        };
+        let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? else {
+            return Ok(false);
+        };
+        let step = learner.step;
+        self.progress
+            .note(&format!("step {step}: validation loss {:.4}", loss.mean));
+        self.log.append(&Line::Validation(record::Validation {
+            step,
             loss: loss.mean,
             rows: loss.rows,
             scored: loss.scored,
         }))?;
+        let early = job.train.early_stopping.as_ref();
+        Ok(early.is_some_and(|early| learner.watch.validated(early, step, loss.mean)))
     }
-    Ok(())
+}
+
+/// Which way a run went after a step that could not be taken.
+enum Went {
+    /// To the next batch.
+    On,
+    /// Back to a checkpoint.
+    Back,
+}
+
+/// Steps that are left.
+fn left(job: &Job, learner: &Learner) -> u64 {
+    job.train.steps.saturating_sub(learner.step)
 }
 
 fn stage(job: &Job) -> &'static str {
@@ -506,7 +363,7 @@ fn line(
     [data_wait_ms, step_ms]: [f64; 2],
 ) -> record::Step {
     let rows_seen = learner.step as f64 * loader.rows_per_batch() as f64;
-    let several = || loader.epochs_before(learner.step);
+    let several = || loader.epochs_before(learner.next);
     let tokens = batch.counts.real + batch.counts.pauses;
     record::Step {
         step: learner.step,
@@ -532,45 +389,9 @@ fn line(
     }
 }
 
-fn non_finite(
-    source: NonFinite,
-    learner: &Learner,
-    loader: &Loader,
-    checkpoint: Option<PathBuf>,
-) -> Error {
-    let rows = loader.rows_of(learner.step);
-    let named = rows.iter().take(16);
-    let named: Vec<String> = named
-        .map(|pick| match loader.is_mixed() {
-            false => format!("{} of epoch {}", pick.index, pick.epoch),
-            true => format!(
-                "{} of epoch {} of dataset {}",
-                pick.index,
-                pick.epoch,
-                pick.member + 1
-            ),
-        })
-        .collect();
-    Error::NonFinite {
-        step: learner.step + 1,
-        batch: learner.step,
-        rows: named.join(", ") + &and_more(rows.len().saturating_sub(15)),
-        checkpoint,
-        source,
-    }
-}
-
 /// Whether something that happens `every` so many steps happens after this one.
 fn due(step: u64, every: u64) -> bool {
     0 < every && step.is_multiple_of(every)
-}
-
-/// Says that `n - 1` more are not named.
-fn and_more(n: usize) -> String {
-    match n {
-        0 | 1 => String::new(),
-        n => format!(" and {} more", n - 1),
-    }
 }
 
 /// Measures laps.

@@ -4,15 +4,16 @@ use burn::tensor::Tensor;
 
 use crate::batch::Counts;
 use crate::loader::GlobalBatch;
-use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::AdamStep;
+use crate::model::{Device, Model};
 use crate::recipe::Train;
 use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
+use crate::train::watch::{Anomaly, Watch};
 
 /// A model in training.
 pub struct Learner {
@@ -22,10 +23,15 @@ pub struct Learner {
     pub optimizer: Optimizer,
     /// Which weights steps may change, where not all are.
     pub thawed: Option<Thawed>,
-    /// Steps done, which is also the loader's next global batch.
+    /// Steps done.
     pub step: u64,
+    /// The loader's next global batch: as many as the steps, but for those that a run
+    /// went past when it rolled back.
+    pub next: u64,
     /// What was trained on so far.
     pub totals: Totals,
+    /// What is remembered of the steps.
+    pub watch: Watch,
 }
 
 /// What one step did.
@@ -41,41 +47,42 @@ pub struct Report {
     pub flops: Flops,
 }
 
-/// A loss or a gradient norm that is no number; the learner is as before the step.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the {quantity} is {value}")]
-pub struct NonFinite {
-    /// `loss` or `gradient norm`.
-    pub quantity: &'static str,
-    /// Infinite or not a number.
-    pub value: f64,
-}
-
 impl Learner {
-    /// Trains on one global batch.
+    /// A learner before its first step.
+    pub fn new(model: Model, thawed: Option<Thawed>, device: &Device) -> Self {
+        Self {
+            optimizer: Optimizer::new(&model, device),
+            thawed,
+            model,
+            step: 0,
+            next: 0,
+            totals: Totals::default(),
+            watch: Watch::default(),
+        }
+    }
+
+    /// Trains on one global batch; on an anomaly, all is as before.
     ///
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
-    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
         // On a thread of the pool, so that the many parallel loops of a step need not
         // wake one each.
         rayon::scope(|_| self.compute(batch, train))
     }
 
-    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
         let (loss, mut gradients) = gradients(&self.model, batch);
         if let Some(thawed) = &self.thawed {
             gradients = thawed.clear(gradients);
         }
         let grad_norm = optimizer::global_norm(&gradients);
-        for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
-            if !value.is_finite() {
-                return Err(NonFinite { quantity, value });
-            }
-        }
+        let spike = train.spike.as_ref();
+        self.watch.judge(spike, loss, grad_norm)?;
         let lr = learning_rate(train, self.step + 1);
         let update = AdamStep {
-            index: self.step + 1,
+            // What was skipped moved no moment.
+            index: self.step + 1 - self.watch.skipped,
             rate: lr,
             beta1: train.betas[0],
             beta2: train.betas[1],
@@ -89,7 +96,9 @@ impl Learner {
             gradient_scale: clip(grad_norm, train.clip),
         };
         self.optimizer.update(&mut self.model, gradients, &update);
+        self.watch.remember(spike, loss, grad_norm);
         self.step += 1;
+        self.next += 1;
         let flops = flops(&self.model.config, batch);
         self.totals.add(batch.counts, flops);
         Ok(Report {
@@ -98,6 +107,13 @@ impl Learner {
             grad_norm,
             flops,
         })
+    }
+
+    /// Goes on with the next batch, and leaves everything else as it is.
+    pub fn skip(&mut self) {
+        self.step += 1;
+        self.next += 1;
+        self.watch.skipped += 1;
     }
 
     /// Whether every weight is a number: an update may overflow though its

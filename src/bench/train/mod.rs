@@ -18,9 +18,8 @@ use crate::model::config;
 use crate::model::flops::{Flops, PerToken};
 use crate::recipe::Recipe;
 use crate::train::freeze::Thawed;
-use crate::train::optimizer::Optimizer;
-use crate::train::record::Totals;
-use crate::train::step::{self, Learner, NonFinite};
+use crate::train::step::{self, Learner};
+use crate::train::watch::Anomaly;
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -137,7 +136,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: NonFinite,
+        source: Anomaly,
     },
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
@@ -199,13 +198,8 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 /// A learner before its first step.
 fn learner(setup: &Setup, exchange: Option<&Folder>, device: &Device) -> Result<Learner, Error> {
     let model = setup.model(exchange, device)?;
-    Ok(Learner {
-        thawed: Thawed::new(setup.train.freeze, &model, setup.reserved()),
-        optimizer: Optimizer::new(&model, device),
-        model,
-        step: 0,
-        totals: Totals::default(),
-    })
+    let thawed = Thawed::new(setup.train.freeze, &model, setup.reserved());
+    Ok(Learner::new(model, thawed, device))
 }
 
 fn dump_before(

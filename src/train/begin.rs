@@ -1,0 +1,190 @@
+//! How a run begins: with fresh weights, those of another run, or where it stopped.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::checkpoint::{self, Checkpoint};
+use super::freeze::Thawed;
+use super::optimizer::{self, Optimizer};
+use super::step::Learner;
+use super::{Error, Job, Start, data};
+use crate::batch::LENGTH_STEP;
+use crate::digest::Digest;
+use crate::fingerprint::Fingerprint;
+use crate::fs;
+use crate::loader::Loader;
+use crate::manifest::TOKENIZER_FILE;
+use crate::model::Model;
+use crate::model::config::Config;
+use crate::rng::Key;
+
+/// Keys of `train` that may change between a run and one that continues it:
+/// they decide what is written, or what is done about steps that were not taken, not
+/// what is computed. All others may not, and
+/// `steps` least of all, because the schedule ends with it. The loader's state has
+/// the buckets and the mixture, whose datasets may be moved, and the model the attention.
+const FREE: [&str; 11] = [
+    "spike",
+    "early_stopping",
+    "checkpoint_every",
+    "keep",
+    "validate_every",
+    "validation_rows",
+    "read",
+    "mixture",
+    "curriculum",
+    "bucket",
+    "attention",
+];
+
+/// Keeps other processes out of a training folder while the result lives; the system
+/// opens it again when the process ends, however that is.
+pub fn lock(folder: &Path) -> Result<fs::Lock, Error> {
+    fs::create_dir(folder)?;
+    fs::lock_dir(folder)?.ok_or_else(|| Error::Busy {
+        folder: folder.to_path_buf(),
+    })
+}
+
+/// Removes what training left in a folder, unless a process still trains in it.
+pub fn forget(folder: &Path) -> Result<(), Error> {
+    if folder.is_dir() {
+        let _lock = lock(folder)?;
+        fs::remove_dir(folder)?;
+    }
+    Ok(())
+}
+
+/// Checks that the model has an embedding for every id and a position for the longest row.
+pub fn check_room(job: &Job) -> Result<(), Error> {
+    let manifest = &job.dataset.manifest;
+    let vocabulary = manifest.tokenizer.vocab_size as usize;
+    let rooms = [
+        (
+            "vocab_size",
+            job.config.vocab_size,
+            "vocabulary",
+            vocabulary,
+        ),
+        (
+            "context",
+            job.config.context,
+            "longest row in a batch",
+            data::row_length(job).next_multiple_of(LENGTH_STEP),
+        ),
+    ];
+    for (what, model, needs, dataset) in rooms {
+        if model < dataset {
+            return Err(Error::TooSmall {
+                what,
+                model,
+                needs,
+                dataset,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Everything that decides the weights after a given step, but for the data, which
+/// the loader's state tells.
+pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
+    let mut train = json!(job.train);
+    if let Some(keys) = train.as_object_mut() {
+        keys.retain(|key, _| !FREE.contains(&key.as_str()));
+    }
+    let start = match &job.start {
+        Start::Fresh => "random weights".into(),
+        Start::From(path) => {
+            let weights = checkpoint::resolve(path)?.join(checkpoint::WEIGHTS_FILE);
+            format!("weights {}", Digest::of_file(&weights)?)
+        }
+    };
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
+    fingerprint.add("start", &json!(start));
+    fingerprint.add("model", &json!(job.config));
+    fingerprint.add("train", &train);
+    Ok(fingerprint)
+}
+
+/// A learner that continues a checkpoint.
+pub fn resumed(
+    job: &Job,
+    checkpoint: &Checkpoint,
+    now: &Fingerprint,
+    loader: &Loader,
+) -> Result<Learner, Error> {
+    let differences = data::differences(job, &checkpoint.state, now, loader);
+    if !differences.is_empty() {
+        return Err(Error::AnotherRun {
+            checkpoint: checkpoint.folder.clone(),
+            differences,
+        });
+    }
+    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
+    let model = Model::from_values(&job.config, values, &job.device);
+    let moments = checkpoint.read(optimizer::FILE)?;
+    let state = &checkpoint.state;
+    Ok(Learner {
+        thawed: thawed(job, &model),
+        optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
+        model,
+        step: state.step,
+        next: state
+            .loader
+            .as_ref()
+            .map_or(state.step, |loader| loader.next),
+        totals: state.totals,
+        watch: state.watch.clone(),
+    })
+}
+
+/// A learner before its first step.
+pub fn started(job: &Job) -> Result<Learner, Error> {
+    let model = match &job.start {
+        Start::Fresh => Model::new(&job.config, Key::new(job.seed), &job.device),
+        Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
+    };
+    let thawed = thawed(job, &model);
+    Ok(Learner::new(model, thawed, &job.device))
+}
+
+fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
+    let reserved = job.dataset.manifest.tokenizer.reserved;
+    Thawed::new(job.train.freeze, model, reserved)
+}
+
+/// The model of another run's checkpoint, which must have the job's tokenizer and shape.
+fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
+    let expected = job.dataset.manifest.tokenizer.digest;
+    let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
+    if found != expected {
+        let start = folder.to_path_buf();
+        return Err(Error::AnotherTokenizer {
+            start,
+            found,
+            expected,
+        });
+    }
+    let (config, values) = checkpoint::read_model(folder)?;
+    // A stage decides what its positions attend to.
+    let of = |config: &Config| {
+        let attention = job.config.attention;
+        let shape = Config {
+            attention,
+            ..config.clone()
+        };
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("model", &json!(shape));
+        fingerprint
+    };
+    match of(&config).differences(&of(&job.config)).into_iter().next() {
+        Some(difference) => Err(Error::AnotherShape {
+            start: folder.to_path_buf(),
+            difference,
+        }),
+        None => Ok(Model::from_values(&job.config, values, &job.device)),
+    }
+}
