@@ -234,7 +234,7 @@ impl Explain for datasets::Error {
 
 #[cfg(feature = "train")]
 mod training {
-    use pausedata::{eval, generate, model, run::training, train};
+    use pausedata::{eval, generate, model, report, run::training, train};
 
     use super::{Explain, Kind};
 
@@ -289,6 +289,16 @@ mod training {
     }
 
     impl Explain for generate::Error {}
+
+    impl Explain for report::training::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Nothing { .. } => Kind::BadInput,
+                Self::Results { .. } => Kind::Damaged,
+                Self::Record(_) | Self::File(_) => Kind::Failed,
+            }
+        }
+    }
 
     impl Explain for model::Error {
         fn kind(&self) -> Kind {

@@ -164,6 +164,11 @@ pub struct Train {
     /// The largest global gradient norm; larger ones are scaled down to it.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// Averages the weights over steps: this share of the average stays at each, less over
+    /// the first steps, `(1 + n) / (10 + n)` at most after n. A checkpoint's model is the
+    /// average: it is what is validated, evaluated, exported, and trained on by later stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// What is done about steps whose loss or gradient is out of all proportion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spike: Option<Spike>,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::average::Average;
 use super::checkpoint::{self, Checkpoint};
 use super::freeze::Thawed;
 use super::optimizer::{self, Optimizer};
@@ -124,7 +125,15 @@ pub fn resumed(
         });
     }
     let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
-    let model = Model::from_values(&job.config, values, &job.device);
+    let result = Model::from_values(&job.config, values, &job.device);
+    let (model, average) = match job.train.ema {
+        None => (result, None),
+        Some(keep) => {
+            let values = checkpoint::read_weights(&checkpoint.folder, checkpoint::RAW_FILE)?.1;
+            let model = Model::from_values(&job.config, values, &job.device);
+            (model, Some(Average::new(keep, &result)))
+        }
+    };
     let moments = checkpoint.read(optimizer::FILE)?;
     let state = &checkpoint.state;
     Ok(Learner {
@@ -138,6 +147,7 @@ pub fn resumed(
             .map_or(state.step, |loader| loader.next),
         totals: state.totals,
         watch: state.watch.clone(),
+        average,
     })
 }
 
@@ -148,7 +158,11 @@ pub fn started(job: &Job) -> Result<Learner, Error> {
         Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
     };
     let thawed = thawed(job, &model);
-    Ok(Learner::new(model, thawed, &job.device))
+    let average = job.train.ema.map(|keep| Average::new(keep, &model));
+    Ok(Learner {
+        average,
+        ..Learner::new(model, thawed, &job.device)
+    })
 }
 
 fn thawed(job: &Job, model: &Model) -> Option<Thawed> {

@@ -29,6 +29,9 @@ pub const FORMAT: u32 = 2;
 /// The model's weights, as Hugging Face names them.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
+/// The weights that training goes on with, where the model is an average of them.
+pub const RAW_FILE: &str = "raw.safetensors";
+
 /// The file that says what the others are; see [`State`].
 pub const STATE_FILE: &str = "trainer.json";
 
@@ -310,8 +313,13 @@ pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
 
 /// The shape and the values of the model in a folder of Hugging Face layout.
 pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    read_weights(folder, WEIGHTS_FILE)
+}
+
+/// The shape of the model in such a folder, and the values in one of its files.
+pub fn read_weights(folder: &Path, file: &str) -> Result<(Config, Vec<Vec<f32>>), Error> {
     let config = fs::read_text(&folder.join(CONFIG_FILE))?;
-    let weights = fs::read(&folder.join(WEIGHTS_FILE))?;
+    let weights = fs::read(&folder.join(file))?;
     hub::from_hub(&config, &weights).map_err(|source| Error::Model {
         folder: folder.to_path_buf(),
         source,

@@ -91,6 +91,15 @@ pub enum Error {
         /// The first difference.
         difference: fingerprint::Difference,
     },
+    /// The thread that writes checkpoints could not start.
+    #[error("cannot start the thread that writes checkpoints")]
+    Spawn(#[source] std::io::Error),
+    /// The thread that writes checkpoints panicked.
+    #[error("the thread that writes checkpoints stopped: {message}")]
+    Writer {
+        /// What the panic said.
+        message: String,
+    },
     /// A checkpoint cannot be written or trusted.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),

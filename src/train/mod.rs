@@ -4,6 +4,7 @@
 //! had never stopped: the same losses and the same weights, bit for bit.
 
 mod anomaly;
+mod average;
 mod begin;
 pub mod checkpoint;
 mod data;
@@ -15,6 +16,7 @@ pub mod schedule;
 pub mod step;
 pub mod validation;
 pub mod watch;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,11 +27,10 @@ pub use error::Error;
 
 use crate::dataset::Dataset;
 use crate::fingerprint::Fingerprint;
-use crate::fs;
 use crate::loader::{GlobalBatch, Loader};
-use crate::manifest::{Stage, TOKENIZER_FILE};
+use crate::manifest::Stage;
+use crate::model::Device;
 use crate::model::config::Config;
-use crate::model::{Device, hub};
 use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
@@ -37,6 +38,7 @@ use crate::train::checkpoint::{State, Store};
 use crate::train::record::{Line, Log};
 use crate::train::step::{Learner, Report};
 use crate::train::watch::Anomaly;
+use crate::train::writer::{Snapshot, Writer};
 
 /// Global batches that are made ready while a step computes.
 const PREFETCHED: usize = 4;
@@ -98,6 +100,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         None => begin::started(job)?,
     };
     let log = Log::open(&job.folder, learner.step)?;
+    let saved = latest.map(|checkpoint| checkpoint.folder);
+    let writer = Writer::new(store.clone(), log.clone(), saved);
     if let Some(note) = loader.bucket_note(learner.next..learner.next + left(job, &learner)) {
         progress.note(&note);
     }
@@ -109,7 +113,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         loader,
         learner,
         log,
-        saved: latest.map(|checkpoint| checkpoint.folder),
+        writer,
     };
     let outcome = loop {
         progress.start(stage(job), Some(job.train.steps), Unit::Steps);
@@ -119,6 +123,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
             break outcome;
         }
     };
+    run.writer.wait()?;
     progress.finish();
     Ok(outcome)
 }
@@ -132,8 +137,7 @@ struct Run<'a> {
     loader: Arc<Loader>,
     learner: Learner,
     log: Log,
-    /// The newest checkpoint.
-    saved: Option<PathBuf>,
+    writer: Writer,
 }
 
 impl Run<'_> {
@@ -172,6 +176,7 @@ impl Run<'_> {
 
     /// Validates and saves where it is time; says how the run ends, if it does.
     fn after_step(&mut self, stop: &Stop) -> Result<Option<Outcome>, Error> {
+        self.writer.look()?;
         let Train {
             steps,
             checkpoint_every,
@@ -217,6 +222,7 @@ impl Run<'_> {
 
     /// Does what the recipe says about a step that must not be taken.
     fn meet(&mut self, anomaly: Anomaly) -> Result<Went, Error> {
+        let saved = self.writer.wait()?;
         let before = self.learner.watch.anomalies;
         let spike = self.job.train.spike.as_ref();
         let policy = match spike.filter(|spike| before < spike.most) {
@@ -236,7 +242,7 @@ impl Run<'_> {
                     stage: stage(self.job),
                     before,
                     file,
-                    checkpoint: self.saved.clone(),
+                    checkpoint: saved,
                     source: anomaly,
                 })
             }
@@ -271,9 +277,8 @@ impl Run<'_> {
         }
     }
 
-    /// Writes a checkpoint of the learner.
+    /// Begins to write a checkpoint of the learner.
     fn save(&mut self) -> Result<(), Error> {
-        self.log.sync()?;
         let (job, learner) = (self.job, &self.learner);
         let manifest = &job.dataset.manifest;
         let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
@@ -288,25 +293,7 @@ impl Run<'_> {
             watch: learner.watch.clone(),
             fingerprint: self.fingerprint.clone(),
         };
-        if !learner.is_finite() {
-            return Err(Error::Weights { step: learner.step });
-        }
-        let model = &learner.model;
-        let (config, weights) = hub::to_hub(&model.values(), &model.config)?;
-        let files = [
-            (
-                checkpoint::CONFIG_FILE,
-                format!("{config:#}\n").into_bytes(),
-            ),
-            (checkpoint::WEIGHTS_FILE, weights),
-            (
-                TOKENIZER_FILE,
-                fs::read(&job.dataset.folder.join(TOKENIZER_FILE))?,
-            ),
-            (optimizer::FILE, learner.optimizer.to_bytes(model)?),
-        ];
-        self.saved = Some(self.store.save(&state, &files, job.train.keep)?);
-        Ok(())
+        self.writer.begin(Snapshot::new(job, learner, state)?)
     }
 
     /// Measures the loss on rows held out, where there are any; whether it is the best so
@@ -317,7 +304,7 @@ impl Run<'_> {
             rows: job.train.validation_rows,
             rows_per_batch: data::loading(job).rows_per_micro_batch,
         };
-        let Some(loss) = validation::loss(&learner.model, &*job.dataset, sample)? else {
+        let Some(loss) = validation::loss(&learner.result(), &*job.dataset, sample)? else {
             return Ok(false);
         };
         let step = learner.step;

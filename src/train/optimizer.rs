@@ -29,6 +29,7 @@ pub enum Error {
 }
 
 /// The state of AdamW (arXiv 1711.05101).
+#[derive(Clone)]
 pub struct Optimizer {
     states: Vec<AdamState>,
 }

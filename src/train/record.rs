@@ -194,7 +194,7 @@ pub fn read(folder: &Path) -> Result<Vec<Line>, Error> {
 }
 
 /// The file being written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     path: PathBuf,
 }

@@ -9,6 +9,7 @@ use crate::model::flops::Flops;
 use crate::model::ops::AdamStep;
 use crate::model::{Device, Model};
 use crate::recipe::Train;
+use crate::train::average::Average;
 use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
@@ -32,6 +33,8 @@ pub struct Learner {
     pub totals: Totals,
     /// What is remembered of the steps.
     pub watch: Watch,
+    /// The average of the weights over steps, with `train.ema`.
+    pub average: Option<Average>,
 }
 
 /// What one step did.
@@ -58,6 +61,7 @@ impl Learner {
             next: 0,
             totals: Totals::default(),
             watch: Watch::default(),
+            average: None,
         }
     }
 
@@ -96,6 +100,9 @@ impl Learner {
             gradient_scale: clip(grad_norm, train.clip),
         };
         self.optimizer.update(&mut self.model, gradients, &update);
+        if let Some(average) = &mut self.average {
+            average.take_in(&self.model, update.index);
+        }
         self.watch.remember(spike, loss, grad_norm);
         self.step += 1;
         self.next += 1;
@@ -114,6 +121,14 @@ impl Learner {
         self.step += 1;
         self.next += 1;
         self.watch.skipped += 1;
+    }
+
+    /// The model that the run has made so far: the average, where there is one.
+    pub fn result(&self) -> Model {
+        match &self.average {
+            Some(average) => average.model(&self.model),
+            None => self.model.clone(),
+        }
     }
 
     /// Whether every weight is a number: an update may overflow though its

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::loader;
 use crate::manifest::{
-    FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
+    FORMAT, Ledger, Manifest, Split, SplitRecord, TOKENIZER_FILE, TokenizerRecord, Totals as Sums,
 };
 use crate::model::Model;
 use crate::model::config::{Activation, Attention, Norm, Positions};

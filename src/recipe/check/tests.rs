@@ -24,6 +24,10 @@ const GOOD: &str = r#"
 /// An override of [`GOOD`] and how the message about it begins.
 const BROKEN: &[(&str, &str)] = &[
     (
+        "pretrain.train.ema=1.0",
+        "`pretrain.train.ema` must be at least 0 and less than 1",
+    ),
+    (
         "pretrain.train.spike.loss=1",
         "`pretrain.train.spike.loss` must be more than 1, found 1",
     ),

@@ -14,6 +14,9 @@ pub(super) fn check(at: &At, stage: &Stage, train: &Train) -> Outcome {
         );
         return Err(finding.hint("set `validation` of this stage, for example to 0.01"));
     }
+    if let Some(ema) = train.ema {
+        at.below_one("ema", ema)?;
+    }
     if let Some(early) = &train.early_stopping {
         if train.validate_every == 0 {
             let finding = at.fail("early_stopping", "needs validation losses");

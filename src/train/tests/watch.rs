@@ -192,3 +192,78 @@ fn two_runs_do_not_meet_in_a_folder() {
     forget(&job.folder).unwrap();
     finish(&job);
 }
+
+#[test]
+fn a_run_that_averages_goes_on_with_both_and_gives_the_average() {
+    let [data, whole] = folders();
+    let plain = job(data.path(), whole.path());
+    finish(&plain);
+    let losses = |folder: &Path| {
+        let lines = record::read(folder).unwrap().into_iter();
+        let loss = |line| match line {
+            Line::Train(line) => Some(line.loss),
+            _ => None,
+        };
+        lines.filter_map(loss).collect::<Vec<f64>>()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut averaged = job(data.path(), folder.path());
+    averaged.train.ema = Some(0.8);
+    finish(&averaged);
+    assert_eq!(
+        losses(folder.path()),
+        losses(whole.path()),
+        "an average changes no step"
+    );
+    let last = checkpoint::resolve(folder.path()).unwrap();
+    let raw = checkpoint::read_weights(&last, checkpoint::RAW_FILE)
+        .unwrap()
+        .1;
+    let plain = checkpoint::resolve(whole.path()).unwrap();
+    assert!(raw == checkpoint::read_model(&plain).unwrap().1);
+    // One weight, followed by hand over the steps that were saved.
+    let result = checkpoint::read_model(&last).unwrap().1;
+    assert!(result != raw);
+    let steps = tempfile::tempdir().unwrap();
+    let mut each = job(data.path(), steps.path());
+    (each.train.checkpoint_every, each.train.keep) = (1, 100);
+    finish(&each);
+    let weight = |values: &[Vec<f32>]| f64::from(values[1][7]);
+    let first = Model::new(&each.config, Key::new(each.seed), &each.device).values();
+    let mut average = weight(&first);
+    for step in 1..=12u32 {
+        let folder = steps.path().join(format!("checkpoints/step-{step:06}"));
+        let now = weight(&checkpoint::read_model(&folder).unwrap().1);
+        let step = f64::from(step);
+        let keep = ((1.0 + step) / (10.0 + step)).min(0.8);
+        average = keep * average + (1.0 - keep) * now;
+    }
+    assert!(
+        (average - weight(&result)).abs() < 1e-6,
+        "{average} {result:?}"
+    );
+    let killed = tempfile::tempdir().unwrap();
+    let again = Job {
+        folder: killed.path().to_path_buf(),
+        ..averaged
+    };
+    interrupted(&again);
+    assert!(traces(killed.path()) == traces(folder.path()));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_the_run() {
+    let [data, folder] = folders();
+    let job = job(data.path(), folder.path());
+    let checkpoints = folder.path().join("checkpoints");
+    let spoil = at(7, || {
+        // What was begun after step 5 comes first, or fails as well.
+        fs::remove_dir(&checkpoints).ok();
+        fs::write(&checkpoints, b"no folder").ok();
+    });
+    let error = run(&job, &spoil, &Stop::default()).unwrap_err();
+    let Error::Checkpoint(checkpoint::Error::File(error)) = &error else {
+        panic!("{error}")
+    };
+    assert!(error.to_string().contains("checkpoints"), "{error}");
+}
