@@ -14,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::fs;
 use crate::loader;
 use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TOKENIZER_FILE, TokenizerRecord, Totals as Sums,
