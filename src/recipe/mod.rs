@@ -25,7 +25,7 @@ use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
 pub use plan::Plan;
-pub use train::{EarlyStopping, Spike, SpikePolicy};
+pub use train::{EarlyStopping, Optimizer, Spike, SpikePolicy};
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,6 +134,9 @@ pub struct Train {
     /// share a batch and little is padding; 0 to leave the order random.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bucket: u64,
+    /// What moves the weights.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optimizer: Optimizer,
     /// The highest learning rate.
     pub lr: f64,
     /// How the learning rate moves after the warm-up.

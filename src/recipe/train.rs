@@ -4,6 +4,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What moves the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW (arXiv 1711.05101).
+    #[default]
+    Adamw,
+    /// Muon (Jordan et al. 2024) on the matrices of blocks, at AdamW's learning rate and
+    /// weight decay as in Moonlight (arXiv 2502.16982); AdamW on embeddings, head, norms
+    /// and biases.
+    Muon,
+}
+
 /// What is done about a step whose loss or gradient is out of all proportion. One that is
 /// no number is met without this table too, and stops the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

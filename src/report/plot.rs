@@ -304,7 +304,9 @@ mod tests {
         assert_eq!(labels(0.0), "0.000 1.000");
         assert_eq!(labels(f64::NAN), "0.000 1.000");
         let between = |least: f64, largest: f64| {
-            let axis = Axis::between("", least, largest, |value| format!("{value}"));
+            let axis = Axis::between("", least, largest, |value| {
+                format!("{}", (value * 10.0).round() / 10.0)
+            });
             let labels: Vec<_> = axis.ticks.into_iter().map(|tick| tick.label).collect();
             labels.join(" ")
         };

@@ -1,11 +1,12 @@
-//! AdamW's moments, one pair of flat tensors for each group of the model.
+//! The moments of AdamW and Muon, one pair of flat tensors for each group of the model.
 
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep};
+use crate::model::ops::{self, AdamState, AdamStep, muon};
 use crate::model::{Device, Model};
+use crate::recipe::Optimizer as Kind;
 
 /// The moments' file in a checkpoint.
 pub const FILE: &str = "optimizer.safetensors";
@@ -28,7 +29,7 @@ pub enum Error {
     },
 }
 
-/// The state of AdamW (arXiv 1711.05101).
+/// The state of AdamW (arXiv 1711.05101), or of Muon, whose matrices have no second moment.
 #[derive(Clone)]
 pub struct Optimizer {
     states: Vec<AdamState>,
@@ -44,13 +45,30 @@ impl Optimizer {
     }
 
     /// Moves the model's tensors by one step.
-    pub fn update(&mut self, model: &mut Model, gradients: Vec<Tensor<1>>, step: &AdamStep) {
+    pub fn update(
+        &mut self,
+        model: &mut Model,
+        gradients: Vec<Tensor<1>>,
+        step: &AdamStep,
+        kind: Kind,
+    ) {
+        let matrices = match kind {
+            Kind::Adamw => Vec::new(),
+            Kind::Muon => muon::matrices(model.shape()),
+        };
+        // Between the embedding and the last norm are the blocks.
+        let blocks = 1..model.groups.len().saturating_sub(1);
         let tensors = std::mem::take(&mut model.tensors);
         let states = std::mem::take(&mut self.states);
-        for (((group, tensor), gradient), state) in
-            model.groups.iter().zip(tensors).zip(gradients).zip(states)
+        let groups = model.groups.iter().enumerate();
+        for ((((index, group), tensor), gradient), state) in
+            groups.zip(tensors).zip(gradients).zip(states)
         {
-            let (tensor, state) = ops::adamw(tensor, gradient, state, step, &group.parts);
+            let parts = group.parts.as_slice();
+            let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
+                true => ops::muon_step(tensor, gradient, state, step, (parts, &matrices)),
+                false => ops::adamw(tensor, gradient, state, step, parts),
+            };
             model.tensors.push(tensor);
             self.states.push(state);
         }

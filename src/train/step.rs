@@ -99,7 +99,8 @@ impl Learner {
             decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
-        self.optimizer.update(&mut self.model, gradients, &update);
+        self.optimizer
+            .update(&mut self.model, gradients, &update, train.optimizer);
         if let Some(average) = &mut self.average {
             average.take_in(&self.model, update.index);
         }

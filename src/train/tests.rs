@@ -3,6 +3,7 @@
 
 mod attention;
 mod mixture;
+mod optimizer;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 pub mod cpu;
 #[cfg(test)]
 mod mask_tests;
+pub mod muon;
 pub mod plain;
 #[cfg(test)]
 mod tests;
@@ -259,6 +260,21 @@ pub fn adamw(
     match Kernels::for_device(&param.device()) {
         Kernels::Plain => plain::adamw(param, gradient, state, step, parts),
         Kernels::Fused => cpu::adamw_step(param, gradient, state, step, parts),
+    }
+}
+
+/// One step of [`muon`] on the group of a block: its hidden matrices have a momentum in
+/// place of the first moment and no second, the rest of it moves by AdamW.
+pub fn muon_step(
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    of: (&[Part], &[muon::Matrix]),
+) -> (Tensor<1>, AdamState) {
+    match Kernels::for_device(&param.device()) {
+        Kernels::Plain => plain::muon_step(param, gradient, state, step, of),
+        Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
     }
 }
 
