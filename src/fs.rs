@@ -293,15 +293,28 @@ pub fn lock_dir(path: &Path) -> Result<Option<Lock>, Error> {
     }
 }
 
+/// What the system says of this process's memory, in bytes: a field of
+/// `/proc/self/status`, such as `VmRSS:`.
+pub fn process_memory(field: &str) -> Option<u64> {
+    let status = read_text(Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes << 10)
+}
+
 /// Appends `line` and a newline to a log, in one write.
 pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
+    append(path, format!("{line}\n").as_bytes())
+}
+
+/// Appends bytes to a log, in one write.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = OpenOptions::new()
         .create(true)
         .append(true)
         .open(path)
         .map_err(Error::new("open", path))?;
-    file.write_all(format!("{line}\n").as_bytes())
-        .map_err(Error::new("write", path))
+    file.write_all(bytes).map_err(Error::new("write", path))
 }
 
 /// A name beside `path` under which it can be written before it is renamed into place.

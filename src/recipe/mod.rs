@@ -190,6 +190,13 @@ pub struct Train {
     /// When the run ends before its last step; the best checkpoint is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
+    /// Billions of operations a second that the device can do, to which the speed of
+    /// training is compared; measured on the CPU where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_gflops: Option<f64>,
+    /// Whether the metrics are written for TensorBoard too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tensorboard: bool,
     /// How the files of datasets are read; another way gives the same rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read: Reading,

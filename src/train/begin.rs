@@ -25,7 +25,9 @@ use crate::rng::Key;
 /// what is computed. All others may not, and
 /// `steps` least of all, because the schedule ends with it. The loader's state has
 /// the buckets and the mixture, whose datasets may be moved, and the model the attention.
-const FREE: [&str; 11] = [
+const FREE: [&str; 13] = [
+    "peak_gflops",
+    "tensorboard",
     "spike",
     "early_stopping",
     "checkpoint_every",

@@ -11,9 +11,11 @@ mod data;
 mod error;
 pub mod freeze;
 pub mod optimizer;
+mod rate;
 pub mod record;
 pub mod schedule;
 pub mod step;
+mod tensorboard;
 pub mod validation;
 pub mod watch;
 mod writer;
@@ -35,8 +37,10 @@ use crate::pause::Habit;
 use crate::progress::{Progress, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
+use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
 use crate::train::step::{Learner, Report};
+use crate::train::tensorboard::Events;
 use crate::train::watch::Anomaly;
 use crate::train::writer::{Snapshot, Writer};
 
@@ -105,7 +109,10 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     if let Some(note) = loader.bucket_note(learner.next..learner.next + left(job, &learner)) {
         progress.note(&note);
     }
+    let events = job.train.tensorboard;
     let mut run = Run {
+        events: events.then(|| Events::open(&job.folder)).transpose()?,
+        rate: Rate::new(job.train.peak_gflops, &learner.model),
         job,
         progress,
         store,
@@ -137,6 +144,8 @@ struct Run<'a> {
     loader: Arc<Loader>,
     learner: Learner,
     log: Log,
+    events: Option<Events>,
+    rate: Rate,
     writer: Writer,
 }
 
@@ -155,9 +164,7 @@ impl Run<'_> {
             match self.learner.step(&batch, &self.job.train) {
                 Ok(report) => {
                     let laps = [data_wait_ms, clock.lap_ms()];
-                    let line = line(&self.loader, &self.learner, &batch, report, laps);
-                    self.log.append(&Line::Train(line))?;
-                    self.progress.remark(&format!("loss {:.4}", report.loss));
+                    self.tell(&batch, report, laps)?;
                 }
                 Err(anomaly) => {
                     if let Went::Back = self.meet(anomaly)? {
@@ -172,6 +179,27 @@ impl Run<'_> {
             clock = Clock::start();
         }
         Ok(Some(Outcome::Finished))
+    }
+
+    /// Writes down a step that was taken.
+    fn tell(&mut self, batch: &GlobalBatch, report: Report, laps: [f64; 2]) -> Result<(), Error> {
+        let (learner, seconds) = (&self.learner, laps.iter().sum::<f64>() / 1e3);
+        let model = &learner.model;
+        let used = self.rate.utilization(model, batch, report.flops, seconds);
+        let mut line = line(&self.loader, learner, batch, report, laps);
+        line.used = used;
+        let remark = self.rate.remark(report.loss, line.tokens_per_s, used);
+        self.progress.remark(&remark);
+        self.write(&Line::Train(line))
+    }
+
+    /// Appends a line to the metrics, and to what shows them.
+    fn write(&mut self, line: &Line) -> Result<(), Error> {
+        self.log.append(line)?;
+        match &mut self.events {
+            Some(events) => events.append(line),
+            None => Ok(()),
+        }
     }
 
     /// Validates and saves where it is time; says how the run ends, if it does.
@@ -235,7 +263,7 @@ impl Run<'_> {
         let told = |done: &str| format!("step {step}: {anomaly}; {done} ({})", file.display());
         match policy {
             SpikePolicy::Stop => {
-                self.log.append(&Line::Anomaly(record))?;
+                self.write(&Line::Anomaly(record))?;
                 Err(Error::Anomaly {
                     step,
                     batch: self.learner.next,
@@ -250,7 +278,7 @@ impl Run<'_> {
                 self.learner.skip();
                 self.learner.watch.anomalies = before + 1;
                 self.progress.note(&told("its batch is skipped"));
-                self.log.append(&Line::Anomaly(record))?;
+                self.write(&Line::Anomaly(record))?;
                 Ok(Went::On)
             }
             SpikePolicy::RollBack => {
@@ -262,8 +290,11 @@ impl Run<'_> {
                 let done = format!("the run goes back to step {back}, and on with other batches");
                 self.progress.note(&told(&done));
                 self.log.back_to(back)?;
+                if self.events.is_some() {
+                    self.events = Some(Events::open(&self.job.folder)?);
+                }
                 record.back_to = Some(back);
-                self.log.append(&Line::Anomaly(record))?;
+                self.write(&Line::Anomaly(record))?;
                 Ok(Went::Back)
             }
         }
@@ -310,14 +341,15 @@ impl Run<'_> {
         let step = learner.step;
         self.progress
             .note(&format!("step {step}: validation loss {:.4}", loss.mean));
-        self.log.append(&Line::Validation(record::Validation {
+        let early = job.train.early_stopping.as_ref();
+        let best = early.is_some_and(|early| learner.watch.validated(early, step, loss.mean));
+        self.write(&Line::Validation(record::Validation {
             step,
             loss: loss.mean,
             rows: loss.rows,
             scored: loss.scored,
         }))?;
-        let early = job.train.early_stopping.as_ref();
-        Ok(early.is_some_and(|early| learner.watch.validated(early, step, loss.mean)))
+        Ok(best)
     }
 }
 
@@ -373,6 +405,7 @@ fn line(
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
         data_wait_ms,
         step_ms,
+        used: None,
     }
 }
 

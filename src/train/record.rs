@@ -85,6 +85,20 @@ pub struct Step {
     pub data_wait_ms: f64,
     /// Milliseconds of the step itself.
     pub step_ms: f64,
+    /// How much of the device's peak the step used, where that is known.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Utilization>,
+}
+
+/// The share of a device's operations a second that a step used: of `train.peak_gflops`, or
+/// of what products of matrices reach on all threads of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Utilization {
+    /// By the usual convention for models, `6 N + 12 L T D` a position (PaLM, appendix B).
+    pub mfu: f64,
+    /// By the operations that were done: attention to the keys that a position sees, the
+    /// head on scored positions alone; what is computed twice counts once.
+    pub hfu: f64,
 }
 
 /// The loss on rows held out.
@@ -291,6 +305,7 @@ mod tests {
             tokens_per_s: 1e4,
             data_wait_ms: 0.5,
             step_ms: 1.0,
+            used: None,
         })
     }
 

@@ -3,7 +3,7 @@
 
 mod attention;
 mod mixture;
-mod optimizer;
+mod muon;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -386,7 +386,7 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
 /// Of all shapes of blocks, and on any number of threads.
 #[test]
 fn muon_equals_its_plain_twin() {
-    for config in [gpt2(), crate::model::testing::llama()] {
+    for config in [gpt2(), llama()] {
         let model = model(&config, Kernels::Fused);
         let matrices = super::muon::matrices(model.shape());
         let group = &model.groups[1];

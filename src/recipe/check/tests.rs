@@ -24,6 +24,10 @@ const GOOD: &str = r#"
 /// An override of [`GOOD`] and how the message about it begins.
 const BROKEN: &[(&str, &str)] = &[
     (
+        "pretrain.train.peak_gflops=0",
+        "`pretrain.train.peak_gflops` must be a positive number",
+    ),
+    (
         "pretrain.train.ema=1.0",
         "`pretrain.train.ema` must be at least 0 and less than 1",
     ),

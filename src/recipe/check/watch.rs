@@ -14,6 +14,9 @@ pub(super) fn check(at: &At, stage: &Stage, train: &Train) -> Outcome {
         );
         return Err(finding.hint("set `validation` of this stage, for example to 0.01"));
     }
+    if let Some(peak) = train.peak_gflops {
+        at.positive("peak_gflops", peak)?;
+    }
     if let Some(ema) = train.ema {
         at.below_one("ema", ema)?;
     }
