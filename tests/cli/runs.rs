@@ -166,3 +166,66 @@ fn a_run_that_ends_early_goes_on_with_its_best() {
     sandbox.ok(&format!("run recipe.toml --out out {keys}"));
     assert!(outcome(&sandbox, "out") == first);
 }
+
+/// A run shows what it did: a page of its curves, their numbers, an event file.
+#[test]
+fn curves_are_shown_as_a_page_and_as_numbers() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.run("report .");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("holds no metrics"), "{}", said.err);
+    let keys = "--set pretrain.train.tensorboard=true --set pretrain.train.ema=0.9 \
+                --set pretrain.train.optimizer=muon --set pretrain.train.peak_gflops=100";
+    sandbox.ok(&format!("run recipe.toml --out out {keys}"));
+    let said = sandbox.ok("report out");
+    assert_eq!(said.err, "wrote out/report.html\n");
+    for told in [
+        "pretrain",
+        "12 steps",
+        "finetune",
+        "validation loss",
+        "sums",
+    ] {
+        assert!(said.out.contains(told), "`{told}`: {}", said.out);
+    }
+    let page = sandbox.read("out/report.html");
+    for told in [
+        "<h3>Loss</h3>",
+        "<h3>Speed</h3>",
+        "<h2>Evaluation</h2>",
+        "polyline",
+    ] {
+        assert!(page.contains(told), "{told}");
+    }
+    assert!(!page.contains("<script"));
+    let json = sandbox
+        .ok("report out/train/pretrain --html page.html --json")
+        .out;
+    let curves: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let stage = &curves["stages"][0];
+    assert_eq!(
+        (&stage["stage"], &stage["steps"]),
+        (&"pretrain".into(), &12.into())
+    );
+    assert_eq!(stage["train"].as_array().unwrap().len(), 12);
+    assert_eq!(stage["validation"].as_array().unwrap().len(), 2);
+    let whole: serde_json::Value = serde_json::from_str(&sandbox.read("out/report.json")).unwrap();
+    assert_eq!(whole["stages"][0], curves["stages"][0]);
+    let metrics = sandbox.read("out/train/pretrain/metrics.jsonl");
+    let line: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert!(
+        0.0 < line["mfu"].as_f64().unwrap() && line["hfu"].is_f64(),
+        "{line}"
+    );
+    // The version, a record a step and one a validation loss.
+    let events = sandbox.path("out/train/pretrain/tensorboard/events.out.tfevents.0.pausedata");
+    let bytes = std::fs::read(events).unwrap();
+    let mut records = 0;
+    let mut rest = bytes.as_slice();
+    while let Some((length, after)) = rest.split_first_chunk::<8>() {
+        records += 1;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap();
+        rest = &after[4 + length + 4..];
+    }
+    assert_eq!((records, rest.len()), (1 + 12 + 2, 0));
+}

@@ -56,7 +56,7 @@ fn muon_learns_what_adamw_does() {
     assert!(last.loss < 1.2, "{last:?}");
     // Matrices have no second moment, gains have one.
     let latest = checkpoint::resolve(folder.path()).unwrap();
-    let bytes = fs::read(&latest.join(crate::train::optimizer::FILE)).unwrap();
+    let bytes = fs::read(&latest.join(optimizer::FILE)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let second = file.tensor("block.0.second").unwrap();
     let shape = crate::model::ops::Shape::new(&job.config);
