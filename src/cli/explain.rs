@@ -221,9 +221,6 @@ impl Explain for datasets::Error {
             Self::NoCheckpoint(_) => {
                 Some("train the model that `model.from` names first".into())
             }
-            Self::NoRoom { .. } => Some(
-                "start from a checkpoint that pausedata pretrained, or one whose embedding has spare rows".into(),
-            ),
             Self::NoTokenizer => {
                 Some("add `[tokenizer]` with `train = { vocab_size = 2048 }` or `file = \"tokenizer.json\"`".into())
             }

@@ -337,6 +337,8 @@ pub fn model(vocab_size: usize) -> Model {
         tied: false,
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     };
     let model = Model::new(&config, Key::new(2), &Device::flex());
     let larger = |values: Vec<f32>| values.into_iter().map(|x| x * 12.0).collect();

@@ -44,6 +44,14 @@ pub struct Config {
     /// (sliding window, arXiv 2004.05150). All of them where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// Whether each head's queries and keys are normalised by their root mean square, with
+    /// gains, before rotary positions turn them (arXiv 2302.05442; as in Qwen3).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qk_norm: bool,
+    /// Bounds each logit to `cap * tanh(logit / cap)` (Gemma 2, arXiv 2408.00118,
+    /// section 2). No bound where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_soft_cap: Option<f64>,
 }
 
 /// What a position attends to.
@@ -91,6 +99,18 @@ pub enum Activation {
     SwiGlu,
 }
 
+/// Where new rows begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewRows {
+    /// At the mean of the rows that the checkpoint's own tokens have: a new token is as
+    /// likely as an average one, and changes what the model says of others the least.
+    #[default]
+    Mean,
+    /// At random, as in a fresh model; the recipe's seed decides.
+    Random,
+}
+
 /// A model as a recipe says it: a preset, with any field changed beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +122,10 @@ pub struct Spec {
     /// `train/*` folder or a checkpoint, relative to the run's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<std::path::PathBuf>,
+    /// Where the embedding's rows for tokens begin that the checkpoint of `from` does not
+    /// know, such as pauses, and those of an untied head; `mean` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_rows: Option<NewRows>,
     /// See [`Config::context`]; the longest row of the recipe where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
@@ -144,6 +168,12 @@ pub struct Spec {
     /// See [`Config::window`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// See [`Config::qk_norm`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qk_norm: Option<bool>,
+    /// See [`Config::logit_soft_cap`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_soft_cap: Option<f64>,
 }
 
 /// A named shape.
@@ -217,6 +247,7 @@ impl Config {
             return Err(error("n_heads", problem));
         }
         positive("rope_theta", self.rope_theta)?;
+        positive("logit_soft_cap", self.logit_soft_cap.unwrap_or(1.0))?;
         positive("norm_eps", self.norm_eps)
     }
 
@@ -257,6 +288,8 @@ impl Spec {
             tied: self.tied.unwrap_or(base.tied),
             attention: base.attention,
             window: self.window,
+            qk_norm: self.qk_norm.unwrap_or(base.qk_norm),
+            logit_soft_cap: self.logit_soft_cap,
         };
         config.check()?;
         if config.context < longest_row {
@@ -303,6 +336,8 @@ fn llama(n_layers: usize, n_heads: usize, d_model: usize, d_ff: usize) -> Config
         tied: true,
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     }
 }
 
@@ -319,6 +354,11 @@ fn gpt2(n_layers: usize, n_heads: usize, d_model: usize) -> Config {
         bias: true,
         ..llama(n_layers, n_heads, d_model, 0)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn positive(field: &'static str, value: f64) -> Result<(), Error> {

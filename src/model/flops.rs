@@ -1,7 +1,8 @@
 //! How many floating-point operations a model takes.
 //!
 //! A multiplication and an addition are two operations. Only matrix products count:
-//! forward once, backward twice; what is computed again to save memory does not.
+//! forward once, backward twice; what is computed again to save memory is told apart, and
+//! what attention's backward pass computes again in any case does not count.
 
 use std::ops::AddAssign;
 
@@ -18,6 +19,15 @@ pub struct Flops {
     pub attention: u64,
     /// The head, on scored positions alone.
     pub head: u64,
+    /// What was computed again to save memory (`train.recompute`): part of what the
+    /// processor does, and not of what the model takes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recomputed: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// The operations of one position, by the conventions in use.
@@ -41,10 +51,36 @@ impl Flops {
             linear: 6 * linear(config) * rows * length,
             attention: 12 * (config.n_layers * config.d_model) as u64 * meetings,
             head: 6 * head(config) * scored,
+            recomputed: 0,
         }
     }
 
-    /// All stages together.
+    /// The same where the model's own matrices are frozen: their gradients, a third, are not
+    /// computed, but those of `adapters`, their parameters times the positions.
+    pub fn frozen(self, adapters: u64) -> Self {
+        Self {
+            linear: self.linear / 3 * 2 + 6 * adapters,
+            head: self.head / 3 * 2,
+            ..self
+        }
+    }
+
+    /// The same, with the forward pass of every block done once more up to the
+    /// feed-forward layer's activation.
+    pub fn recomputed(self, config: &Config, positions: u64) -> Self {
+        let down = (config.n_layers * config.d_model * config.d_ff) as u64;
+        Self {
+            recomputed: 2 * (linear(config) - down) * positions + self.attention / 3,
+            ..self
+        }
+    }
+
+    /// What the processor does, in the words of PaLM's appendix B: hardware operations.
+    pub fn hardware(self) -> u64 {
+        self.sum() + self.recomputed
+    }
+
+    /// All stages of the model together.
     pub fn sum(self) -> u64 {
         self.linear + self.attention + self.head
     }
@@ -55,6 +91,7 @@ impl AddAssign for Flops {
         self.linear += other.linear;
         self.attention += other.attention;
         self.head += other.head;
+        self.recomputed += other.recomputed;
     }
 }
 
@@ -122,6 +159,14 @@ mod tests {
         for config in testing::table() {
             let flops = Flops::of(&config, 1, 24, 7);
             assert_eq!(flops.sum(), counted(&config, 24, 7), "{config:?}");
+            // A third of all but the head and the products out of feed-forward layers.
+            let down = (config.n_layers * config.d_model * config.d_ff) as u64;
+            let again = (flops.sum() - flops.head) / 3 - 24 * 2 * down;
+            assert_eq!(flops.recomputed(&config, 24).recomputed, again);
+            assert_eq!(
+                flops.recomputed(&config, 24).hardware(),
+                flops.sum() + again
+            );
             let mut twice = flops;
             twice += flops;
             assert_eq!(twice, Flops::of(&config, 2, 24, 14));

@@ -1,7 +1,8 @@
 //! Hugging Face files: `config.json` and `model.safetensors`, both ways.
 //!
 //! Llama and GPT-2 shapes get the names and layouts of `LlamaForCausalLM`, with a window
-//! `MistralForCausalLM`, and `GPT2LMHeadModel`; every other shape gets our own names under the model type
+//! `MistralForCausalLM`, with norms of queries and keys `Qwen3ForCausalLM`, and
+//! `GPT2LMHeadModel`; every other shape gets our own names under the model type
 //! `pausedata`. One table of slots says where each tensor lies in our groups,
 //! and serves both directions.
 
@@ -166,7 +167,10 @@ enum Family {
 impl Family {
     fn of(config: &Config) -> Self {
         let switches = (config.positions, config.norm, config.activation);
+        let simple = !config.bias && config.window.is_none();
         match switches {
+            // Known programs bound no logits, and Qwen3 alone has norms of queries and keys.
+            _ if config.logit_soft_cap.is_some() || config.qk_norm && !simple => Self::Own,
             // Mistral is Llama with a window and without biases.
             (Positions::Rope, Norm::RmsNorm, Activation::SwiGlu)
                 if config.window.is_none() || !config.bias =>
@@ -175,6 +179,7 @@ impl Family {
             }
             (Positions::Learned, Norm::LayerNorm, Activation::Gelu)
                 if config.bias
+                    && !config.qk_norm
                     && config.n_heads == config.n_kv_heads
                     && config.window.is_none() =>
             {
@@ -305,6 +310,7 @@ fn names(
                     (at("self_attn.k_proj"), Some(d..end)),
                     (at("self_attn.v_proj"), Some(end..values)),
                 ],
+                "q_norm" | "k_norm" => all(at(&format!("self_attn.{layer}"))),
                 "out" => all(at("self_attn.o_proj")),
                 "norm2" => all(at("post_attention_layernorm")),
                 "up" => vec![
@@ -358,6 +364,10 @@ fn write_config(config: &Config) -> Result<Value, Error> {
             object.insert("model_type".to_owned(), json!("mistral"));
             object.insert("sliding_window".to_owned(), json!(window));
         }
+        if Family::of(config) == Family::Llama && config.qk_norm {
+            object.insert("architectures".to_owned(), json!(["Qwen3ForCausalLM"]));
+            object.insert("model_type".to_owned(), json!("qwen3"));
+        }
         object.insert("vocab_size".to_owned(), json!(config.vocab_size));
         object.insert("tie_word_embeddings".to_owned(), json!(config.tied));
         object.insert("initializer_range".to_owned(), json!(0.02));
@@ -376,6 +386,10 @@ fn read_config(text: &str) -> Result<Config, Error> {
         }
         None => match object.get("model_type").and_then(Value::as_str) {
             Some("llama") => read_llama(object)?,
+            Some("qwen3") => Config {
+                qk_norm: true,
+                ..read_llama(object)?
+            },
             Some("mistral") => Config {
                 window: match object.get("sliding_window") {
                     None | Some(Value::Null) => None,
@@ -425,6 +439,8 @@ fn read_llama(object: &Map<String, Value>) -> Result<Config, Error> {
         tied: flag("tie_word_embeddings"),
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     })
 }
 
@@ -453,6 +469,8 @@ fn read_gpt2(object: &Map<String, Value>) -> Result<Config, Error> {
         tied: tied.unwrap_or(true),
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     })
 }
 

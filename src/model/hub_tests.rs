@@ -42,7 +42,11 @@ fn foreign_configurations_are_understood_without_our_object() {
         window: Some(7),
         ..testing::llama()
     };
-    for config in [testing::llama(), testing::gpt2(), biased, mistral] {
+    let qwen3 = Config {
+        qk_norm: true,
+        ..testing::llama()
+    };
+    for config in [testing::llama(), testing::gpt2(), biased, mistral, qwen3] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
         json.as_object_mut().unwrap().remove("pausedata").unwrap();

@@ -10,8 +10,10 @@ use super::Model;
 use super::config::Attention;
 use super::mask::Reach;
 use super::ops::Shape;
+use super::ops::cpu::block::head_norms;
 use super::ops::cpu::feed_forward;
-use super::ops::cpu::linear::Linear;
+use super::ops::cpu::linear::{Linear, Way};
+use super::ops::cpu::loss::bound;
 use super::ops::cpu::matrix::{Mat, MatMut};
 use super::ops::cpu::norm::Norm;
 use super::ops::cpu::product::{Onto, matmul};
@@ -198,16 +200,28 @@ impl Cache {
         let (m, width) = (x.len() / d, shape.qkv_width());
         let mut hidden = vec![0.0; m * d];
         let mut qkv = vec![0.0; m * width];
+        let linear = |layer| Linear::new(params, layer, m, Way::Forward);
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
-        Linear::new(params, &layout.qkv, m).apply(&hidden, &mut qkv, Onto::Nothing);
+        linear(&layout.qkv).apply(&hidden, &mut qkv, Onto::Nothing);
+        if let Some([queries, keys]) = head_norms(params, &shape) {
+            let rotated = d + shape.kv_heads * shape.head;
+            let mut raw = vec![0.0; rotated];
+            for row in qkv.chunks_exact_mut(width) {
+                let (row, _) = row.split_at_mut(rotated);
+                raw.copy_from_slice(row);
+                let ((q, k), (raw_q, raw_k)) = (row.split_at_mut(d), raw.split_at(d));
+                queries.forward(raw_q, q);
+                keys.forward(raw_k, k);
+            }
+        }
         let attended = self.attend(index, &mut qkv, reaches);
-        Linear::new(params, &layout.out, m).apply(&attended, x, Onto::Old);
+        linear(&layout.out).apply(&attended, x, Onto::Old);
         Norm::new(params, &layout.norm2, shape.norm, shape.eps).forward(x, &mut hidden);
         let mut up = vec![0.0; m * layout.up.outputs];
-        Linear::new(params, &layout.up, m).apply(&hidden, &mut up, Onto::Nothing);
+        linear(&layout.up).apply(&hidden, &mut up, Onto::Nothing);
         let mut active = vec![0.0; m * shape.d_ff];
         feed_forward::forward(shape.activation, &up, &mut active, shape.d_ff);
-        Linear::new(params, &layout.down, m).apply(&active, x, Onto::Old);
+        linear(&layout.down).apply(&active, x, Onto::Old);
     }
 
     /// Appends keys and values to a block's memory and attends to what is seen of it.
@@ -276,6 +290,9 @@ fn logits(x: &[f32], embedding: &[f32], last: &[f32], shape: &Shape) -> Vec<f32>
         table.t(),
         1.0,
     );
+    if let Some(cap) = shape.soft_cap {
+        bound(&mut out, cap);
+    }
     out
 }
 
@@ -292,9 +309,8 @@ mod tests {
         for (index, config) in testing::table().into_iter().enumerate() {
             // Weights as large as after training, so that attention is not flat.
             let model = Model::new(&config, Key::new(5), &Device::flex());
-            let values = model.values().into_iter();
-            let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
-            let model = Model::from_values(&config, values.collect(), &Device::flex());
+            let values = testing::changed(&config, model.values(), |x| x * 6.0);
+            let model = Model::from_values(&config, values, &Device::flex());
             let ids = testing::batch(&config, 1, 70, 9).ids.widened();
             let ids: Vec<TokenId> = ids.into_iter().map(TokenId).collect();
             let whole: Vec<f32> = model.logits(&ids, 1, 70).into_data().iter().collect();
@@ -334,9 +350,8 @@ mod tests {
                     ..config
                 };
                 let model = Model::new(&config, Key::new(5), &Device::flex());
-                let values = model.values().into_iter();
-                let values = values.map(|group| group.iter().map(|x| x * 6.0).collect());
-                let model = Model::from_values(&config, values.collect(), &Device::flex());
+                let values = testing::changed(&config, model.values(), |x| x * 6.0);
+                let model = Model::from_values(&config, values, &Device::flex());
                 let mut ids = testing::batch(&config, 1, 60, 9).ids.widened();
                 [7, 30, 31, 45].into_iter().for_each(|end| ids[end] = 2);
                 let batch = Batch {

@@ -86,6 +86,8 @@ pub struct BlockLayout {
     pub norm1: NormLayout,
     /// Query, key and value columns.
     pub qkv: LinearLayout,
+    /// The norms of each head's queries and of its keys, where there are any.
+    pub qk_norm: Option<[NormLayout; 2]>,
     /// After attention.
     pub out: LinearLayout,
     /// Before the feed-forward layer.
@@ -132,6 +134,9 @@ impl BlockLayout {
         let mut group = Builder::new(config);
         let norm1 = group.norm("norm1");
         let qkv = group.linear("qkv", d, d + 2 * config.n_kv_heads * head);
+        let qk_norm = config
+            .qk_norm
+            .then(|| ["q_norm", "k_norm"].map(|name| group.gain(name, head)));
         let out = group.linear("out", d, d);
         let norm2 = group.norm("norm2");
         let up = group.linear("up", d, widths * config.d_ff);
@@ -140,6 +145,7 @@ impl BlockLayout {
         let layout = Self {
             norm1,
             qkv,
+            qk_norm,
             out,
             norm2,
             up,
@@ -219,10 +225,17 @@ impl<'a> Builder<'a> {
 
     fn norm(&mut self, name: &str) -> NormLayout {
         let d = self.config.d_model;
-        let weight = self.part(&format!("{name}.weight"), vec![d], Decay::No);
+        let NormLayout { weight, .. } = self.gain(name, d);
         let bias = (self.config.norm == Norm::LayerNorm)
             .then(|| self.part(&format!("{name}.bias"), vec![d], Decay::No));
         NormLayout { weight, bias }
+    }
+
+    fn gain(&mut self, name: &str, width: usize) -> NormLayout {
+        NormLayout {
+            weight: self.part(&format!("{name}.weight"), vec![width], Decay::No),
+            bias: None,
+        }
     }
 
     fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> LinearLayout {

@@ -13,12 +13,19 @@ pub mod hub;
 pub mod kv_cache;
 #[cfg(feature = "train")]
 pub mod layout;
+pub mod lora;
 #[cfg(feature = "train")]
 pub mod mask;
 #[cfg(feature = "train")]
 pub mod ops;
 #[cfg(feature = "train")]
 mod parameters;
+#[cfg(feature = "train")]
+pub mod peft;
+#[cfg(feature = "train")]
+pub mod rows;
+#[cfg(feature = "train")]
+pub mod tuning;
 
 #[cfg(feature = "train")]
 pub use parameters::{Device, Error, Model, device, to_vec};

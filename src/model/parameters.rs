@@ -9,13 +9,14 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
-use super::ops::{self, Extent, HeadTensors, Kernels, Pass, Shape, Targets};
-use crate::batch::{Batch, BatchIds};
+use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
+use super::tuning::{self, LoraLayout, Tuning};
+use crate::batch::Batch;
 use crate::rng::{Key, Stream};
 use crate::token::TokenId;
 
 /// Standard deviation of initial weights, as in GPT-2.
-const DEVIATION: f64 = 0.02;
+pub(super) const DEVIATION: f64 = 0.02;
 
 /// A device that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,8 @@ pub struct Model {
     pub groups: Vec<Group>,
     /// The parameters, outside autodiff, in the order of `groups`.
     pub tensors: Vec<Tensor<1>>,
+    /// What training changes, where that is not everything: then its groups come last.
+    tuning: Option<Tuning>,
     kernels: Kernels,
     shape: Arc<Shape>,
 }
@@ -118,6 +121,7 @@ impl Model {
         Self {
             config: config.clone(),
             tensors: tensors.collect(),
+            tuning: None,
             groups,
             kernels: Kernels::for_device(&device),
             shape: Arc::new(Shape::new(config)),
@@ -129,9 +133,120 @@ impl Model {
         Self { kernels, ..self }
     }
 
-    /// The parameters: one flat array a group.
+    /// The same model, of which training changes a part. Adapters begin by the key, and
+    /// change nothing yet.
+    pub fn tuned(mut self, tuning: Tuning, key: Key) -> Self {
+        let device = self.tensors.first().map(Tensor::device);
+        let device = device.unwrap_or_else(Device::flex);
+        for group in tuning.groups(&self.config) {
+            let values = match group.name == tuning::ROWS {
+                true => self.rows_of(&tuning.rows),
+                false => tuning::initial(&group, key, self.groups.len()),
+            };
+            let values = TensorData::new(values, [group.len]);
+            self.tensors.push(Tensor::from_data(values, &device));
+            self.groups.push(group);
+        }
+        let lora = tuning.lora.as_ref();
+        let shape = Shape {
+            lora: lora.map(|lora| LoraLayout::describe(lora, &self.config).0),
+            ..Shape::clone(&self.shape)
+        };
+        Self {
+            shape: Arc::new(shape),
+            tuning: Some(tuning),
+            ..self
+        }
+    }
+
+    /// The values of the groups that are trained.
+    pub fn trained(&self) -> Vec<Vec<f32>> {
+        let trained = self.tensors.iter().skip(self.first_trained());
+        trained.map(to_vec).collect()
+    }
+
+    /// The same model with other values for the groups that are trained.
+    pub fn with_trained(mut self, values: Vec<Vec<f32>>) -> Self {
+        self.train(|_, tensors| {
+            let tensor = |(values, old): (Vec<f32>, &Tensor<1>)| {
+                let len = values.len();
+                Tensor::from_data(TensorData::new(values, [len]), &old.device())
+            };
+            values.into_iter().zip(&tensors).map(tensor).collect()
+        });
+        self
+    }
+
+    /// What training changes, where that is not everything.
+    pub fn tuning(&self) -> Option<&Tuning> {
+        self.tuning.as_ref()
+    }
+
+    /// The rows of the embedding that some ids have.
+    fn rows_of(&self, ids: &[u32]) -> Vec<f32> {
+        let (d, table) = (self.config.d_model, self.tensors.first().map(to_vec));
+        let table = table.unwrap_or_default();
+        let row = |id: &u32| {
+            table
+                .get(*id as usize * d..)
+                .unwrap_or_default()
+                .iter()
+                .take(d)
+        };
+        ids.iter().flat_map(row).copied().collect()
+    }
+
+    /// The first group that is trained, and all after it are.
+    fn first_trained(&self) -> usize {
+        match self.tuning {
+            None => 0,
+            Some(_) => self.config.n_layers + 2,
+        }
+    }
+
+    /// The groups that are trained.
+    pub fn trained_groups(&self) -> &[Group] {
+        self.groups.get(self.first_trained()..).unwrap_or_default()
+    }
+
+    /// Replaces the tensors of [`Self::trained_groups`] by what `change` makes of them.
+    pub fn train(&mut self, change: impl FnOnce(&[Group], Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
+        let trained = self.tensors.split_off(self.first_trained());
+        self.tensors.extend(change(self.trained_groups(), trained));
+        let rows = self.tuning.iter().map(|tuning| &tuning.rows);
+        let Some(ids) = rows.into_iter().find(|rows| !rows.is_empty()) else {
+            return;
+        };
+        // The table has what was trained, as everything reads it there.
+        let table = self.tensors.first_mut();
+        let table =
+            table.map(|table| std::mem::replace(table, Tensor::empty([0], &table.device())));
+        if let (Some(table), Some(rows)) = (table, self.tensors.last()) {
+            let table = ops::replace_rows(table, ids, rows, self.config.d_model);
+            if let Some(first) = self.tensors.first_mut() {
+                *first = table;
+            }
+        }
+    }
+
+    /// The parameters, with adapters' products in the matrices: one flat array a group of
+    /// [`layout`].
     pub fn values(&self) -> Vec<Vec<f32>> {
-        self.tensors.iter().map(to_vec).collect()
+        let base = self.config.n_layers + 2;
+        let mut values: Vec<Vec<f32>> = self.tensors.iter().take(base).map(to_vec).collect();
+        let blocks = values.iter_mut().skip(1);
+        for (block, adapters) in blocks.zip(self.adapters()) {
+            ops::cpu::merge(block, &to_vec(adapters), &self.shape);
+        }
+        values
+    }
+
+    /// The adapters' tensors, one a block; none where there are none.
+    pub fn adapters(&self) -> &[Tensor<1>] {
+        let lora = self.tuning.as_ref().and_then(|tuning| tuning.lora.as_ref());
+        let (first, count) = (self.first_trained(), self.config.n_layers);
+        let some = lora.and_then(|_| self.tensors.get(first..first + count));
+        some.unwrap_or_default()
     }
 
     /// What the operations know of this model.
@@ -144,28 +259,21 @@ impl Model {
         self.groups.iter().map(|group| group.len).sum()
     }
 
-    /// The sum over positions of weight times cross entropy: not divided, so that
-    /// micro-batches of unequal counts add up.
-    pub fn loss_sum(&self, batch: &Batch) -> Tensor<1> {
-        self.loss(&self.tensors, batch)
+    /// The sum over positions of weight times loss: not divided, so that micro-batches of
+    /// unequal counts add up.
+    pub fn loss(&self, batch: &Batch, z_loss: f32) -> Loss {
+        ops::loss(self.kernels, self.parameters(), &self.input(batch), z_loss)
     }
 
-    /// The loss sum, and the gradients of `scale` times the loss sum in the order
-    /// of `tensors`.
-    pub fn gradients(&self, batch: &Batch, scale: f32) -> (f64, Vec<Tensor<1>>) {
-        let leaves: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|tensor| tensor.clone().autodiff().require_grad())
-            .collect();
-        let loss = self.loss(&leaves, batch);
-        let sum = f64::from(loss.clone().inner().into_scalar::<f32>());
-        let mut gradients = (loss * scale).backward();
-        let of = |leaf: &Tensor<1>| {
-            let zeros = || Tensor::zeros_like(&leaf.clone().inner());
-            leaf.grad_remove(&mut gradients).unwrap_or_else(zeros)
-        };
-        (sum, leaves.iter().map(of).collect())
+    /// The loss of some batches together, and the gradients of the objective in the order of
+    /// `tensors`.
+    pub fn gradients<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+        objective: &Objective,
+    ) -> (Loss, Vec<Tensor<1>>) {
+        let mut inputs = batches.into_iter().map(|batch| self.input(batch));
+        ops::gradients(self.kernels, self.parameters(), &mut inputs, objective)
     }
 
     /// The logits of every position, `[n, V]`, of rows that are one document each and have
@@ -181,32 +289,28 @@ impl Model {
 
     /// The logits of every position of a batch, `[n, V]`.
     pub fn logits_of(&self, batch: &Batch) -> Tensor<2> {
-        let pass = self.pass(batch);
-        let x = self.stream(&self.tensors, &batch.ids, &pass);
-        ops::logits(self.kernels, x, head(&self.tensors), &pass)
+        let (ids, pass) = (batch.ids.widened(), self.pass(batch));
+        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
+        ops::logits(self.kernels, self.parameters(), &ids, &pass)
     }
 
-    fn loss(&self, tensors: &[Tensor<1>], batch: &Batch) -> Tensor<1> {
-        let pass = self.pass(batch);
-        let x = self.stream(tensors, &batch.ids, &pass);
+    fn parameters(&self) -> Parameters<'_> {
+        let base = self.config.n_layers + 2;
+        Parameters {
+            base: self.tensors.get(..base).unwrap_or_default(),
+            adapters: self.adapters(),
+            rows: self.tuning.as_ref().map(|tuning| &*tuning.rows),
+        }
+    }
+
+    fn input(&self, batch: &Batch) -> Input {
+        let (ids, pass) = (batch.ids.widened(), self.pass(batch));
+        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
         let targets = Targets {
             ids: batch.targets(),
             weights: batch.weights(),
         };
-        ops::linear_cross_entropy(self.kernels, x, head(tensors), Arc::new(targets), &pass)
-    }
-
-    /// The residual stream after the last block, `[n, d]`.
-    fn stream(&self, tensors: &[Tensor<1>], ids: &BatchIds, pass: &Pass) -> Tensor<2> {
-        let ids: Arc<[u32]> = ids.widened().into();
-        assert_eq!(ids.len(), pass.extent.positions(), "ids fill the batch");
-        let [embedding, blocks @ .., _] = tensors else {
-            unreachable!("a layout has at least two groups")
-        };
-        let x = ops::embedding(self.kernels, embedding.clone(), ids, pass);
-        blocks.iter().fold(x, |x, params| {
-            ops::block(self.kernels, x, params.clone(), pass)
-        })
+        Input { ids, targets, pass }
     }
 
     fn pass(&self, batch: &Batch) -> Pass {
@@ -227,16 +331,6 @@ impl Model {
 /// A tensor's values in order.
 pub fn to_vec(tensor: &Tensor<1>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
-}
-
-fn head(tensors: &[Tensor<1>]) -> HeadTensors {
-    let [embedding, .., last] = tensors else {
-        unreachable!("a layout has at least two groups")
-    };
-    HeadTensors {
-        last: last.clone(),
-        embedding: embedding.clone(),
-    }
 }
 
 fn initial(part: &Part, config: &Config, key: Key) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Shapes and batches that the tests of the model share.
 
 use super::config::{Activation, Attention, Config, Norm, Positions};
+use super::layout::layout;
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::rng::{Key, Rng};
 
@@ -23,6 +24,8 @@ pub fn gpt2() -> Config {
         tied: true,
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     }
 }
 
@@ -72,7 +75,37 @@ pub fn table() -> Vec<Config> {
             n_kv_heads: 2,
             ..gpt2()
         },
+        Config {
+            qk_norm: true,
+            logit_soft_cap: Some(3.0),
+            ..llama()
+        },
+        Config {
+            qk_norm: true,
+            logit_soft_cap: Some(2.0),
+            ..gpt2()
+        },
     ]
+}
+
+/// Values changed one by one, but for the gains of queries and keys: with larger ones a
+/// position sees a single key, which proves nothing.
+pub fn changed(
+    config: &Config,
+    values: Vec<Vec<f32>>,
+    mut change: impl FnMut(f32) -> f32,
+) -> Vec<Vec<f32>> {
+    let mut values = values;
+    for (group, values) in layout(config).iter().zip(&mut values) {
+        let parts = group.parts.iter();
+        for part in parts.filter(|part| !["q_norm.weight", "k_norm.weight"].contains(&&*part.name))
+        {
+            for value in &mut values[part.range.clone()] {
+                *value = change(*value);
+            }
+        }
+    }
+    values
 }
 
 /// A batch with a quarter of its weights 0 and the others uneven.

@@ -3,6 +3,7 @@
 mod curation;
 mod mixture;
 mod rows;
+mod tuning;
 mod watch;
 
 use super::check_pause::{check_frozen, check_pause};
@@ -49,6 +50,7 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
     }
     check_tokenizer(recipe)?;
     check_model(recipe)?;
+    tuning::check(recipe)?;
     if let Some(stage) = &recipe.pretrain {
         check_stage(&At("pretrain.".into()), stage, Purpose::Pretrain)?;
         curation::check(&At("pretrain.".into()), stage, recipe)?;
@@ -205,15 +207,20 @@ fn check_model(recipe: &Recipe) -> Outcome {
     if let Some(from) = &recipe.model.from {
         let alone = Spec {
             from: Some(from.clone()),
+            new_rows: recipe.model.new_rows,
             ..Spec::default()
         };
         return match recipe.model == alone {
             true => Ok(()),
             false => {
-                let finding = at.fail("from", "excludes every other key of `model`");
+                let finding = at.fail("from", "excludes every other key of `model` but `new_rows`");
                 Err(finding.hint("the checkpoint decides the shape; remove the other keys"))
             }
         };
+    }
+    if recipe.model.new_rows.is_some() {
+        let finding = at.fail("new_rows", "needs `from`: a fresh model has no other rows");
+        return Err(finding.hint("leave it out, or start from a checkpoint"));
     }
     // The size of the vocabulary is known only once there is a tokenizer.
     match recipe
@@ -315,6 +322,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     }
     at.positive("eps", train.eps)?;
     at.positive("clip", train.clip)?;
+    at.within("z_loss", train.z_loss, (0.0, 1.0))?;
     check_frozen(at, stage, train)?;
     at.at_least("checkpoint_every", train.checkpoint_every, 1)?;
     at.at_least("keep", train.keep as u64, 1)?;

@@ -175,6 +175,15 @@ pub struct Train {
     /// What is done about steps whose loss or gradient is out of all proportion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spike: Option<Spike>,
+    /// Weight of the z-loss: the square of the logarithm of the softmax's sum, which keeps
+    /// logits from drifting (PaLM, arXiv 2204.02311, section 5, takes 1e-4). Metrics tell it
+    /// apart from the loss.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub z_loss: f64,
+    /// Whether a block's activations are computed again in the backward pass instead of
+    /// kept: the same weights to the bit, less memory, up to a third more operations.
+    #[serde(default, skip_serializing_if = "curate::is_false")]
+    pub recompute: bool,
     /// Steps between checkpoints; the last step is always saved.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
@@ -203,6 +212,10 @@ pub struct Train {
     /// Which weights stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// Train low-rank adapters, and leave the model's own weights as they are, but for what
+    /// `freeze` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<model::lora::Lora>,
     /// The datasets that rows come from, where there are more than the stage's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<Member>,

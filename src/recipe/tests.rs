@@ -450,6 +450,47 @@ fn mixtures() {
 }
 
 #[test]
+fn what_is_trained_of_a_model_is_checked() {
+    let told = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        match Recipe::parse(GOOD, Path::new("r.toml"), &overrides) {
+            Ok(_) => "ok\n".to_owned(),
+            Err(Error::Invalid(diagnosis)) => diagnosis.message + "\n",
+            Err(error) => format!("{error}\n"),
+        }
+    };
+    let lora = |text: &str| {
+        let key = format!("finetune.train.lora={{{text}}}");
+        let stage = "finetune={sources=[{path='q',prefix='a',target='b'}],pack={seq_len=64},train={steps=1,batch_tokens=2048,lr=1}}";
+        told(&[stage, &key])
+    };
+    let all = [
+        lora("rank=4,alpha=8"),
+        lora("rank=4,alpha=8,targets=[\"q\",\"down\"]"),
+        lora("rank=0,alpha=8"),
+        lora("rank=4,alpha=0"),
+        lora("rank=4,alpha=8,targets=[]"),
+        lora("rank=4,alpha=8,targets=[\"q\",\"v\",\"q\"]"),
+        told(&["pretrain.train.lora={rank=4,alpha=8}"]),
+        told(&["pretrain.train.z_loss=-1"]),
+        told(&["model.logit_soft_cap=0"]),
+        told(&["model.new_rows=random"]),
+    ];
+    expect![[r#"
+        missing key `pack` in `finetune`
+        missing key `pack` in `finetune`
+        missing key `pack` in `finetune`
+        missing key `pack` in `finetune`
+        missing key `pack` in `finetune`
+        missing key `pack` in `finetune`
+        `pretrain.train.lora` adapts weights that nobody has trained
+        `pretrain.train.z_loss` must lie in 0 to 179769313486231570000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000, found -1
+        `model.logit_soft_cap` is 0, not a positive number
+        `model.new_rows` needs `from`: a fresh model has no other rows
+    "#]].assert_eq(&all.concat());
+}
+
+#[test]
 fn pauses_that_are_text_cannot_be_all_that_is_trained() {
     let frozen = "pretrain.train.freeze=all-but-pause".to_string();
     let parse = |overrides: &[String]| Recipe::parse(GOOD, Path::new("r.toml"), overrides);

@@ -37,19 +37,6 @@ pub enum Error {
     /// The checkpoint that should bring the tokenizer is not there.
     #[error("cannot take the tokenizer that `model.from` names")]
     NoCheckpoint(#[from] folder::Error),
-    /// The checkpoint's embedding has no rows for the reserved tokens.
-    #[error(
-        "`{}` has no room for the pause: its embedding has {rows} rows, and its tokenizer with the pause, end and padding tokens needs {needed}",
-        path.display()
-    )]
-    NoRoom {
-        /// The checkpoint.
-        path: PathBuf,
-        /// Rows of the embedding.
-        rows: u64,
-        /// Ids of the tokenizer, reserved ones included.
-        needed: u32,
-    },
     /// A dataset did not pass its proof.
     #[error("the dataset `{}` fails {failed} of its checks", folder.display())]
     Unproved {
@@ -238,22 +225,15 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
     }
 }
 
-/// A checkpoint's own tokenizer, if its embedding has a row for each reserved token.
+/// A checkpoint's own tokenizer with the reserved tokens; a model that lacks rows for them
+/// gets them when it is trained.
 fn checkpoint_tokenizer(folder: &Path, pause_tokens: PauseTokens) -> Result<Tokenizer, Error> {
     let config = Config {
         pause_tokens,
         ..Config::default()
     };
-    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), &config)?;
-    let config = fs::read_text(&folder.join("config.json"))?;
-    let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
-    let needed = tokenizer.vocab_size();
-    match config.get("vocab_size").and_then(serde_json::Value::as_u64) {
-        Some(rows) if rows < u64::from(needed) => Err(Error::NoRoom {
-            path: folder.to_path_buf(),
-            rows,
-            needed,
-        }),
-        _ => Ok(tokenizer),
-    }
+    Ok(Tokenizer::from_file(
+        &folder.join("tokenizer.json"),
+        &config,
+    )?)
 }

@@ -208,10 +208,13 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         (None, Some(from)) => Start::From(from),
         (None, None) => Start::Fresh,
     };
+    let vocab_size = dataset.manifest.tokenizer.vocab_size as usize;
     let mut config = match plan.model_from() {
         Some(from) => checkpoint::read_model(&checkpoint::resolve(&from)?)?.0,
-        None => plan.model(dataset.manifest.tokenizer.vocab_size as usize)?,
+        None => plan.model(vocab_size)?,
     };
+    // A checkpoint gets rows for what its vocabulary lacks.
+    config.vocab_size = config.vocab_size.max(vocab_size);
     config.attention = recipe.attention;
     let members = plan.mixture_dirs(stage).into_iter().zip(&recipe.mixture);
     let members = members.map(|(folder, member)| match &member.pause {
@@ -229,6 +232,7 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         mixture,
         config,
         start,
+        new_rows: plan.recipe.model.new_rows.unwrap_or_default(),
         train: recipe,
         seed: plan.recipe.seed,
         device: device.clone(),

@@ -124,6 +124,22 @@ pub enum SpecialText {
     Parsed,
 }
 
+/// How many ids a `tokenizer.json` has as it lies in its file, and which of `ids` no token
+/// of it has.
+pub fn lacking(
+    bytes: &[u8],
+    ids: impl Iterator<Item = TokenId>,
+) -> Result<(u32, Vec<TokenId>), Error> {
+    let json = reserve::parse(bytes)?;
+    let tokens = Tokens::new(
+        &json,
+        fast::recognise(&json).as_ref(),
+        || Ok(bytes.to_vec()),
+    )?;
+    let lacks = |id: &TokenId| tokens.other_of(id.0, "").is_none();
+    Ok((tokens.vocab_size()?, ids.filter(lacks).collect()))
+}
+
 /// A tokenizer with its reserved tokens; threads may share it.
 pub struct Tokenizer {
     /// The library's, loaded when it is first needed; none where it refuses the JSON.

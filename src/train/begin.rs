@@ -6,19 +6,17 @@ use serde_json::json;
 
 use super::average::Average;
 use super::checkpoint::{self, Checkpoint};
-use super::freeze::Thawed;
 use super::optimizer::{self, Optimizer};
 use super::step::Learner;
-use super::{Error, Job, Start, data};
+use super::{Error, Job, Start, data, start};
 use crate::batch::LENGTH_STEP;
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
-use crate::manifest::TOKENIZER_FILE;
 use crate::model::Model;
-use crate::model::config::Config;
-use crate::rng::Key;
+use crate::model::config::NewRows;
+use crate::progress::Progress;
 
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, or what is done about steps that were not taken, not
@@ -107,6 +105,9 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add("pausedata", &json!(env!("CARGO_PKG_VERSION")));
     fingerprint.add("start", &json!(start));
+    if job.new_rows != NewRows::default() {
+        fingerprint.add("new_rows", &json!(job.new_rows));
+    }
     fingerprint.add("model", &json!(job.config));
     fingerprint.add("train", &train);
     Ok(fingerprint)
@@ -126,8 +127,7 @@ pub fn resumed(
             differences,
         });
     }
-    let (_, values) = checkpoint::read_model(&checkpoint.folder)?;
-    let result = Model::from_values(&job.config, values, &job.device);
+    let result = start::resumed(job, checkpoint)?;
     let (model, average) = match job.train.ema {
         None => (result, None),
         Some(keep) => {
@@ -139,7 +139,6 @@ pub fn resumed(
     let moments = checkpoint.read(optimizer::FILE)?;
     let state = &checkpoint.state;
     Ok(Learner {
-        thawed: thawed(job, &model),
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
         model,
         step: state.step,
@@ -153,54 +152,12 @@ pub fn resumed(
     })
 }
 
-/// A learner before its first step.
-pub fn started(job: &Job) -> Result<Learner, Error> {
-    let model = match &job.start {
-        Start::Fresh => Model::new(&job.config, Key::new(job.seed), &job.device),
-        Start::From(path) => model_from(job, &checkpoint::resolve(path)?)?,
-    };
-    let thawed = thawed(job, &model);
+/// A learner before its first step; `progress` hears of new rows.
+pub fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
+    let model = start::model(job, progress)?;
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,
-        ..Learner::new(model, thawed, &job.device)
+        ..Learner::new(model, &job.device)
     })
-}
-
-fn thawed(job: &Job, model: &Model) -> Option<Thawed> {
-    let reserved = job.dataset.manifest.tokenizer.reserved;
-    Thawed::new(job.train.freeze, model, reserved)
-}
-
-/// The model of another run's checkpoint, which must have the job's tokenizer and shape.
-fn model_from(job: &Job, folder: &Path) -> Result<Model, Error> {
-    let expected = job.dataset.manifest.tokenizer.digest;
-    let found = Digest::of(&fs::read(&folder.join(TOKENIZER_FILE))?);
-    if found != expected {
-        let start = folder.to_path_buf();
-        return Err(Error::AnotherTokenizer {
-            start,
-            found,
-            expected,
-        });
-    }
-    let (config, values) = checkpoint::read_model(folder)?;
-    // A stage decides what its positions attend to.
-    let of = |config: &Config| {
-        let attention = job.config.attention;
-        let shape = Config {
-            attention,
-            ..config.clone()
-        };
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.add("model", &json!(shape));
-        fingerprint
-    };
-    match of(&config).differences(&of(&job.config)).into_iter().next() {
-        Some(difference) => Err(Error::AnotherShape {
-            start: folder.to_path_buf(),
-            difference,
-        }),
-        None => Ok(Model::from_values(&job.config, values, &job.device)),
-    }
 }

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::watch::Anomaly;
-use super::{checkpoint, optimizer, record};
+use super::{checkpoint, freeze, optimizer, record};
 use crate::digest::Digest;
 use crate::loader::Clash;
 use crate::model::hub;
-use crate::{dataset, fingerprint, fs, loader};
+use crate::{dataset, fingerprint, fs, loader, tokenize};
 
 /// Training that failed. What was saved before is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +132,12 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// The recipe trains what the model does not have.
+    #[error(transparent)]
+    NoTarget(#[from] freeze::NoTarget),
+    /// A checkpoint's tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenize(#[from] tokenize::Error),
     /// The dataset cannot be read.
     #[error(transparent)]
     Dataset(#[from] dataset::Error),

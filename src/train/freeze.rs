@@ -1,44 +1,42 @@
 //! Weights that a run leaves as they are.
 
-use burn::tensor::{Tensor, TensorData};
-
-use crate::model::Model;
-use crate::recipe::Freeze;
+use crate::model::config::Config;
+use crate::model::lora::Target;
+use crate::model::tuning::Tuning;
+use crate::recipe::{Freeze, Train};
 use crate::token::{PauseIds, Reserved, TokenId};
 
-/// Which weights steps may change: those of the embedding's group that are marked, and
-/// none of the other groups.
-#[derive(Clone, Debug)]
-pub struct Thawed {
-    /// 1 where a weight may change, else 0.
-    embedding: Tensor<1>,
-}
+/// An adapter of what the model does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`train.lora.targets` names `{}`, which the model does not have", .0.name())]
+pub struct NoTarget(pub Target);
 
-impl Thawed {
-    /// What a recipe leaves free; all is free where it freezes nothing.
-    pub fn new(freeze: Option<Freeze>, model: &Model, reserved: Reserved) -> Option<Self> {
-        let Freeze::AllButPause = freeze?;
-        let (embedding, group) = (model.tensors.first()?, model.groups.first()?);
-        let (shape, pauses) = (model.shape(), PauseIds::from(reserved));
-        let mut marks = vec![0.0f32; group.len];
-        let table = marks.get_mut(shape.embedding.token.clone())?;
-        for (id, row) in (0..).map(TokenId).zip(table.chunks_exact_mut(shape.d)) {
-            if pauses.contains(id) {
-                row.fill(1.0);
-            }
+/// What a recipe trains of a model; `None` where that is everything.
+pub fn tuning(
+    train: &Train,
+    config: &Config,
+    reserved: Reserved,
+) -> Result<Option<Tuning>, NoTarget> {
+    if train.freeze.is_none() && train.lora.is_none() {
+        return Ok(None);
+    }
+    let named = train
+        .lora
+        .iter()
+        .flat_map(|lora| lora.targets.iter().flatten());
+    if let Some(target) = named.into_iter().find(|target| !target.is_in(config)) {
+        return Err(NoTarget(*target));
+    }
+    let pauses = PauseIds::from(reserved);
+    let rows = match train.freeze {
+        Some(Freeze::AllButPause) => {
+            let ids = 0..u32::try_from(config.vocab_size).unwrap_or(u32::MAX);
+            ids.filter(|id| pauses.contains(TokenId(*id))).collect()
         }
-        let marks = TensorData::new(marks, [group.len]);
-        Some(Self {
-            embedding: Tensor::from_data(marks, &embedding.device()),
-        })
-    }
-
-    /// Gradients without those of frozen weights.
-    pub fn clear(&self, gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
-        let clear = |(index, gradient): (usize, Tensor<1>)| match index {
-            0 => gradient * self.embedding.clone(),
-            _ => gradient.zeros_like(),
-        };
-        gradients.into_iter().enumerate().map(clear).collect()
-    }
+        None => Vec::new(),
+    };
+    Ok(Some(Tuning {
+        rows,
+        lora: train.lora.clone(),
+    }))
 }

@@ -14,6 +14,7 @@ pub mod optimizer;
 mod rate;
 pub mod record;
 pub mod schedule;
+mod start;
 pub mod step;
 mod tensorboard;
 pub mod validation;
@@ -32,9 +33,9 @@ use crate::fingerprint::Fingerprint;
 use crate::loader::{GlobalBatch, Loader};
 use crate::manifest::Stage;
 use crate::model::Device;
-use crate::model::config::Config;
+use crate::model::config::{Config, NewRows};
 use crate::pause::Habit;
-use crate::progress::{Progress, Stop, Unit};
+use crate::progress::{Progress, Silent, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
 use crate::train::rate::Rate;
@@ -59,6 +60,8 @@ pub struct Job {
     pub config: Config,
     /// The weights to start from.
     pub start: Start,
+    /// Where rows begin that a checkpoint lacks.
+    pub new_rows: NewRows,
     /// How.
     pub train: Train,
     /// Decides the order of rows, and the weights of a fresh start.
@@ -101,7 +104,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     data::check_held_out(job)?;
     let learner = match &latest {
         Some(checkpoint) => begin::resumed(job, checkpoint, &fingerprint, &loader)?,
-        None => begin::started(job)?,
+        None => begin::started(job, progress)?,
     };
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
@@ -304,7 +307,7 @@ impl Run<'_> {
     fn last_saved(&self) -> Result<Learner, Error> {
         match self.store.latest()? {
             Some(latest) => begin::resumed(self.job, &latest, &self.fingerprint, &self.loader),
-            None => begin::started(self.job),
+            None => begin::started(self.job, &Silent),
         }
     }
 
@@ -393,6 +396,7 @@ fn line(
             Vec::new()
         },
         loss: report.loss,
+        z_loss: report.z_loss,
         lr: report.lr,
         grad_norm: report.grad_norm,
         tokens,

@@ -40,7 +40,7 @@ impl Optimizer {
     pub fn new(model: &Model, device: &Device) -> Self {
         let state = |group: &Group| AdamState::new(group.len, device);
         Self {
-            states: model.groups.iter().map(state).collect(),
+            states: model.trained_groups().iter().map(state).collect(),
         }
     }
 
@@ -57,27 +57,30 @@ impl Optimizer {
             Kind::Muon => muon::matrices(model.shape()),
         };
         // Between the embedding and the last norm are the blocks.
-        let blocks = 1..model.groups.len().saturating_sub(1);
-        let tensors = std::mem::take(&mut model.tensors);
+        let blocks = 1..=model.config.n_layers;
         let states = std::mem::take(&mut self.states);
-        let groups = model.groups.iter().enumerate();
-        for ((((index, group), tensor), gradient), state) in
-            groups.zip(tensors).zip(gradients).zip(states)
-        {
-            let parts = group.parts.as_slice();
-            let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
-                true => ops::muon_step(tensor, gradient, state, step, (parts, &matrices)),
-                false => ops::adamw(tensor, gradient, state, step, parts),
-            };
-            model.tensors.push(tensor);
-            self.states.push(state);
-        }
+        model.train(|groups, tensors| {
+            let groups = groups.iter().enumerate();
+            let mut moved = Vec::with_capacity(tensors.len());
+            for ((((index, group), tensor), gradient), state) in
+                groups.zip(tensors).zip(gradients).zip(states)
+            {
+                let parts = group.parts.as_slice();
+                let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
+                    true => ops::muon_step(tensor, gradient, state, step, (parts, &matrices)),
+                    false => ops::adamw(tensor, gradient, state, step, parts),
+                };
+                moved.push(tensor);
+                self.states.push(state);
+            }
+            moved
+        });
     }
 
     /// The moments as a safetensors file: `<group>.first` and `<group>.second`, exact f32.
     pub fn to_bytes(&self, model: &Model) -> Result<Vec<u8>, Error> {
         let mut named = Vec::new();
-        for (group, state) in model.groups.iter().zip(&self.states) {
+        for (group, state) in model.trained_groups().iter().zip(&self.states) {
             named.push((name(&group.name, "first"), bytes(&state.first)));
             named.push((name(&group.name, "second"), bytes(&state.second)));
         }
@@ -119,7 +122,7 @@ impl Optimizer {
             })
         };
         let states = model
-            .groups
+            .trained_groups()
             .iter()
             .map(state)
             .collect::<Result<_, Error>>()?;

@@ -51,7 +51,7 @@ impl Rate {
         let rounded = |share: f64| (share * 1e4).round() / 1e4;
         Some(Utilization {
             mfu: rounded(palm.sum::<u64>() as f64 / peak),
-            hfu: rounded(flops.sum() as f64 / peak),
+            hfu: rounded(flops.hardware() as f64 / peak),
         })
     }
 

@@ -59,6 +59,9 @@ pub struct Step {
     pub epochs_of: Vec<f64>,
     /// Mean cross entropy of the scored targets, in nats, before the update.
     pub loss: f64,
+    /// What the z-loss adds to it, its weight included, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<f64>,
     /// The learning rate of the update.
     pub lr: f64,
     /// The gradient's norm before clipping.
@@ -97,7 +100,7 @@ pub struct Utilization {
     /// By the usual convention for models, `6 N + 12 L T D` a position (PaLM, appendix B).
     pub mfu: f64,
     /// By the operations that were done: attention to the keys that a position sees, the
-    /// head on scored positions alone; what is computed twice counts once.
+    /// head on scored positions alone, and what `train.recompute` computes twice.
     pub hfu: f64,
 }
 
@@ -293,6 +296,7 @@ mod tests {
             epochs: 0.25,
             epochs_of: Vec::new(),
             loss: 0.1 + 0.2,
+            z_loss: None,
             lr: 1e-3,
             grad_norm: 1.0,
             tokens: 10,

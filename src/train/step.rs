@@ -6,11 +6,10 @@ use crate::batch::Counts;
 use crate::loader::GlobalBatch;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
-use crate::model::ops::AdamStep;
+use crate::model::ops::{AdamStep, Loss, Objective};
 use crate::model::{Device, Model};
 use crate::recipe::Train;
 use crate::train::average::Average;
-use crate::train::freeze::Thawed;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
@@ -22,8 +21,6 @@ pub struct Learner {
     pub model: Model,
     /// The optimizer's moments.
     pub optimizer: Optimizer,
-    /// Which weights steps may change, where not all are.
-    pub thawed: Option<Thawed>,
     /// Steps done.
     pub step: u64,
     /// The loader's next global batch: as many as the steps, but for those that a run
@@ -42,6 +39,8 @@ pub struct Learner {
 pub struct Report {
     /// Sum of the scored targets' losses over their count, before the update.
     pub loss: f64,
+    /// The mean that the z-loss adds to it, its weight included, where there is any.
+    pub z_loss: Option<f64>,
     /// The learning rate.
     pub lr: f64,
     /// The gradient's norm before clipping.
@@ -52,10 +51,9 @@ pub struct Report {
 
 impl Learner {
     /// A learner before its first step.
-    pub fn new(model: Model, thawed: Option<Thawed>, device: &Device) -> Self {
+    pub fn new(model: Model, device: &Device) -> Self {
         Self {
             optimizer: Optimizer::new(&model, device),
-            thawed,
             model,
             step: 0,
             next: 0,
@@ -76,13 +74,11 @@ impl Learner {
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
-        let (loss, mut gradients) = gradients(&self.model, batch);
-        if let Some(thawed) = &self.thawed {
-            gradients = thawed.clear(gradients);
-        }
+        let (loss, gradients) = gradients(&self.model, batch, train);
         let grad_norm = optimizer::global_norm(&gradients);
+        let losses = loss.cross_entropy + loss.z_loss;
         let spike = train.spike.as_ref();
-        self.watch.judge(spike, loss, grad_norm)?;
+        self.watch.judge(spike, losses, grad_norm)?;
         let lr = learning_rate(train, self.step + 1);
         let update = AdamStep {
             // What was skipped moved no moment.
@@ -91,11 +87,7 @@ impl Learner {
             beta1: train.betas[0],
             beta2: train.betas[1],
             eps: train.eps,
-            weight_decay: match self.thawed {
-                // What is frozen must not decay, and a few rows need not.
-                Some(_) => 0.0,
-                None => train.weight_decay,
-            },
+            weight_decay: train.weight_decay,
             decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
@@ -104,13 +96,14 @@ impl Learner {
         if let Some(average) = &mut self.average {
             average.take_in(&self.model, update.index);
         }
-        self.watch.remember(spike, loss, grad_norm);
+        self.watch.remember(spike, losses, grad_norm);
         self.step += 1;
         self.next += 1;
-        let flops = flops(&self.model.config, batch);
+        let flops = flops(&self.model.config, batch, train);
         self.totals.add(batch.counts, flops);
         Ok(Report {
-            loss,
+            loss: loss.cross_entropy,
+            z_loss: (0.0 < train.z_loss).then_some(loss.z_loss),
             lr,
             grad_norm,
             flops,
@@ -140,38 +133,42 @@ impl Learner {
     }
 }
 
-/// The loss of a global batch and its gradients, summed over the micro-batches.
-pub fn gradients(model: &Model, batch: &GlobalBatch) -> (f64, Vec<Tensor<1>>) {
+/// The mean loss of a global batch and its gradients, summed over the micro-batches.
+pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Vec<Tensor<1>>) {
     let scale = 1.0 / scored(batch.counts);
     #[expect(
         clippy::cast_possible_truncation,
         reason = "gradients are single precision"
     )]
-    let gradient_scale = scale as f32;
-    let mut loss = 0.0;
-    let mut sums: Vec<Tensor<1>> = Vec::new();
-    for micro_batch in &batch.micro_batches {
-        let (loss_sum, gradients) = model.gradients(micro_batch, gradient_scale);
-        loss += loss_sum * scale;
-        sums = match sums.is_empty() {
-            true => gradients,
-            false => sums
-                .into_iter()
-                .zip(gradients)
-                .map(|(a, b)| a + b)
-                .collect(),
-        };
-    }
-    (loss, sums)
+    let objective = Objective {
+        scale: scale as f32,
+        z_loss: train.z_loss as f32,
+        recompute: train.recompute,
+    };
+    let (sum, gradients) = model.gradients(&batch.micro_batches, &objective);
+    let mean = Loss {
+        cross_entropy: sum.cross_entropy * scale,
+        z_loss: sum.z_loss * scale,
+    };
+    (mean, gradients)
 }
 
 /// The operations of a global batch.
-pub fn flops(config: &Config, batch: &GlobalBatch) -> Flops {
+pub fn flops(config: &Config, batch: &GlobalBatch, train: &Train) -> Flops {
     let mut sum = Flops::default();
     for micro in &batch.micro_batches {
         sum += Flops::of(config, micro.rows, micro.length, micro.counts.scored);
     }
-    sum
+    let micro = batch.micro_batches.iter();
+    let positions = micro.map(|micro| micro.rows * micro.length).sum::<usize>() as u64;
+    if train.freeze.is_some() || train.lora.is_some() {
+        let adapters = train.lora.iter().map(|lora| lora.n_parameters(config));
+        sum = sum.frozen(adapters.sum::<u64>() * positions);
+    }
+    match train.recompute {
+        true => sum.recomputed(config, positions),
+        false => sum,
+    }
 }
 
 /// What losses of a batch are divided by. A batch without a scored target,

@@ -4,6 +4,8 @@
 mod attention;
 mod mixture;
 mod muon;
+mod new_rows;
+mod tuning;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -21,7 +23,7 @@ use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TOKENIZER_FILE, TokenizerRecord, Totals as Sums,
 };
 use crate::model::Model;
-use crate::model::config::{Activation, Attention, Norm, Positions};
+use crate::model::config::{Activation, Attention, NewRows, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
 use crate::recipe::Freeze;
@@ -147,6 +149,8 @@ fn config() -> Config {
         tied: true,
         attention: Attention::Causal,
         window: None,
+        qk_norm: false,
+        logit_soft_cap: None,
     }
 }
 
@@ -169,6 +173,7 @@ fn job(data: &Path, folder: &Path) -> Job {
         mixture: Vec::new(),
         config: config(),
         start: Start::Fresh,
+        new_rows: NewRows::Mean,
         train: toml::from_str(text).unwrap(),
         seed: 3,
         device: Device::flex(),
@@ -190,7 +195,10 @@ fn traces(folder: &Path) -> (Vec<String>, Vec<(PathBuf, Vec<u8>)>) {
     let metrics = fs::read_text(&folder.join(record::FILE)).unwrap();
     let untimed = |line: &str| line.split("\"tokens_per_s\"").next().unwrap().to_owned();
     let latest = checkpoint::resolve(folder).unwrap();
-    let files = fs::list(&latest).unwrap().into_iter().map(|path| {
+    let (folders, files): (Vec<_>, Vec<_>) =
+        (fs::list(&latest).unwrap().into_iter()).partition(|path| path.is_dir());
+    let within = folders.iter().flat_map(|folder| fs::list(folder).unwrap());
+    let files = files.into_iter().chain(within).map(|path| {
         let bytes = fs::read(&path).unwrap();
         (path.strip_prefix(folder).unwrap().to_path_buf(), bytes)
     });
@@ -301,6 +309,7 @@ fn a_finished_run_is_left_alone_and_learns() {
 #[test]
 fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
     let data = tempfile::tempdir().unwrap();
+    let train = toml::from_str("steps = 1\nbatch_tokens = 192\nlr = 0.1").unwrap();
     for stage in [Stage::Pretrain, Stage::Finetune] {
         let dataset = dataset(data.path(), stage, &tokenizer("⏸"));
         let model = Model::new(&config(), Key::new(1), &Device::flex());
@@ -327,7 +336,7 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
             values.collect::<Vec<Vec<f32>>>().concat()
         };
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-        let (loss, gradients) = step::gradients(&model, &batch(8));
+        let (loss, gradients) = step::gradients(&model, &batch(8), &train);
         let gradients = flat(gradients);
         for rows in [1, 2, 3, 5] {
             let cut = batch(rows);
@@ -336,7 +345,8 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
                 scored.iter().any(|n| *n != scored[0]),
                 "equal counts prove nothing"
             );
-            let (other_loss, other) = step::gradients(&model, &cut);
+            let (other_loss, other) = step::gradients(&model, &cut, &train);
+            let [loss, other_loss] = [loss, other_loss].map(|loss| loss.cross_entropy);
             assert!((loss - other_loss).abs() < 1e-6, "{loss} {other_loss}");
             let difference: Vec<f32> = flat(other)
                 .iter()

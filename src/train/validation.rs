@@ -43,7 +43,7 @@ pub fn loss(
     let all: Vec<u64> = (0..rows).collect();
     for some in all.chunks(sample.rows_per_batch.max(1)) {
         let batch = collate(dataset, some.iter().map(at))?;
-        sum += f64::from(model.loss_sum(&batch).into_scalar::<f32>());
+        sum += model.loss(&batch, 0.0).cross_entropy;
         counts += batch.counts;
     }
     let scored = counts.scored;

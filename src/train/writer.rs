@@ -11,7 +11,7 @@ use super::checkpoint::{self, State, Store};
 use super::optimizer::{self, Optimizer};
 use super::record::Log;
 use super::step::Learner;
-use super::{Error, Job};
+use super::{Error, Job, start};
 use crate::fs;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::{Model, hub};
@@ -61,6 +61,12 @@ impl Snapshot {
             let (_, raw) = hub::to_hub(&raw.values(), &raw.config)?;
             files.push((checkpoint::RAW_FILE, raw));
         }
+        let adapter = start::adapter_files(model)?;
+        files.extend(
+            adapter
+                .iter()
+                .map(|(name, bytes)| (name.as_str(), bytes.clone())),
+        );
         Ok(store.save(&self.state, &files, self.keep)?)
     }
 }

@@ -25,7 +25,7 @@ fn json(said: &Said) -> Value {
 #[test]
 fn training_equals_its_twin_in_double_precision() {
     let sandbox = Sandbox::new();
-    for model in ["gpt2", "llama"] {
+    for model in ["gpt2", "llama", "bounded"] {
         let said = parity(&sandbox, &twin(model), "--json");
         assert_eq!(said.code, Some(0), "{model}: {}{}", said.out, said.err);
         let found = json(&said);
@@ -48,6 +48,9 @@ fn another_convention_is_another_run() {
         ("gpt2", "pretrain.train.clip=0.5"),
         ("llama", "pretrain.train.lr=5.9e-4"),
         ("llama", "pretrain.train.warmup=2"),
+        ("bounded", "model.window=7"),
+        ("bounded", "model.logit_soft_cap=5.0"),
+        ("bounded", "pretrain.train.z_loss=0.0"),
     ];
     for (model, change) in changes {
         let said = parity(&sandbox, &twin(model), &format!("--set {change}"));

@@ -122,31 +122,6 @@ fn a_tokenizer_on_which_the_library_panics_is_one_quiet_error() {
 }
 
 #[test]
-fn a_checkpoint_without_room_for_the_pause_is_named() {
-    let sandbox = Sandbox::new();
-    sandbox.ok("prepare recipe.toml --out whole --only pretrain");
-    sandbox.write(
-        "model/tokenizer.json",
-        sandbox.read("whole/data/pretrain/tokenizer.json"),
-    );
-    sandbox.write("model/config.json", "{\"vocab_size\": 200}");
-    sandbox.write("model/model.safetensors", "");
-    let recipe = super::sandbox::RECIPE;
-    let finetune = &recipe[recipe.find("[finetune]").unwrap()..];
-    sandbox.write(
-        "from.toml",
-        format!("[model]\nfrom = \"../model\"\n{finetune}"),
-    );
-    let said = sandbox.run("prepare from.toml --out out");
-    refused(
-        &sandbox,
-        &said,
-        1,
-        &["model", "no room for the pause", "200 rows", "hint:"],
-    );
-}
-
-#[test]
 fn an_unwritable_folder_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("out", "a file stands where the folder should be");

@@ -29,3 +29,5 @@ mod sandbox;
 mod splits;
 #[cfg(feature = "train")]
 mod training;
+#[cfg(feature = "train")]
+mod tuning;

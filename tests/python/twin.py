@@ -2,8 +2,9 @@
 
     python tests/python/twin.py data/parity
 
-Trains two small models with pauses among their ids, a GPT-2 and a Llama with grouped
-queries, and writes for each the folder that `bench parity` reads: recipe.toml and
+Trains three small models with pauses among their ids, a GPT-2, a Llama with grouped
+queries, and one of these with norms of queries and keys, a window, bounded logits and a
+z-loss, and writes for each the folder that `bench parity` reads: recipe.toml and
 arrays.safetensors. Numbers are computed in float64; arrays of parameters and gradients are
 rounded to float32, and training starts from the rounded ones. Every gradient is proved by
 finite differences before anything is written. Needs NumPy alone.
@@ -30,6 +31,10 @@ MODELS = {
         "recipe": 'positions = "rope"\nnorm = "rms-norm"\nactivation = "swi-glu"\nbias = false',
     },
 }  # fmt: skip
+MODELS["bounded"] = MODELS["llama"] | {"qk_norm": True, "window": 6, "cap": 4.0, "z_loss": 0.01}
+
+
+MORE = [("qk_norm", "qk_norm"), ("window", "window"), ("logit_soft_cap", "cap")]
 
 
 def parameters(m, rng):
@@ -42,6 +47,8 @@ def parameters(m, rng):
     for block in range(m["layers"]):
         for norm in ("ln1", "ln2"):
             shapes[f"blocks.{block}.{norm}.weight"] = (d,)
+        for norm in ("q_norm", "k_norm") * m.get("qk_norm", False):
+            shapes[f"blocks.{block}.{norm}.weight"] = (d // m["heads"],)
         for name, outputs, inputs in linear:
             shapes[f"blocks.{block}.{name}.weight"] = (outputs, inputs)
     shapes["lnf.weight"] = (d,)
@@ -62,7 +69,7 @@ def norm(m, p, name, x):
     hat = (x - center) * inverse
 
     def back(g, dy):
-        g[f"{name}.weight"] += (dy * hat).sum((0, 1))
+        g[f"{name}.weight"] += (dy * hat).sum(tuple(range(dy.ndim - 1)))
         if f"{name}.bias" in p:
             g[f"{name}.bias"] += dy.sum((0, 1))
         dh = dy * w
@@ -95,21 +102,25 @@ def turn(x, sign):
     return np.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def attention(m, qkv):
+def attention(m, p, at, qkv):
     rows, length, _ = qkv.shape
     h, kv, size = m["heads"], m["kv_heads"], m["d"] // m["heads"]
     heads = lambda x: x.reshape(rows, length, -1, size).swapaxes(1, 2)
     q, k, v = (heads(x) for x in np.split(qkv, [h * size, (h + kv) * size], -1))
+    if m.get("qk_norm"):
+        q, back_q = norm(m, p, f"{at}.q_norm", q)
+        k, back_k = norm(m, p, f"{at}.k_norm", k)
     if m["llama"]:
         q, k = turn(q, 1), turn(k, 1)
     share = lambda x: np.repeat(x, h // kv, 1)
     scores = q @ share(k).swapaxes(2, 3) / math.sqrt(size)
     scores[..., np.triu(np.ones((length, length), bool), 1)] = -np.inf
+    scores[..., np.tril(np.ones((length, length), bool), -m.get("window", length))] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out = weights @ share(v)
 
-    def back(dy):
+    def back(g, dy):
         dy = heads(dy)
         dw = dy @ share(v).swapaxes(2, 3)
         ds = weights * (dw - (dw * weights).sum(-1, keepdims=True)) / math.sqrt(size)
@@ -117,6 +128,8 @@ def attention(m, qkv):
         dq, dk, dv = ds @ share(k), gather(ds.swapaxes(2, 3) @ q), gather(weights.swapaxes(2, 3) @ dy)
         if m["llama"]:
             dq, dk = turn(dq, -1), turn(dk, -1)
+        if m.get("qk_norm"):
+            dq, dk = back_q(g, dq), back_k(g, dk)
         flat = lambda x: x.swapaxes(1, 2).reshape(rows, length, -1)
         return np.concatenate((flat(dq), flat(dk), flat(dv)), -1)
 
@@ -143,7 +156,7 @@ def activation(m, u):
 
 
 def loss_and_gradients(m, p, ids, targets):
-    """The sum over scored targets of the cross entropy, and its gradients."""
+    """The sums over scored targets of cross entropy and z-loss, and their gradients."""
     g = {name: np.zeros_like(value) for name, value in p.items()}
     x = p["wte.weight"][ids]
     if "wpe.weight" in p:
@@ -153,7 +166,7 @@ def loss_and_gradients(m, p, ids, targets):
         at = f"blocks.{block}"
         h, norm1 = norm(m, p, f"{at}.ln1", x)
         qkv, to_qkv = linear(p, f"{at}.qkv", h)
-        seen, attended = attention(m, qkv)
+        seen, attended = attention(m, p, at, qkv)
         out, proj = linear(p, f"{at}.proj", seen)
         x = x + out
         h, norm2 = norm(m, p, f"{at}.ln2", x)
@@ -164,25 +177,29 @@ def loss_and_gradients(m, p, ids, targets):
         ways.append((norm1, to_qkv, attended, proj, norm2, to_up, act, down))
     h, last = norm(m, p, "lnf", x)
     logits = h @ p["wte.weight"].T
-    logits -= logits.max(-1, keepdims=True)
-    chances = np.exp(logits)
-    chances /= chances.sum(-1, keepdims=True)
+    cap, weight = m.get("cap", math.inf), m.get("z_loss", 0.0)
+    ratios = np.tanh(logits / cap)
+    logits = logits if cap == math.inf else cap * ratios
+    z = np.log(np.exp(logits).sum(-1, keepdims=True))
+    chances = np.exp(logits - z)
     row, position = np.nonzero(targets != UNSCORED)
     aims = targets[row, position]
     loss = -np.log(chances[row, position, aims]).sum()
+    z_loss = weight * (z[row, position] ** 2).sum()
 
     d_logits = np.zeros_like(chances)
-    d_logits[row, position] = chances[row, position]
+    d_logits[row, position] = chances[row, position] * (1 + 2 * weight * z[row, position])
     d_logits[row, position, aims] -= 1
+    d_logits *= 1 - ratios**2
     g["wte.weight"] += np.einsum("btv,btd->vd", d_logits, h)
     dx = last(g, d_logits @ p["wte.weight"])
     for norm1, to_qkv, attended, proj, norm2, to_up, act, down in reversed(ways):
         dx = dx + norm2(g, to_up(g, act(down(g, dx))))
-        dx = dx + norm1(g, to_qkv(g, attended(proj(g, dx))))
+        dx = dx + norm1(g, to_qkv(g, attended(g, proj(g, dx))))
     np.add.at(g["wte.weight"], ids, dx)
     if "wpe.weight" in p:
         g["wpe.weight"][: ids.shape[1]] += dx.sum(0)
-    return loss, g
+    return loss, z_loss, g
 
 
 def batch(rng, suffix):
@@ -206,14 +223,14 @@ def batch(rng, suffix):
 
 def check(m, p, data):
     """Gradients against differences, a few elements of every parameter."""
-    _, g = loss_and_gradients(m, p, *data)
+    *_, g = loss_and_gradients(m, p, *data)
     rng = np.random.default_rng(5)
     for name, value in p.items():
         for at in rng.integers(0, value.size, 3):
             flat, keep, sides = value.reshape(-1), value.reshape(-1)[at], []
             for step in (1e-5, -1e-5):
                 flat[at] = keep + step
-                sides.append(loss_and_gradients(m, p, *data)[0])
+                sides.append(sum(loss_and_gradients(m, p, *data)[:2]))
             flat[at] = keep
             slope, found = (sides[0] - sides[1]) / 2e-5, g[name].reshape(-1)[at]
             assert abs(slope - found) < 1e-6 * max(1, abs(slope)), (name, slope, found)
@@ -233,7 +250,7 @@ def train(m, seed):
             check(m, p, data[0])
         scored = sum((targets != UNSCORED).sum() for _, targets in data)
         parts = [loss_and_gradients(m, p, *each) for each in data]
-        g = {name: sum(part[1][name] for part in parts) / scored for name in p}
+        g = {name: sum(part[2][name] for part in parts) / scored for name in p}
         for micro, (ids, targets) in enumerate(data):
             arrays[f"batch.{step}.{micro}.ids"] = ids.astype(np.int32)
             arrays[f"batch.{step}.{micro}.targets"] = targets.astype(np.int32)
@@ -279,6 +296,7 @@ d_ff = {m["ff"]}
 norm_eps = {m["eps"]}
 {m["recipe"]}
 tied = true
+{"".join(f"{key} = {json.dumps(m[at])}{chr(10)}" for key, at in MORE if at in m)}\
 [pretrain]
 sources = [{{ path = "none" }}]
 pack = {{ seq_len = {LENGTH} }}
@@ -293,6 +311,7 @@ eps = {EPS}
 weight_decay = {DECAY}
 decay_embeddings = true
 clip = {CLIP}
+{f"z_loss = {m['z_loss']}{chr(10)}" if "z_loss" in m else ""}\
 """)
 
 

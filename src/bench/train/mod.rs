@@ -17,7 +17,8 @@ use crate::model::Device;
 use crate::model::config;
 use crate::model::flops::{Flops, PerToken};
 use crate::recipe::Recipe;
-use crate::train::freeze::Thawed;
+use crate::rng::Key;
+use crate::train::freeze;
 use crate::train::step::{self, Learner};
 use crate::train::watch::Anomaly;
 use crate::{dataset, fs, npy, pause, tokenize};
@@ -144,6 +145,9 @@ pub enum Error {
     /// The model cannot have this shape.
     #[error("the model's shape is wrong")]
     Shape(#[from] config::Error),
+    /// The recipe trains what the model does not have.
+    #[error(transparent)]
+    NoTarget(#[from] freeze::NoTarget),
     /// The pauses of the recipe do not fit.
     #[error(transparent)]
     Pause(#[from] pause::Error),
@@ -198,8 +202,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 /// A learner before its first step.
 fn learner(setup: &Setup, exchange: Option<&Folder>, device: &Device) -> Result<Learner, Error> {
     let model = setup.model(exchange, device)?;
-    let thawed = Thawed::new(setup.train.freeze, &model, setup.reserved());
-    Ok(Learner::new(model, thawed, device))
+    let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
+        Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
+        None => model,
+    };
+    Ok(Learner::new(model, device))
 }
 
 fn dump_before(
@@ -210,7 +217,7 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first);
+    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
     let values: Vec<_> = gradients.iter().map(crate::model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -306,7 +313,7 @@ impl Laps {
             flops_per_token,
             flops_per_step: batches
                 .first()
-                .map(|batch| step::flops(&setup.config, batch))
+                .map(|batch| step::flops(&setup.config, batch, &setup.train))
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,

@@ -79,7 +79,7 @@ pub fn run(
     let batches = setup.batches(Some(&arrays))?;
     let mut learner = learner(&setup, Some(&arrays), device)?;
     let first = batches.first().ok_or(Error::Steps { found: 0 })?;
-    let (loss, gradients) = step::gradients(&learner.model, first);
+    let (loss, gradients) = step::gradients(&learner.model, first, &setup.train);
     let ours: Vec<_> = gradients.iter().map(to_vec).collect();
     let theirs = arrays.required("grad", &setup.config)?;
     let distances = exchange::distances(&ours, &theirs, &setup.config);
@@ -102,14 +102,14 @@ pub fn run(
     let last = arrays.parameters("final", &setup.config)?;
     let loss_difference = losses
         .first()
-        .map_or(f64::NAN, |theirs| (loss - theirs).abs());
+        .map_or(f64::NAN, |theirs| (loss.cross_entropy - theirs).abs());
     let gradient = worst.unwrap_or_default();
     Ok(Report {
         equal: loss_difference <= tolerance.loss
             && gradient.1 <= tolerance.gradient
             && curve.0 <= tolerance.curve,
         tolerance,
-        loss,
+        loss: loss.cross_entropy,
         loss_difference,
         gradient,
         gradient_difference: exchange::relative(&ours, &theirs),

@@ -9,12 +9,12 @@
 use proptest::prelude::*;
 
 use super::Kernels;
-use super::tests::{gradients, model, to_vec};
+use super::tests::{gradient_norm, gradients, model, moved, slope, to_vec};
 use crate::batch::{Batch, BatchIds};
+use crate::model::Model;
 use crate::model::config::{Attention, Config};
 use crate::model::mask::Mask;
 use crate::model::testing::{batch, distance, gpt2, llama, table};
-use crate::model::{Device, Model};
 use crate::rng::Key;
 use crate::token::TokenId;
 
@@ -101,23 +101,12 @@ fn masked_gradients_equal_finite_differences() {
         let batch = rows(&config, 2, 19, 4);
         let model = model(&config, Kernels::Fused);
         let (_, gradients) = gradients(&model, &batch, 1.0);
-        let square = gradients.iter().flatten().map(|&g| f64::from(g).powi(2));
-        let norm = square.sum::<f64>().sqrt();
+        let norm = gradient_norm(&gradients);
         let loss_at = |t: f64| {
-            let moved = model
-                .values()
-                .into_iter()
-                .zip(&gradients)
-                .map(|(values, g)| {
-                    let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
-                    values.iter().zip(g).map(step).collect()
-                });
-            let moved = Model::from_values(&config, moved.collect(), &Device::flex());
-            f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
+            let moved = moved(&model, &gradients, t / norm);
+            moved.loss(&batch, 0.0).cross_entropy
         };
-        let h = 4e-3;
-        let wide = loss_at(2.0 * h) - loss_at(-2.0 * h);
-        let slope = (8.0 * (loss_at(h) - loss_at(-h)) - wide) / (12.0 * h);
+        let slope = slope(4e-3, loss_at);
         let at = (config.attention, config.window);
         assert!(
             (slope - norm).abs() < 2e-3 * norm,

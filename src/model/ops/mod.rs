@@ -1,5 +1,6 @@
 //! The hot operations of the model, each in two forms: burn tensors on any
-//! device, and kernels of our own with hand-written gradients on the CPU.
+//! device, whose gradient is burn's, and kernels of our own with hand-written gradients
+//! on the CPU.
 //!
 //! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream.
 
@@ -10,7 +11,10 @@ pub mod muon;
 pub mod plain;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tuning_tests;
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use burn::backend::Flex;
@@ -19,6 +23,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
+use super::tuning::LoraLayout;
 use cpu::rotary::Rope;
 
 /// Which form of the operations runs.
@@ -60,6 +65,8 @@ pub struct Shape {
     pub norm: Norm,
     /// Added to the variance.
     pub eps: f32,
+    /// Bounds the logits, where they are.
+    pub soft_cap: Option<f32>,
     /// The rotary table, with rotary positions.
     pub rope: Option<Arc<Rope>>,
     /// Of the first group.
@@ -68,6 +75,8 @@ pub struct Shape {
     pub block: BlockLayout,
     /// Of the last group.
     pub last: FinalLayout,
+    /// Of each block's adapters, where it has any.
+    pub lora: Option<LoraLayout>,
 }
 
 impl Shape {
@@ -78,7 +87,7 @@ impl Shape {
             clippy::cast_possible_truncation,
             reason = "the model computes in single precision"
         )]
-        let eps = config.norm_eps as f32;
+        let single = |x: f64| x as f32;
         Self {
             d: config.d_model,
             heads: config.n_heads,
@@ -87,12 +96,14 @@ impl Shape {
             d_ff: config.d_ff,
             activation: config.activation,
             norm: config.norm,
-            eps,
+            eps: single(config.norm_eps),
+            soft_cap: config.logit_soft_cap.map(single),
             rope: (config.positions == Positions::Rope)
                 .then(|| Arc::new(Rope::new(config.context, head, config.rope_theta))),
             embedding: EmbeddingLayout::describe(config).0,
             block: BlockLayout::describe(config).0,
             last: FinalLayout::describe(config).0,
+            lora: None,
         }
     }
 
@@ -200,51 +211,109 @@ impl AdamState {
     }
 }
 
-/// Token embedding plus learned positions, if any: `[n, d]`.
-pub fn embedding(kernels: Kernels, params: Tensor<1>, ids: Arc<[u32]>, pass: &Pass) -> Tensor<2> {
-    match kernels {
-        Kernels::Plain => plain::embedding(params, &ids, pass),
-        Kernels::Fused => cpu::embedding(params, ids, pass),
+/// A batch as the operations read it.
+#[derive(Debug)]
+pub struct Input {
+    /// The id of every position.
+    pub ids: Vec<u32>,
+    /// What the positions must predict.
+    pub targets: Targets,
+    /// Its extent, and what its positions see.
+    pub pass: Pass,
+}
+
+/// The parameters of a model, as the operations read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// Embedding, blocks and what follows them.
+    pub base: &'a [Tensor<1>],
+    /// Adapters, one group a block; none where a model has none.
+    pub adapters: &'a [Tensor<1>],
+    /// Where the base is not trained: the ids, in order, whose rows of the embedding are.
+    pub rows: Option<&'a [u32]>,
+}
+
+impl Parameters<'_> {
+    /// Whether the base is trained; else adapters and rows alone are.
+    pub fn is_whole(&self) -> bool {
+        self.rows.is_none()
     }
 }
 
-/// A transformer block: attention and feed-forward, each normed before and added after.
-pub fn block(kernels: Kernels, x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> Tensor<2> {
-    match kernels {
-        Kernels::Plain => plain::block(x, params, pass),
-        Kernels::Fused => cpu::block(x, params, pass),
+/// What gradients are taken of: `scale` times the sum over scored positions of weight
+/// times (cross entropy + `z_loss` times the square of the logarithm of the softmax's sum).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// Multiplies everything.
+    pub scale: f32,
+    /// Keeps logits from drifting (PaLM, arXiv 2204.02311, section 5): 1e-4 there; 0 for
+    /// none.
+    pub z_loss: f32,
+    /// Whether a block's activations are computed again in the backward pass, from its
+    /// input, which alone is kept: less memory, the same bits.
+    pub recompute: bool,
+}
+
+impl Objective {
+    /// The cross entropy alone.
+    pub const PLAIN: Self = Self {
+        scale: 1.0,
+        z_loss: 0.0,
+        recompute: false,
+    };
+}
+
+/// Sums over scored positions, by their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// The cross entropy, in nats.
+    pub cross_entropy: f64,
+    /// What the z-loss adds, its weight included.
+    pub z_loss: f64,
+}
+
+impl AddAssign for Loss {
+    fn add_assign(&mut self, other: Self) {
+        self.cross_entropy += other.cross_entropy;
+        self.z_loss += other.z_loss;
     }
 }
 
-/// The parameters after the last block: the group `final`, and the embedding,
-/// whose table is the head of a tied model.
-#[derive(Clone, Debug)]
-pub struct HeadTensors {
-    /// The group `final`.
-    pub last: Tensor<1>,
-    /// The group `embedding`.
-    pub embedding: Tensor<1>,
+/// The loss of a batch, with the z-loss of a weight.
+pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
+    match kernels {
+        Kernels::Plain => plain::loss(parameters, input, z_loss),
+        Kernels::Fused => cpu::loss(parameters, input, z_loss),
+    }
 }
 
-/// Final norm, head and the sum over positions of weight times cross entropy.
-pub fn linear_cross_entropy(
+/// The loss of all batches together and the gradients of the objective, one for each group
+/// that is trained: those of the base, or of adapters and then of rows.
+pub fn gradients(
     kernels: Kernels,
-    x: Tensor<2>,
-    head: HeadTensors,
-    targets: Arc<Targets>,
-    pass: &Pass,
-) -> Tensor<1> {
+    parameters: Parameters<'_>,
+    inputs: &mut dyn Iterator<Item = Input>,
+    objective: &Objective,
+) -> (Loss, Vec<Tensor<1>>) {
     match kernels {
-        Kernels::Plain => plain::linear_cross_entropy(x, head, &targets, pass),
-        Kernels::Fused => cpu::linear_cross_entropy(x, head.last, head.embedding, targets, pass),
+        Kernels::Plain => plain::gradients(parameters, inputs, objective),
+        Kernels::Fused => cpu::gradients(parameters, inputs, objective),
     }
 }
 
-/// Final norm and head: `[n, V]`. Takes no part in a gradient.
-pub fn logits(kernels: Kernels, x: Tensor<2>, head: HeadTensors, pass: &Pass) -> Tensor<2> {
+/// The logits of every position, `[n, V]`.
+pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     match kernels {
-        Kernels::Plain => plain::logits(x, head, pass),
-        Kernels::Fused => cpu::logits(x, &head, pass),
+        Kernels::Plain => plain::logits(parameters, ids, pass),
+        Kernels::Fused => cpu::logits(parameters, ids, pass),
+    }
+}
+
+/// A table, the first of a group, with other rows of `d` for some ids.
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    match Kernels::for_device(&table.device()) {
+        Kernels::Plain => plain::replace_rows(table, ids, rows, d),
+        Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
     }
 }
 

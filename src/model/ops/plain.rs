@@ -1,25 +1,155 @@
 //! The operations in burn tensors: short, slow, and right on any device.
 
+use std::ops::Range;
+
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{AdamState, AdamStep, Extent, HeadTensors, Pass, Shape, Targets, muon};
+use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape, muon};
 use crate::model::config::{Activation, Norm};
 use crate::model::layout::{LinearLayout, NormLayout, Part};
+use crate::model::tuning::{AdapterLayout, LoraLayout};
 
-/// See [`super::embedding`].
-pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
+/// See [`super::loss`].
+pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
+    let [cross_entropy, z_loss] = losses(parameters, input, z_loss).map(value);
+    Loss {
+        cross_entropy,
+        z_loss,
+    }
+}
+
+/// See [`super::logits`].
+pub fn logits(parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
+    let shape = &pass.shape;
+    let [embedding, blocks @ .., last] = parameters.base else {
+        unreachable!("a layout has at least two groups")
+    };
+    let x = embed(embedding, ids, pass);
+    let mut adapters = parameters.adapters.iter();
+    let x = blocks.iter().fold(x, |x, own| {
+        let adapters = adapters.next();
+        block(x, Params { own, adapters }, pass)
+    });
+    let hidden = norm(x, last, &shape.last.norm, shape);
+    let table = match shape.last.head.clone() {
+        Some(range) => last.clone().slice([range]),
+        None => embedding.clone().slice([shape.embedding.token.clone()]),
+    };
+    let table = table.reshape([shape.vocabulary(), shape.d]);
+    let logits = hidden.matmul(table.transpose());
+    match shape.soft_cap.map(f64::from) {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    }
+}
+
+/// See [`super::gradients`]. What is kept is burn's affair.
+pub fn gradients(
+    parameters: Parameters<'_>,
+    inputs: &mut dyn Iterator<Item = Input>,
+    objective: &Objective,
+) -> (Loss, Vec<Tensor<1>>) {
+    let mut total = Loss::default();
+    let wanted: Vec<&Tensor<1>> = match parameters.rows {
+        None => parameters.base.iter().collect(),
+        // The rows' are part of the first one's.
+        Some(_) => parameters
+            .adapters
+            .iter()
+            .chain(parameters.base.first())
+            .collect(),
+    };
+    let mut sums: Vec<Tensor<1>> = wanted.into_iter().map(Tensor::zeros_like).collect();
+    let mut d = 0;
+    for input in inputs {
+        d = input.pass.shape.d;
+        let fixed = |tensor: &Tensor<1>| tensor.clone().autodiff();
+        let leaf = |tensor: &Tensor<1>| fixed(tensor).require_grad();
+        let (base, adapters): (Vec<_>, Vec<_>) = match parameters.rows {
+            None => (parameters.base.iter().map(leaf).collect(), Vec::new()),
+            Some(_) => {
+                let first = parameters.base.iter().take(1).map(leaf);
+                let others = parameters.base.iter().skip(1).map(fixed);
+                let adapters = parameters.adapters.iter().map(leaf);
+                (first.chain(others).collect(), adapters.collect())
+            }
+        };
+        let tracked = Parameters {
+            base: &base,
+            adapters: &adapters,
+            ..parameters
+        };
+        let [entropy, z_loss] = losses(tracked, &input, objective.z_loss);
+        total += Loss {
+            cross_entropy: value(entropy.clone()),
+            z_loss: value(z_loss.clone()),
+        };
+        let mut found = ((entropy + z_loss) * objective.scale).backward();
+        for (sum, leaf) in sums.iter_mut().zip(adapters.iter().chain(&base)) {
+            if let Some(gradient) = leaf.grad_remove(&mut found) {
+                *sum = sum.clone() + gradient;
+            }
+        }
+    }
+    if let Some(ids) = parameters.rows {
+        let table = sums.pop();
+        let row = |(id, table): (&u32, &Tensor<1>)| {
+            let start = *id as usize * d;
+            table.clone().slice([start..start + d])
+        };
+        let rows = ids
+            .iter()
+            .zip(table.iter().cycle())
+            .map(row)
+            .collect::<Vec<_>>();
+        sums.extend((!rows.is_empty()).then(|| Tensor::cat(rows, 0)));
+    }
+    (total, sums)
+}
+
+/// See [`super::replace_rows`].
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    let replace = |table: Tensor<1>, (row, id): (usize, &u32)| {
+        let (from, to) = (row * d, *id as usize * d);
+        let row = rows.clone().slice([from..from + d]);
+        table.slice_assign([to..to + d], row)
+    };
+    ids.iter().enumerate().fold(table, replace)
+}
+
+/// Cross entropy and z-loss, summed by their weights.
+fn losses(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> [Tensor<1>; 2] {
+    let Input { ids, targets, pass } = input;
+    let logits = logits(parameters, ids, pass);
+    let (n, device) = (pass.extent.positions(), logits.device());
+    let ids: Vec<i64> = targets.ids.iter().map(|&id| i64::from(id)).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
+    let weights = TensorData::new(targets.weights.clone(), [n]);
+    let weights = Tensor::<1>::from_data(weights, &device);
+    let aimed = logits.clone().gather(1, ids.clone()).reshape([n]);
+    let gained = log_softmax(logits, 1).gather(1, ids).reshape([n]);
+    // The logarithm of the softmax's sum.
+    let z = aimed - gained.clone();
+    let z_loss = (z.clone() * z * weights.clone()).sum() * z_loss;
+    [(gained * weights).sum().neg(), z_loss]
+}
+
+fn value(scalar: Tensor<1>) -> f64 {
+    f64::from(scalar.inner().into_scalar::<f32>())
+}
+
+/// Token embedding plus learned positions, if any: `[n, d]`.
+fn embed(params: &Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
-    let table = params
-        .clone()
-        .slice([shape.embedding.token.clone()])
-        .reshape([shape.vocabulary(), shape.d]);
+    let (params, device) = (params.clone(), params.device());
+    let table = params.clone().slice([shape.embedding.token.clone()]);
+    let table = table.reshape([shape.vocabulary(), shape.d]);
     let ids = ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [rows * length]), &params.device());
+    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [rows * length]), &device);
     let x = table.select(0, ids);
     match shape.embedding.position.clone() {
         Some(range) => {
-            let device = params.device();
             let table = params.slice([range.clone()]);
             let table = table.reshape([range.len() / shape.d, shape.d]);
             let places = (0..rows * length).map(|position| pass.mask.reach(position).place());
@@ -31,15 +161,24 @@ pub fn embedding(params: Tensor<1>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     }
 }
 
-/// See [`super::block`].
-pub fn block(x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> Tensor<2> {
+/// A block's parameters, and those of its adapters where it has any.
+#[derive(Clone, Copy)]
+struct Params<'a> {
+    own: &'a Tensor<1>,
+    adapters: Option<&'a Tensor<1>>,
+}
+
+/// A transformer block: attention and feed-forward, each normed before and added after.
+fn block(x: Tensor<2>, params: Params<'_>, pass: &Pass) -> Tensor<2> {
     let shape = &pass.shape;
     let layout = &shape.block;
-    let hidden = norm(x.clone(), &params, &layout.norm1, shape);
-    let attended = attention(linear(hidden, &params, &layout.qkv), pass);
-    let x = x + linear(attended, &params, &layout.out);
-    let hidden = norm(x.clone(), &params, &layout.norm2, shape);
-    let up = linear(hidden, &params, &layout.up);
+    let linear = |x, layer, adapter| linear(x, params, layer, (shape, adapter));
+    let hidden = norm(x.clone(), params.own, &layout.norm1, shape);
+    let qkv = linear(hidden, &layout.qkv, |lora| &lora.qkv);
+    let attended = attention(qkv, params.own, pass);
+    let x = x + linear(attended, &layout.out, |lora| &lora.out);
+    let hidden = norm(x.clone(), params.own, &layout.norm2, shape);
+    let up = linear(hidden, &layout.up, |lora| &lora.up);
     let n = pass.extent.positions();
     let active = match shape.activation {
         Activation::Gelu => {
@@ -53,36 +192,7 @@ pub fn block(x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> Tensor<2> {
             gate.clone() * sigmoid(gate) * up
         }
     };
-    x + linear(active, &params, &layout.down)
-}
-
-/// See [`super::linear_cross_entropy`].
-pub fn linear_cross_entropy(
-    x: Tensor<2>,
-    head: HeadTensors,
-    targets: &Targets,
-    pass: &Pass,
-) -> Tensor<1> {
-    let (n, device) = (pass.extent.positions(), x.device());
-    let logits = logits(x, head, pass);
-    let ids = targets.ids.iter().map(|&id| i64::from(id)).collect();
-    let ids: Vec<i64> = ids;
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
-    let weights = TensorData::new(targets.weights.clone(), [n]);
-    let weights = Tensor::<1>::from_data(weights, &device);
-    let gained = log_softmax(logits, 1).gather(1, ids).reshape([n]);
-    (gained * weights).sum().neg()
-}
-
-/// See [`super::logits`].
-pub fn logits(x: Tensor<2>, head: HeadTensors, pass: &Pass) -> Tensor<2> {
-    let shape = &pass.shape;
-    let hidden = norm(x, &head.last, &shape.last.norm, shape);
-    let table = match shape.last.head.clone() {
-        Some(range) => head.last.slice([range]),
-        None => head.embedding.slice([shape.embedding.token.clone()]),
-    };
-    hidden.matmul(table.reshape([shape.vocabulary(), shape.d]).transpose())
+    x + linear(active, &layout.down, |lora| &lora.down)
 }
 
 /// See [`super::adamw`].
@@ -185,20 +295,46 @@ fn norm(x: Tensor<2>, params: &Tensor<1>, layout: &NormLayout, shape: &Shape) ->
     }
 }
 
-fn linear(x: Tensor<2>, params: &Tensor<1>, layout: &LinearLayout) -> Tensor<2> {
-    let weight = params
+/// Which of a block's adapters belongs to a layer.
+type Which = fn(&LoraLayout) -> &AdapterLayout;
+
+fn linear(
+    x: Tensor<2>,
+    Params { own, adapters }: Params<'_>,
+    layout: &LinearLayout,
+    (shape, which): (&Shape, Which),
+) -> Tensor<2> {
+    let weight = own
         .clone()
         .slice([layout.weight.clone()])
         .reshape([layout.inputs, layout.outputs]);
-    let y = x.matmul(weight);
-    match layout.bias.clone() {
-        Some(range) => y + params.clone().slice([range]).reshape([1, layout.outputs]),
+    let y = x.clone().matmul(weight);
+    let y = match layout.bias.clone() {
+        Some(range) => y + own.clone().slice([range]).reshape([1, layout.outputs]),
         None => y,
-    }
+    };
+    let (Some(lora), Some(adapters)) = (&shape.lora, adapters) else {
+        return y;
+    };
+    let layer = which(lora);
+    let part = |range: &Range<usize>, rows: usize| {
+        let columns = range.len() / rows;
+        let part = adapters.clone().slice([range.clone()]);
+        part.reshape([rows, columns])
+    };
+    let n = x.dims()[0];
+    layer.parts.iter().enumerate().fold(y, |y, (place, of)| {
+        let columns = place * layer.rank..(place + 1) * layer.rank;
+        let a = part(&layer.a, layer.inputs).slice([0..layer.inputs, columns]);
+        let change = x.clone().matmul(a).matmul(part(&of.b, layer.rank));
+        let columns = [0..n, of.columns.clone()];
+        let old = y.clone().slice(columns.clone());
+        y.slice_assign(columns, old + change * f64::from(lora.scale))
+    })
 }
 
 /// `[n, (h + 2 kv) head]` to `[n, d]`.
-fn attention(qkv: Tensor<2>, pass: &Pass) -> Tensor<2> {
+fn attention(qkv: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
     let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
     let n = rows * length;
     let keys = shape.kv_heads * shape.head;
@@ -208,8 +344,14 @@ fn attention(qkv: Tensor<2>, pass: &Pass) -> Tensor<2> {
             .reshape([rows, length, count, shape.head])
             .swap_dims(1, 2)
     };
-    let query = rotate(heads(0, shape.heads), pass);
-    let key = share(rotate(heads(shape.d, shape.kv_heads), pass), shape);
+    let gain = |which: usize| {
+        let norms = shape.block.qk_norm.as_ref()?;
+        let range = norms.get(which)?.weight.clone();
+        Some(params.clone().slice([range]).reshape([1, 1, 1, shape.head]))
+    };
+    let query = level(heads(0, shape.heads), gain(0), shape);
+    let key = level(heads(shape.d, shape.kv_heads), gain(1), shape);
+    let (query, key) = (rotate(query, pass), share(rotate(key, pass), shape));
     let value = share(heads(shape.d + keys, shape.kv_heads), shape);
     let scores = query.matmul(key.transpose()) / (shape.head as f64).sqrt();
     let unseen = unseen(pass, &scores.device());
@@ -217,6 +359,13 @@ fn attention(qkv: Tensor<2>, pass: &Pass) -> Tensor<2> {
         .matmul(value)
         .swap_dims(1, 2)
         .reshape([n, shape.d])
+}
+
+/// Each head by its root mean square, where it has a gain.
+fn level(heads: Tensor<4>, gain: Option<Tensor<4>>, shape: &Shape) -> Tensor<4> {
+    let Some(gain) = gain else { return heads };
+    let square = (heads.clone() * heads.clone()).mean_dim(3);
+    heads / (square + f64::from(shape.eps)).sqrt() * gain
 }
 
 /// What is added to scores, `[rows or 1, 1, length, length]`: nothing where a position

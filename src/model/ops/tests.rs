@@ -7,10 +7,10 @@
 
 use burn::tensor::Tensor;
 
-use super::{AdamState, AdamStep, Kernels, adamw, gradient_norm_squared};
+use super::{AdamState, AdamStep, Kernels, Objective, adamw, gradient_norm_squared};
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::model::config::Config;
-use crate::model::testing::{batch, distance, gpt2, llama, table};
+use crate::model::testing::{batch, changed, distance, gpt2, llama, table};
 use crate::model::{Device, Model};
 use crate::rng::Key;
 use crate::token::TokenId;
@@ -23,16 +23,18 @@ pub(super) fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
 pub(super) fn model(config: &Config, kernels: Kernels) -> Model {
     let mut rng = Key::new(3).rng();
     let fresh = Model::new(config, Key::new(2), &Device::flex());
-    let values = fresh.values().into_iter().map(|group| {
-        let shaken = |x: f32| x * 4.0 + (rng.unit() as f32 - 0.5) * 0.2;
-        group.into_iter().map(shaken).collect()
-    });
-    Model::from_values(config, values.collect(), &Device::flex()).with_kernels(kernels)
+    let shaken = |x: f32| x * 4.0 + (rng.unit() as f32 - 0.5) * 0.2;
+    let values = changed(config, fresh.values(), shaken);
+    Model::from_values(config, values, &Device::flex()).with_kernels(kernels)
 }
 
 pub(super) fn gradients(model: &Model, batch: &Batch, scale: f32) -> (f64, Vec<Vec<f32>>) {
-    let (loss, gradients) = model.gradients(batch, scale);
-    (loss, gradients.iter().map(to_vec).collect())
+    let objective = Objective {
+        scale,
+        ..Objective::PLAIN
+    };
+    let (loss, gradients) = model.gradients([batch], &objective);
+    (loss.cross_entropy, gradients.iter().map(to_vec).collect())
 }
 
 fn ids(batch: &Batch) -> Vec<TokenId> {
@@ -52,7 +54,7 @@ fn fused_equals_plain() {
                 (loss - oracle).abs() <= 1e-5 * oracle.abs(),
                 "{at}: {loss} {oracle}"
             );
-            let eval = f64::from(fused.loss_sum(&batch).into_scalar::<f32>());
+            let eval = fused.loss(&batch, 0.0).cross_entropy;
             assert_eq!(eval, loss, "{at}: the loss is the same without a gradient");
             for (group, (found, expected)) in fused.groups.iter().zip(found.iter().zip(&expected)) {
                 for part in &group.parts {
@@ -101,38 +103,42 @@ fn many_spans_equal_plain() {
     }
 }
 
+/// Along the gradient itself the slope is the gradient's own norm, so that every
+/// parameter counts and single precision suffices.
+pub(super) fn gradient_norm(gradients: &[Vec<f32>]) -> f64 {
+    let squares = gradients.iter().flatten().map(|&g| f64::from(g).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// The model moved along a gradient.
+pub(super) fn moved(model: &Model, gradients: &[Vec<f32>], by: f64) -> Model {
+    let values = model.values().into_iter().zip(gradients);
+    let moved = values.map(|(values, gradient)| {
+        let step = |(x, g): (&f32, &f32)| x + (by * f64::from(*g)) as f32;
+        values.iter().zip(gradient).map(step).collect()
+    });
+    Model::from_values(&model.config, moved.collect(), &Device::flex())
+}
+
+/// Fourth-order differences at 0: the error is far below the rounding of the loss.
+pub(super) fn slope(h: f64, loss_at: impl Fn(f64) -> f64) -> f64 {
+    let wide = loss_at(2.0 * h) - loss_at(-2.0 * h);
+    (8.0 * (loss_at(h) - loss_at(-h)) - wide) / (12.0 * h)
+}
+
 #[test]
 fn gradients_equal_finite_differences() {
-    for config in [gpt2(), llama()] {
+    for config in table() {
         let batch = batch(&config, 2, 9, 4);
         for kernels in [Kernels::Plain, Kernels::Fused] {
             let model = model(&config, kernels);
             let (_, gradients) = gradients(&model, &batch, 1.0);
-            // Along the gradient itself the slope is the gradient's own norm, so that
-            // every parameter counts and single precision suffices.
-            let norm = gradients
-                .iter()
-                .flatten()
-                .map(|&g| f64::from(g).powi(2))
-                .sum::<f64>()
-                .sqrt();
+            let norm = gradient_norm(&gradients);
             let loss_at = |t: f64| {
-                let moved = model
-                    .values()
-                    .into_iter()
-                    .zip(&gradients)
-                    .map(|(values, g)| {
-                        let step = |(x, g): (&f32, &f32)| x + (t * f64::from(*g) / norm) as f32;
-                        values.iter().zip(g).map(step).collect()
-                    });
-                let moved = Model::from_values(&config, moved.collect(), &Device::flex());
-                let moved = moved.with_kernels(kernels);
-                f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
+                let moved = moved(&model, &gradients, t / norm).with_kernels(kernels);
+                moved.loss(&batch, 0.0).cross_entropy
             };
-            // Fourth-order differences: the error is far below the rounding of the loss.
-            let h = 4e-3;
-            let slope = (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h)))
-                / (12.0 * h);
+            let slope = slope(1e-3, loss_at);
             assert!(
                 (slope - norm).abs() < 1e-3 * norm,
                 "{kernels:?}: slope {slope}, norm of the gradient {norm}"
@@ -143,7 +149,8 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn each_parts_gradient_equals_finite_differences() {
-    for config in [gpt2(), llama()] {
+    let bounded = table().into_iter().filter(|config| config.qk_norm);
+    for config in [gpt2(), llama()].into_iter().chain(bounded) {
         let batch = batch(&config, 2, 9, 4);
         let model = model(&config, Kernels::Fused);
         let (_, gradients) = gradients(&model, &batch, 1.0);
@@ -158,11 +165,9 @@ fn each_parts_gradient_equals_finite_differences() {
                         *x += (t * f64::from(*g) / norm) as f32;
                     }
                     let moved = Model::from_values(&config, moved, &Device::flex());
-                    f64::from(moved.loss_sum(&batch).into_scalar::<f32>())
+                    moved.loss(&batch, 0.0).cross_entropy
                 };
-                let h = 1e-2;
-                let wide = loss_at(2.0 * h) - loss_at(-2.0 * h);
-                let slope = (8.0 * (loss_at(h) - loss_at(-h)) - wide) / (12.0 * h);
+                let slope = slope(4e-3, loss_at);
                 assert!(
                     (slope - norm).abs() < 1e-2 * norm + 2e-2,
                     "{}.{}: slope {slope}, norm {norm}",
@@ -171,6 +176,57 @@ fn each_parts_gradient_equals_finite_differences() {
                 );
             }
         }
+    }
+}
+
+/// The loss is the same to the bit, and apart from what the z-loss adds.
+#[test]
+fn z_loss_equals_plain_and_finite_differences() {
+    for config in table() {
+        let batch = batch(&config, 3, 33, 17);
+        let objective = Objective {
+            scale: 0.5,
+            z_loss: 0.05,
+            recompute: false,
+        };
+        let (fused, plain) = (
+            model(&config, Kernels::Fused),
+            model(&config, Kernels::Plain),
+        );
+        let (loss, found) = fused.gradients([&batch], &objective);
+        let (oracle, expected) = plain.gradients([&batch], &objective);
+        assert_eq!(loss.cross_entropy, fused.loss(&batch, 0.0).cross_entropy);
+        assert_eq!(loss, fused.loss(&batch, 0.05));
+        assert!((loss.z_loss - oracle.z_loss).abs() < 1e-5 * oracle.z_loss);
+        assert!(1.0 < loss.z_loss, "{loss:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(distance(&to_vec(found), &to_vec(expected)) < 1e-5);
+        }
+        let gradient: Vec<Vec<f32>> = found.iter().map(to_vec).collect();
+        let norm = gradient_norm(&gradient);
+        let loss_at = |t: f64| {
+            let loss = moved(&fused, &gradient, t / norm).loss(&batch, 0.05);
+            0.5 * (loss.cross_entropy + loss.z_loss)
+        };
+        let slope = slope(1e-3, loss_at);
+        assert!((slope - norm).abs() < 1e-3 * norm, "{slope} {norm}");
+    }
+}
+
+#[test]
+fn activations_computed_again_change_no_bit() {
+    for config in table() {
+        let batches = [batch(&config, 5, 77, 3), batch(&config, 2, 8, 4)];
+        let with = |recompute| {
+            let objective = Objective {
+                recompute,
+                ..Objective::PLAIN
+            };
+            let model = model(&config, Kernels::Fused);
+            let (loss, gradients) = model.gradients(&batches, &objective);
+            (loss, gradients.iter().map(to_vec).collect::<Vec<_>>())
+        };
+        assert!(with(true) == with(false), "{config:?}");
     }
 }
 
@@ -221,10 +277,15 @@ fn any_number_of_threads_gives_the_same_bits() {
             .unwrap();
         pool.install(|| {
             let model = model(&config, Kernels::Fused);
-            let (loss, gradients) = model.gradients(&batch, 0.1);
+            let objective = Objective {
+                scale: 0.1,
+                z_loss: 1e-3,
+                ..Objective::PLAIN
+            };
+            let (loss, gradients) = model.gradients([&batch], &objective);
             let norm: f64 = gradients.iter().map(gradient_norm_squared).sum();
             let logits = model.logits(&ids(&batch), 37, 77);
-            let mut bits = vec![loss.to_bits(), norm.to_bits()];
+            let mut bits = vec![loss.cross_entropy.to_bits(), norm.to_bits()];
             let floats = gradients.iter().flat_map(to_vec).chain(to_vec(&logits));
             bits.extend(floats.map(|x| u64::from(x.to_bits())));
             bits
@@ -285,7 +346,7 @@ fn a_fresh_model_knows_nothing() {
         let mut batch = batch(&config, 4, 64, 3);
         batch.stored.as_mut().unwrap().weights.fill(1.0);
         let model = Model::new(&config, Key::new(1), &Device::flex());
-        let mean = f64::from(model.loss_sum(&batch).into_scalar::<f32>()) / 256.0;
+        let mean = model.loss(&batch, 0.0).cross_entropy / 256.0;
         let uniform = (config.vocab_size as f64).ln();
         assert!(
             (mean - uniform).abs() < 0.02,
@@ -356,7 +417,7 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
             decay_tables,
             gradient_scale: 0.7,
         };
-        let (_, gradients) = model.gradients(&batch(&config, 2, 9, number), 1.0);
+        let (_, gradients) = model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
         let gradient = &gradients[index];
         let values = to_vec(gradient);
         for part in &group.parts {
@@ -405,7 +466,8 @@ fn muon_equals_its_plain_twin() {
                 decay_tables: false,
                 gradient_scale: 0.7,
             };
-            let (_, gradients) = model.gradients(&batch(&config, 2, 9, number), 1.0);
+            let (_, gradients) =
+                model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
             let gradient = &gradients[1];
             let threads = |n: usize| {
                 let pool = rayon::ThreadPoolBuilder::new()

@@ -28,6 +28,14 @@ const BROKEN: &[(&str, &str)] = &[
         "`pretrain.train.peak_gflops` must be a positive number",
     ),
     (
+        "pretrain.train={steps=1,batch_tokens=64,lr=1,freeze='all-but-pause',optimizer='muon'}",
+        "`pretrain.train.optimizer` needs a training of all weights",
+    ),
+    (
+        "pretrain.train={steps=1,batch_tokens=64,lr=1,freeze='all-but-pause',ema=0.9}",
+        "`pretrain.train.ema` needs a training of all weights",
+    ),
+    (
         "pretrain.train.ema=1.0",
         "`pretrain.train.ema` must be at least 0 and less than 1",
     ),

@@ -1,7 +1,7 @@
 //! What watches a run: validation, early stopping, steps that go wrong.
 
 use super::{At, Outcome};
-use crate::recipe::{Spike, Stage, Train};
+use crate::recipe::{Optimizer, Spike, Stage, Train};
 
 /// More steps than this say nothing of the present.
 const WINDOW_MAX: u64 = 1 << 16;
@@ -19,6 +19,16 @@ pub(super) fn check(at: &At, stage: &Stage, train: &Train) -> Outcome {
     }
     if let Some(ema) = train.ema {
         at.below_one("ema", ema)?;
+    }
+    if train.freeze.is_some() || train.lora.is_some() {
+        let whole = "needs a training of all weights";
+        let hint = "leave it out, or `freeze` and `lora`";
+        if train.optimizer == Optimizer::Muon {
+            return Err(at.fail("optimizer", whole).hint(hint));
+        }
+        if train.ema.is_some() {
+            return Err(at.fail("ema", whole).hint(hint));
+        }
     }
     if let Some(early) = &train.early_stopping {
         if train.validate_every == 0 {

@@ -33,6 +33,7 @@ fn law_8_holds_with_muon() {
         mixture: Vec::new(),
         config: stopped.config.clone(),
         start: Start::Fresh,
+        new_rows: stopped.new_rows,
         seed: stopped.seed,
         device: stopped.device.clone(),
     };

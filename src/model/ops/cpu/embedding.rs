@@ -38,10 +38,9 @@ pub fn forward(params: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
     out
 }
 
-/// Returns the gradient of the group, given that of the output.
-pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
+/// Adds the gradient of the group, given that of the output.
+pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass, gradient: &mut [f32]) {
     let (shape, extent, d) = (&pass.shape, pass.extent, pass.shape.d);
-    let mut gradient = buffer::zeros(shape.embedding.len);
     let (tokens, positions) = gradient.split_at_mut(shape.embedding.token.end);
     let rows = tokens.len() / d;
     MatMut::new(tokens, rows, d)
@@ -55,7 +54,7 @@ pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
             }
         });
     if shape.embedding.position.is_none() {
-        return gradient;
+        return;
     }
     if pass.mask.is_causal() {
         positions
@@ -82,11 +81,19 @@ pub fn backward(dy: &[f32], ids: &[u32], pass: &Pass) -> Vec<f32> {
                 }
             });
     }
-    gradient
 }
 
 vectorised! {
     fn accumulate(to: &mut [f32], from: &[f32]) {
         add(to, from);
+    }
+}
+
+/// Adds the gradient of the rows of some ids, which are in order, given that of the output.
+pub fn backward_rows(dy: &[f32], ids: &[u32], (rows, d): (&[u32], usize), into: &mut [f32]) {
+    for (dy, id) in dy.chunks_exact(d).zip(ids) {
+        if let Ok(row) = rows.binary_search(id) {
+            accumulate(&mut into[row * d..][..d], dy);
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 use rayon::prelude::*;
 
+use super::adapter::Adapter;
 use super::matrix::{Mat, MatMut};
 use super::product::{Onto, Packed, matmul, matmul_packed};
 use super::simd::{add, add_bias, vectorised};
@@ -22,8 +23,19 @@ const PACKED_ROWS_MIN: usize = 64;
 pub struct Linear<'a> {
     matrix: Right<'a>,
     bias: Option<&'a [f32]>,
+    adapter: Option<&'a Adapter<'a>>,
+    way: Way,
     inputs: usize,
     outputs: usize,
+}
+
+/// Which way a layer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `y = x W + b`.
+    Forward,
+    /// `dx = dy Wᵀ`.
+    Back,
 }
 
 /// The right side of the layer's product.
@@ -33,19 +45,20 @@ enum Right<'a> {
 }
 
 impl<'a> Linear<'a> {
-    /// The layer `y = x W + b`, for `rows` rows in all; finds the parameters in their group.
-    pub fn new(params: &'a [f32], layout: &LinearLayout, rows: usize) -> Self {
-        let bias = layout.bias.clone().map(|range| &params[range]);
-        Self::of(weight(params, layout), bias, rows)
-    }
-
-    /// The way back through the layer, `dx = dy Wᵀ`.
-    pub fn back(params: &'a [f32], layout: &LinearLayout, rows: usize) -> Self {
-        Self::of(weight(params, layout).t(), None, rows)
-    }
-
-    fn of(matrix: Mat<'a>, bias: Option<&'a [f32]>, rows: usize) -> Self {
+    /// One way of the layer, for `rows` rows in all; finds the parameters in their group.
+    pub fn new(params: &'a [f32], layout: &LinearLayout, rows: usize, way: Way) -> Self {
+        let matrix = Mat::new(
+            &params[layout.weight.clone()],
+            layout.inputs,
+            layout.outputs,
+        );
+        let (matrix, bias) = match way {
+            Way::Forward => (matrix, layout.bias.clone().map(|range| &params[range])),
+            Way::Back => (matrix.t(), None),
+        };
         Self {
+            adapter: None,
+            way,
             inputs: matrix.height(),
             outputs: matrix.width(),
             bias,
@@ -54,6 +67,16 @@ impl<'a> Linear<'a> {
                 false => Right::Plain(matrix),
             },
         }
+    }
+
+    /// The same with adapters.
+    pub fn with(self, adapter: Option<&'a Adapter<'a>>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// Its adapters.
+    pub fn adapter(&self) -> Option<&'a Adapter<'a>> {
+        self.adapter
     }
 
     /// Writes or adds what comes out for a chunk of rows.
@@ -65,15 +88,15 @@ impl<'a> Linear<'a> {
             Right::Packed(matrix) => matmul_packed(&mut view, onto, x, matrix, 1.0),
             Right::Plain(matrix) => matmul(&mut view, onto, x, *matrix, 1.0),
         }
+        match (self.adapter, self.way) {
+            (None, _) => {}
+            (Some(adapter), Way::Forward) => adapter.forward(x, &mut view),
+            (Some(adapter), Way::Back) => adapter.back(x, &mut view),
+        }
         if let Some(bias) = self.bias {
             add_bias(y, bias);
         }
     }
-}
-
-fn weight<'a>(params: &'a [f32], layout: &LinearLayout) -> Mat<'a> {
-    let values = &params[layout.weight.clone()];
-    Mat::new(values, layout.inputs, layout.outputs)
 }
 
 /// A sum over tokens that is added to the gradient of one linear layer.
@@ -90,8 +113,7 @@ impl<'a> WeightSum<'a> {
     /// wrote, for the gradients of weight and bias.
     pub fn new(
         (weight, bias): (&'a mut [f32], Option<&'a mut [f32]>),
-        input: &'a [f32],
-        output: &'a [f32],
+        (input, output): (&'a [f32], &'a [f32]),
         n: usize,
     ) -> Self {
         Self {

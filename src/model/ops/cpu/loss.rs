@@ -16,9 +16,9 @@ use super::block::Partials;
 use super::buffer::{self, Buffer};
 use super::matrix::{Mat, MatMut};
 use super::norm::Norm;
-use super::product::{Onto, Packed, matmul_packed};
-use super::simd::{exp_and_sum, max, scale, vectorised};
-use crate::model::ops::{Shape, Targets};
+use super::product::{Onto, Packed, matmul, matmul_packed};
+use super::simd::{exp_and_sum, max, tanh, vectorised};
+use crate::model::ops::{Loss, Objective, Shape, Targets};
 
 /// At most this many logits (32 MiB) exist at once, or one chunk of tokens'.
 const LOGITS: usize = 8 << 20;
@@ -34,15 +34,14 @@ pub struct Head<'a> {
     pub embedding: &'a [f32],
 }
 
-/// The gradients of a loss.
-#[derive(Clone, Debug)]
-pub struct Gradients {
-    /// Of the residual stream, `[n, d]`.
-    pub x: Vec<f32>,
-    /// Of the group `final`.
-    pub last: Vec<f32>,
-    /// Of the group `embedding`, where its table is the head.
-    pub embedding: Option<Vec<f32>>,
+/// Where gradients are added.
+pub struct Into<'a> {
+    /// Of the group `final`, where it is wanted.
+    pub last: Option<&'a mut [f32]>,
+    /// Of the group `embedding`, whose table may be the head, where it is wanted.
+    pub embedding: Option<&'a mut [f32]>,
+    /// Of the rows of these ids alone, where the table is the head.
+    pub rows: Option<(&'a [u32], &'a mut [f32])>,
 }
 
 impl<'a> Head<'a> {
@@ -73,89 +72,85 @@ pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
             let mut out = MatMut::new(out, n, v);
             let hidden = Mat::new(&hidden, n, d);
             matmul_packed(&mut out, Onto::Nothing, hidden, &table, 1.0);
+            if let Some(cap) = shape.soft_cap {
+                (0..n).for_each(|row| bound(out.row_mut(row), cap));
+            }
         });
     out
 }
 
-/// Returns the sum over positions of weight times cross entropy.
-pub fn loss(x: &[f32], head: Head<'_>, targets: &Targets, shape: &Shape) -> f64 {
+/// Returns the loss of a batch.
+pub fn loss(x: &[f32], head: Head<'_>, targets: &Targets, z_loss: f32, shape: &Shape) -> Loss {
     let (scored, columns) = (scored(targets), Packed::new(head.table(shape).t()));
-    let mut total = 0.0;
+    let objective = Objective {
+        z_loss,
+        ..Objective::PLAIN
+    };
+    let mut total = Loss::default();
     for span in scored.chunks(span(shape)) {
         let mut work = Work::new(span.len(), shape);
-        total += work.read(x, (head, &columns), (targets, span), shape, |_, _| {});
+        let aim = (targets, &objective, span);
+        total += work.read(x, (head, &columns), aim, shape, |_, _| {});
     }
     total
 }
 
-/// Returns the loss with its gradients.
+/// Returns the loss of a batch and the gradient of the residual stream, `[n, d]`; adds
+/// those of the parameters.
 pub fn differentiate(
     x: &[f32],
     head: Head<'_>,
     targets: &Targets,
+    objective: &Objective,
     shape: &Shape,
-) -> (f64, Gradients) {
+    into: Into<'_>,
+) -> (Loss, Vec<f32>) {
     let d = shape.d;
     let (table, norm) = (head.table(shape), head.norm(shape));
     let (columns, rows) = (Packed::new(table.t()), Packed::new(table));
-    let mut last = buffer::zeros(shape.last.len);
-    let mut embedding = shape
-        .last
-        .head
-        .is_none()
-        .then(|| buffer::zeros(shape.embedding.len));
     let mut dx = buffer::zeros(x.len());
-    let (d_norm, d_head) = last.split_at_mut(norm.parameters());
-    let d_table = match &mut embedding {
-        Some(group) => &mut group[shape.embedding.token.clone()],
-        None => d_head,
+    let (mut d_norm, d_head) = match into.last {
+        Some(last) => {
+            let (d_norm, d_head) = last.split_at_mut(norm.parameters());
+            (Some(d_norm), Some(d_head))
+        }
+        None => (None, None),
     };
+    let mut d_table = match shape.last.head {
+        Some(_) => d_head,
+        None => (into.embedding).map(|group| &mut group[shape.embedding.token.clone()]),
+    };
+    let mut rows_wanted = into.rows.filter(|_| shape.last.head.is_none());
     let scored = scored(targets);
-    let mut total = 0.0;
+    let mut total = Loss::default();
     for span in scored.chunks(span(shape)) {
         let mut work = Work::new(span.len(), shape);
-        total += work.read(
-            x,
-            (head, &columns),
-            (targets, span),
-            shape,
-            |chunk, norms| {
-                let n = chunk.rows.len() / d;
-                let logits = Mat::new(chunk.logits, n, shape.vocabulary());
-                let mut d_hidden = Buffer::new(chunk.rows.len());
-                let mut view = MatMut::new(&mut d_hidden, n, d);
-                matmul_packed(&mut view, Onto::Nothing, logits, &rows, 1.0);
-                let mut d_rows = Buffer::new(chunk.rows.len());
-                d_rows.fill(0.0);
-                norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
-                chunk.rows.copy_from_slice(&d_rows);
-            },
-        );
-        work.norms.sum_into(d_norm);
-        work.add_table(d_table, shape);
+        let aim = (targets, objective, span);
+        total += work.read(x, (head, &columns), aim, shape, |chunk, norms| {
+            let n = chunk.rows.len() / d;
+            let logits = Mat::new(chunk.logits, n, shape.vocabulary());
+            let mut d_hidden = Buffer::new(chunk.rows.len());
+            let mut view = MatMut::new(&mut d_hidden, n, d);
+            matmul_packed(&mut view, Onto::Nothing, logits, &rows, 1.0);
+            let mut d_rows = Buffer::new(chunk.rows.len());
+            d_rows.fill(0.0);
+            norm.backward(chunk.rows, &d_hidden, &mut d_rows, norms);
+            chunk.rows.copy_from_slice(&d_rows);
+        });
+        if let Some(d_norm) = &mut d_norm {
+            work.norms.sum_into(d_norm);
+        }
+        if let Some(d_table) = &mut d_table {
+            work.add_table(d_table, shape);
+        }
+        if let Some((ids, into)) = &mut rows_wanted {
+            work.add_rows(ids, into, shape);
+        }
         for (row, &position) in work.rows.chunks_exact(d).zip(span) {
             dx[position * d..][..d].copy_from_slice(row);
         }
     }
-    let gradients = Gradients {
-        x: dx,
-        last,
-        embedding,
-    };
-    (total, gradients)
-}
-
-impl Gradients {
-    /// Multiplies every gradient by what arrives from above.
-    pub fn scaled(mut self, factor: f32) -> Self {
-        let arrays = [&mut self.x, &mut self.last].into_iter();
-        for array in arrays.chain(self.embedding.as_mut()) {
-            array
-                .par_chunks_mut(1 << 16)
-                .for_each(|chunk| scale(chunk, factor));
-        }
-        self
-    }
+    (total, dx)
 }
 
 /// Arrays for one span of scored positions.
@@ -186,19 +181,19 @@ impl Work {
         }
     }
 
-    /// Given the head's table as `columns`, computes the loss of a span and leaves the gradient of the logits; `after`
-    /// sees each chunk while its logits are in the cache.
+    /// Given the head's table as `columns`, computes the loss of a span and leaves the
+    /// gradient of the logits; `after` sees each chunk while its logits are in the cache.
     fn read(
         &mut self,
         x: &[f32],
         (head, columns): (Head<'_>, &Packed<'_>),
-        (targets, span): (&Targets, &[usize]),
+        (targets, objective, span): (&Targets, &Objective, &[usize]),
         shape: &Shape,
         after: impl Fn(Chunk<'_>, &mut [f32]) + Sync,
-    ) -> f64 {
+    ) -> Loss {
         let (d, v) = (shape.d, shape.vocabulary());
         let norm = head.norm(shape);
-        let losses: Vec<f64> = self
+        let losses: Vec<Loss> = self
             .rows
             .par_chunks_mut(TOKENS * d)
             .zip(self.hidden.par_chunks_mut(TOKENS * d))
@@ -213,16 +208,31 @@ impl Work {
                 let mut view = MatMut::new(logits, span.len(), v);
                 let hidden = Mat::new(hidden, span.len(), d);
                 matmul_packed(&mut view, Onto::Nothing, hidden, columns, 1.0);
-                let mut sum = 0.0;
+                let mut bounded = Buffer::new(shape.soft_cap.map_or(0, |_| v));
+                let mut sum = Loss::default();
                 for (row, &position) in logits.chunks_exact_mut(v).zip(span) {
-                    let (target, weight) = (targets.ids[position], targets.weights[position]);
-                    sum += f64::from(weight) * f64::from(score(row, target as usize, weight));
+                    let aim = Aim {
+                        target: targets.ids[position] as usize,
+                        weight: targets.weights[position] * objective.scale,
+                        z_loss: objective.z_loss,
+                    };
+                    let [entropy, z_loss] = match shape.soft_cap {
+                        None => score(row, aim),
+                        Some(cap) => score_bounded(row, &mut bounded, cap, aim),
+                    };
+                    let weight = f64::from(targets.weights[position]);
+                    sum += Loss {
+                        cross_entropy: weight * f64::from(entropy),
+                        z_loss: weight * f64::from(z_loss),
+                    };
                 }
                 after(Chunk { rows, logits }, norms);
                 sum
             })
             .collect();
-        losses.iter().sum()
+        let mut total = Loss::default();
+        losses.into_iter().for_each(|loss| total += loss);
+        total
     }
 
     /// Adds this span's part to the gradient of the head's table.
@@ -242,6 +252,28 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Adds this span's part to the gradient of some rows of the head's table.
+    fn add_rows(&self, ids: &[u32], into: &mut [f32], shape: &Shape) {
+        let (d, v, k) = (shape.d, shape.vocabulary(), ids.len());
+        let n = self.hidden.len() / d;
+        let mut picked = Buffer::new(n * k);
+        for (picked, logits) in picked.chunks_exact_mut(k).zip(self.logits.chunks_exact(v)) {
+            for (picked, id) in picked.iter_mut().zip(ids) {
+                *picked = logits[*id as usize];
+            }
+        }
+        let (picked, hidden) = (Mat::new(&picked, n, k), Mat::new(&self.hidden, n, d));
+        matmul(
+            &mut MatMut::new(into, k, d),
+            Onto::Old,
+            picked.t(),
+            hidden,
+            1.0,
+        );
+    }
+}
+
 /// The positions that count.
 fn scored(targets: &Targets) -> Vec<usize> {
     let weights = targets.weights.iter().enumerate();
@@ -256,18 +288,60 @@ fn span(shape: &Shape) -> usize {
     (LOGITS / shape.vocabulary().max(1) / TOKENS).max(1) * TOKENS
 }
 
+/// What one position is asked for, and how much that counts.
+#[derive(Clone, Copy)]
+struct Aim {
+    target: usize,
+    weight: f32,
+    z_loss: f32,
+}
+
 vectorised! {
-    /// Replaces the logits of one position by the gradient of `weight` times its
-    /// cross entropy, which is returned without the weight.
-    fn score(logits: &mut [f32], target: usize, weight: f32) -> f32 {
-        let shift = max(logits);
-        let aim = logits[target] - shift;
-        let sum = exp_and_sum(logits, shift);
-        let factor = weight / sum;
-        for value in logits.iter_mut() {
-            *value *= factor;
+    /// Replaces the logits of one position by the gradient of `weight` times its loss;
+    /// returns cross entropy and z-loss without the weight.
+    fn score(logits: &mut [f32], aim: Aim) -> [f32; 2] {
+        slope(logits, aim)
+    }
+}
+
+vectorised! {
+    /// [`score`] of logits that are bounded first; `bounded` has room for them.
+    fn score_bounded(logits: &mut [f32], bounded: &mut [f32], cap: f32, aim: Aim) -> [f32; 2] {
+        let inverse = 1.0 / cap;
+        for (logit, ratio) in logits.iter_mut().zip(bounded.iter_mut()) {
+            *ratio = tanh(*logit * inverse);
+            *logit = cap * *ratio;
         }
-        logits[target] -= weight;
-        sum.ln() - aim
+        let loss = slope(logits, aim);
+        for (gradient, ratio) in logits.iter_mut().zip(bounded) {
+            *gradient *= 1.0 - *ratio * *ratio;
+        }
+        loss
+    }
+}
+
+#[inline(always)]
+fn slope(logits: &mut [f32], aim: Aim) -> [f32; 2] {
+    let shift = max(logits);
+    let gained = logits[aim.target] - shift;
+    let sum = exp_and_sum(logits, shift);
+    let rest = sum.ln();
+    // The logarithm of the sum of the exponentials of the logits as they were.
+    let z = shift + rest;
+    let factor = aim.weight * (1.0 + 2.0 * aim.z_loss * z) / sum;
+    for value in logits.iter_mut() {
+        *value *= factor;
+    }
+    logits[aim.target] -= aim.weight;
+    [rest - gained, aim.z_loss * z * z]
+}
+
+vectorised! {
+    /// Bounds logits softly: `cap * tanh(logit / cap)`.
+    pub fn bound(logits: &mut [f32], cap: f32) {
+        let inverse = 1.0 / cap;
+        for logit in logits {
+            *logit = cap * tanh(*logit * inverse);
+        }
     }
 }

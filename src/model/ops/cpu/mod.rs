@@ -5,6 +5,7 @@
 //! instructions of the machine: bits are the same on one machine, not on all.
 
 pub mod adamw;
+pub mod adapter;
 pub mod attention;
 pub mod block;
 pub mod buffer;
@@ -21,18 +22,15 @@ pub mod product;
 pub mod rotary;
 pub mod simd;
 
-use std::sync::Arc;
-
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::FlexTensor;
 
+use adapter::Adapter;
+use block::Params;
+
 use super::muon::Matrix;
-use super::{AdamState, AdamStep, HeadTensors, Pass, Targets};
+use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
 use crate::model::layout::Part;
 
 /// Tokens a chunk: enough rows for the matrix product to run at full speed, few
@@ -41,66 +39,186 @@ const TOKENS: usize = 256;
 /// Tokens whose activations wait for the sums over tokens: bounds the memory.
 const SPAN: usize = 2048;
 
-/// Operations that take part in the gradient.
-#[backend_extension(Flex, Autodiff)]
-pub trait Trainable: Backend {
-    /// See [`super::embedding`].
-    fn embedding(params: FloatTensor<Self>, ids: Arc<[u32]>, pass: Pass) -> FloatTensor<Self>;
-    /// See [`super::block`].
-    fn block(x: FloatTensor<Self>, params: FloatTensor<Self>, pass: Pass) -> FloatTensor<Self>;
-    /// See [`super::linear_cross_entropy`].
-    fn linear_cross_entropy(
-        x: FloatTensor<Self>,
-        last: FloatTensor<Self>,
-        embedding: FloatTensor<Self>,
-        targets: Arc<Targets>,
-        pass: Pass,
-    ) -> FloatTensor<Self>;
+/// The parameters as slices.
+struct Weights {
+    base: Vec<FlexTensor>,
+    adapters: Vec<FlexTensor>,
 }
 
-/// See [`super::embedding`].
-pub fn embedding(params: Tensor<1>, ids: Arc<[u32]>, pass: &Pass) -> Tensor<2> {
-    let params = params.into_dispatch();
-    Tensor::from_dispatch(<Dispatch as Trainable>::embedding(
-        params,
-        ids,
-        pass.clone(),
-    ))
+impl Weights {
+    fn new(parameters: Parameters<'_>) -> Self {
+        let all = |tensors: &[Tensor<1>]| tensors.iter().cloned().map(flex).collect();
+        Self {
+            base: all(parameters.base),
+            adapters: all(parameters.adapters),
+        }
+    }
+
+    /// Embedding, blocks, and what follows them.
+    fn groups(&self) -> (&[f32], impl Iterator<Item = Params<'_>>, &[f32]) {
+        let [embedding, blocks @ .., last] = self.base.as_slice() else {
+            unreachable!("a layout has at least two groups")
+        };
+        let blocks = blocks.iter().enumerate().map(|(index, block)| Params {
+            own: block.storage(),
+            adapters: self
+                .adapters
+                .get(index)
+                .map_or(&[], |adapters| adapters.storage()),
+        });
+        (embedding.storage(), blocks, last.storage())
+    }
+
+    /// The residual stream after the last block, `[n, d]`.
+    fn stream(&self, ids: &[u32], pass: &Pass) -> Vec<f32> {
+        let (embedding, blocks, _) = self.groups();
+        let mut x = embedding::forward(embedding, ids, pass);
+        for params in blocks {
+            let (y, _) = block::forward(&x, params, pass);
+            buffer::give_back(std::mem::replace(&mut x, y));
+        }
+        x
+    }
+
+    fn head(&self) -> loss::Head<'_> {
+        let (embedding, _, last) = self.groups();
+        loss::Head { last, embedding }
+    }
 }
 
-/// See [`super::block`].
-pub fn block(x: Tensor<2>, params: Tensor<1>, pass: &Pass) -> Tensor<2> {
-    let (x, params) = (x.into_dispatch(), params.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Trainable>::block(x, params, pass.clone()))
-}
-
-/// See [`super::linear_cross_entropy`].
-pub fn linear_cross_entropy(
-    x: Tensor<2>,
-    last: Tensor<1>,
-    embedding: Tensor<1>,
-    targets: Arc<Targets>,
-    pass: &Pass,
-) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as Trainable>::linear_cross_entropy(
-        x.into_dispatch(),
-        last.into_dispatch(),
-        embedding.into_dispatch(),
-        targets,
-        pass.clone(),
-    ))
+/// See [`super::loss`].
+pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
+    let weights = Weights::new(parameters);
+    let x = weights.stream(&input.ids, &input.pass);
+    let shape = &input.pass.shape;
+    let loss = loss::loss(&x, weights.head(), &input.targets, z_loss, shape);
+    buffer::give_back(x);
+    loss
 }
 
 /// See [`super::logits`].
-pub fn logits(x: Tensor<2>, head: &HeadTensors, pass: &Pass) -> Tensor<2> {
-    let (x, last) = (flex(x), flex(head.last.clone()));
-    let embedding = flex(head.embedding.clone());
-    let head = loss::Head {
-        last: last.storage(),
-        embedding: embedding.storage(),
+pub fn logits(parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
+    let weights = Weights::new(parameters);
+    let x = weights.stream(ids, pass);
+    let out = loss::logits(&x, weights.head(), &pass.shape);
+    buffer::give_back(x);
+    let columns = pass.shape.vocabulary();
+    let rows = out.len() / columns;
+    let out = FlexTensor::from_data(TensorData::new(out, [rows, columns]));
+    Tensor::from_primitive::<Flex>(out)
+}
+
+/// Where gradients are added, one array a group; those that are not wanted are empty.
+struct Sums {
+    base: Vec<Vec<f32>>,
+    adapters: Vec<Vec<f32>>,
+    rows: Vec<f32>,
+}
+
+/// See [`super::gradients`]. Every batch adds to the same arrays.
+pub fn gradients(
+    parameters: Parameters<'_>,
+    inputs: &mut dyn Iterator<Item = Input>,
+    objective: &Objective,
+) -> (Loss, Vec<Tensor<1>>) {
+    let weights = Weights::new(parameters);
+    let zeros = |groups: &[FlexTensor]| -> Vec<Vec<f32>> {
+        let groups = groups.iter();
+        groups
+            .map(|group| buffer::zeros(group.storage::<f32>().len()))
+            .collect()
     };
-    let out = loss::logits(x.storage(), head, &pass.shape);
-    Tensor::from_primitive::<Flex>(matrix(out, pass.shape.vocabulary()))
+    let rows = parameters.rows.unwrap_or_default();
+    let mut sums = Sums {
+        base: match parameters.is_whole() {
+            true => zeros(&weights.base),
+            false => Vec::new(),
+        },
+        adapters: zeros(&weights.adapters),
+        rows: Vec::new(),
+    };
+    let mut loss = Loss::default();
+    for input in inputs {
+        sums.rows.resize(rows.len() * input.pass.shape.d, 0.0);
+        loss += differentiate(&weights, &input, objective, (rows, &mut sums));
+    }
+    let tensor = |values| Tensor::from_primitive::<Flex>(vector(values));
+    let rows = (!rows.is_empty()).then_some(sums.rows);
+    let all = sums.base.into_iter().chain(sums.adapters).chain(rows);
+    (loss, all.map(tensor).collect())
+}
+
+/// Returns the loss of one batch, and adds the gradients of the objective to `sums`.
+fn differentiate(
+    weights: &Weights,
+    input: &Input,
+    objective: &Objective,
+    (rows, sums): (&[u32], &mut Sums),
+) -> Loss {
+    let Input { ids, targets, pass } = input;
+    let (embedding, blocks, _) = weights.groups();
+    let (mut d_embedding, d_blocks, d_last) = match sums.base.as_mut_slice() {
+        [first, blocks @ .., last] => (Some(&mut **first), blocks, Some(&mut **last)),
+        _ => (None, <&mut [Vec<f32>]>::default(), None),
+    };
+    let mut x = embedding::forward(embedding, ids, pass);
+    let mut kept = Vec::new();
+    for params in blocks {
+        let (y, saved) = block::forward(&x, params, pass);
+        kept.push((params, x, (!objective.recompute).then_some(saved)));
+        x = y;
+    }
+    let into = loss::Into {
+        last: d_last,
+        embedding: d_embedding.as_deref_mut(),
+        rows: (!rows.is_empty()).then_some((rows, &mut *sums.rows)),
+    };
+    let head = weights.head();
+    let (loss, mut dx) = loss::differentiate(&x, head, targets, objective, &pass.shape, into);
+    buffer::give_back(x);
+    let (mut own, mut adapters) = (d_blocks.iter_mut().rev(), sums.adapters.iter_mut().rev());
+    for (params, x, saved) in kept.into_iter().rev() {
+        let saved = saved.unwrap_or_else(|| block::remember(&x, params, pass));
+        let into = block::Into {
+            own: own.next().map(Vec::as_mut_slice),
+            adapters: adapters.next().map(Vec::as_mut_slice).unwrap_or_default(),
+        };
+        let below = block::backward(&x, params, &saved, &dx, pass, into);
+        buffer::give_back(std::mem::replace(&mut dx, below));
+        buffer::give_back(x);
+    }
+    if let Some(gradient) = d_embedding {
+        embedding::backward(&dx, ids, pass, gradient);
+    }
+    embedding::backward_rows(&dx, ids, (rows, pass.shape.d), &mut sums.rows);
+    buffer::give_back(dx);
+    loss
+}
+
+/// The model's own matrices of a block with its adapters' products in them.
+pub fn merge(params: &mut [f32], adapters: &[f32], shape: &Shape) {
+    let Some(lora) = &shape.lora else { return };
+    let block = &shape.block;
+    let linear = [&block.qkv, &block.out, &block.up, &block.down];
+    for (layer, of) in linear.into_iter().zip(lora.layers()) {
+        let weight = params.get_mut(layer.weight.clone()).unwrap_or_default();
+        if let Some(adapter) = Adapter::new(adapters, of, lora.scale) {
+            adapter.merge(weight);
+        }
+    }
+}
+
+/// A tensor of rows of `d` with others in the place of some.
+pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
+    let (mut table, rows) = (flex(table), flex(rows.clone()));
+    let values: &mut [f32] = table.storage_mut();
+    for (id, row) in ids.iter().zip(rows.storage::<f32>().chunks_exact(d)) {
+        let start = *id as usize * d;
+        if let Some(to) = values.get_mut(start..start + d) {
+            to.copy_from_slice(row);
+        }
+    }
+    Tensor::from_primitive::<Flex>(table)
 }
 
 /// See [`super::adamw`].
@@ -170,158 +288,6 @@ fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     }
 }
 
-impl Trainable for Flex {
-    fn embedding(params: FlexTensor, ids: Arc<[u32]>, pass: Pass) -> FlexTensor {
-        let params = params.to_contiguous();
-        let out = embedding::forward(params.storage(), &ids, &pass);
-        matrix(out, pass.shape.d)
-    }
-
-    fn block(x: FlexTensor, params: FlexTensor, pass: Pass) -> FlexTensor {
-        let (x, params) = (x.to_contiguous(), params.to_contiguous());
-        let (y, _) = block::forward(x.storage(), params.storage(), &pass);
-        matrix(y, pass.shape.d)
-    }
-
-    fn linear_cross_entropy(
-        x: FlexTensor,
-        last: FlexTensor,
-        embedding: FlexTensor,
-        targets: Arc<Targets>,
-        pass: Pass,
-    ) -> FlexTensor {
-        let (x, last, embedding) = (
-            x.to_contiguous(),
-            last.to_contiguous(),
-            embedding.to_contiguous(),
-        );
-        let head = loss::Head {
-            last: last.storage(),
-            embedding: embedding.storage(),
-        };
-        scalar(loss::loss(x.storage(), head, &targets, &pass.shape))
-    }
-}
-
-impl<C: CheckpointStrategy> Trainable for Autodiff<Flex, C> {
-    fn embedding(params: FloatTensor<Self>, ids: Arc<[u32]>, pass: Pass) -> FloatTensor<Self> {
-        let node = params.node();
-        let params = params.into_primitive();
-        let out = Flex::embedding(params, ids.clone(), pass.clone());
-        match EmbeddingGradient
-            .prepare::<C>([node])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prepared) => prepared.finish((ids, pass), out),
-            OpsKind::UnTracked(prepared) => prepared.finish(out),
-        }
-    }
-
-    fn block(x: FloatTensor<Self>, params: FloatTensor<Self>, pass: Pass) -> FloatTensor<Self> {
-        let nodes = [x.node(), params.node()];
-        let x = x.into_primitive().to_contiguous();
-        let params = params.into_primitive().to_contiguous();
-        match BlockGradient.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = block::forward(x.storage(), params.storage(), &pass);
-                let y = matrix(y, pass.shape.d);
-                prepared.finish((x, params, Arc::new(saved), pass), y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(Flex::block(x, params, pass)),
-        }
-    }
-
-    fn linear_cross_entropy(
-        x: FloatTensor<Self>,
-        last: FloatTensor<Self>,
-        embedding: FloatTensor<Self>,
-        targets: Arc<Targets>,
-        pass: Pass,
-    ) -> FloatTensor<Self> {
-        let nodes = [x.node(), last.node(), embedding.node()];
-        let x = x.into_primitive().to_contiguous();
-        let last = last.into_primitive().to_contiguous();
-        let embedding = embedding.into_primitive().to_contiguous();
-        match LossGradient.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let head = loss::Head {
-                    last: last.storage(),
-                    embedding: embedding.storage(),
-                };
-                let (sum, gradients) =
-                    loss::differentiate(x.storage(), head, &targets, &pass.shape);
-                prepared.finish((Arc::new(gradients), pass), scalar(sum))
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(Flex::linear_cross_entropy(
-                x, last, embedding, targets, pass,
-            )),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct EmbeddingGradient;
-#[derive(Debug)]
-struct BlockGradient;
-#[derive(Debug)]
-struct LossGradient;
-
-impl Backward<Flex, 1> for EmbeddingGradient {
-    type State = (Arc<[u32]>, Pass);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let (ids, pass) = ops.state;
-        if let [Some(node)] = ops.parents {
-            let gradient = embedding::backward(dy.storage(), &ids, &pass);
-            grads.register::<Flex>(node.id, vector(gradient));
-        }
-        recycle(dy);
-    }
-}
-
-impl Backward<Flex, 2> for BlockGradient {
-    type State = (FlexTensor, FlexTensor, Arc<block::Saved>, Pass);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let (x, params, saved, pass) = ops.state;
-        let (dx, gradient) =
-            block::backward(x.storage(), params.storage(), &saved, dy.storage(), &pass);
-        let [x_node, params_node] = ops.parents;
-        if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, matrix(dx, pass.shape.d));
-        }
-        if let Some(node) = params_node {
-            grads.register::<Flex>(node.id, vector(gradient));
-        }
-        recycle(x);
-        recycle(dy);
-    }
-}
-
-impl Backward<Flex, 3> for LossGradient {
-    type State = (Arc<loss::Gradients>, Pass);
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let upstream = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let factor = upstream.storage::<f32>().first().copied().unwrap_or(0.0);
-        let (gradients, pass) = ops.state;
-        let gradients = Arc::unwrap_or_clone(gradients).scaled(factor);
-        let [x_node, last_node, embedding_node] = ops.parents;
-        if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, matrix(gradients.x, pass.shape.d));
-        }
-        if let Some(node) = last_node {
-            grads.register::<Flex>(node.id, vector(gradients.last));
-        }
-        if let (Some(node), Some(values)) = (embedding_node, gradients.embedding) {
-            grads.register::<Flex>(node.id, vector(values));
-        }
-    }
-}
-
 /// Keeps the memory of a tensor that nobody else holds.
 fn recycle(tensor: FlexTensor) {
     if tensor.is_unique()
@@ -334,17 +300,4 @@ fn recycle(tensor: FlexTensor) {
 fn vector(values: Vec<f32>) -> FlexTensor {
     let len = values.len();
     FlexTensor::from_data(TensorData::new(values, [len]))
-}
-
-fn matrix(values: Vec<f32>, columns: usize) -> FlexTensor {
-    let rows = values.len() / columns;
-    FlexTensor::from_data(TensorData::new(values, [rows, columns]))
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a tensor of the model holds single precision"
-)]
-fn scalar(value: f64) -> FlexTensor {
-    vector(vec![value as f32])
 }
