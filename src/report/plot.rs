@@ -310,7 +310,7 @@ mod tests {
             let labels: Vec<_> = axis.ticks.into_iter().map(|tick| tick.label).collect();
             labels.join(" ")
         };
-        assert_eq!(between(3.14, 5.55), "3 3.5 4 4.5 5 5.5 6");
+        assert_eq!(between(3.12, 5.55), "3 3.5 4 4.5 5 5.5 6");
         assert_eq!(between(2.0, 2.0), "2 3");
         assert_eq!(between(f64::INFINITY, 2.0), "0 0.2 0.4 0.6 0.8 1");
     }

@@ -50,7 +50,7 @@ pub enum Error {
         checkpoint: Option<PathBuf>,
         /// What is wrong with it.
         #[source]
-        source: Anomaly,
+        source: Box<Anomaly>,
     },
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]

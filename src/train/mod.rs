@@ -274,7 +274,7 @@ impl Run<'_> {
                     before,
                     file,
                     checkpoint: saved,
-                    source: anomaly,
+                    source: Box::new(anomaly),
                 })
             }
             SpikePolicy::Skip => {

@@ -3,6 +3,8 @@
 
 use std::process::{Child, Command, Stdio};
 
+use pausedata::fs;
+
 use super::sandbox::{Said, Sandbox};
 use super::training::outcome;
 
@@ -13,7 +15,7 @@ const LONG: &str = "--only pretrain --set pretrain.train.steps=120 --set pretrai
 fn wait_for(sandbox: &Sandbox, child: &mut Child, metrics: &str, lines: usize) -> bool {
     let path = sandbox.path(metrics);
     while child.try_wait().unwrap().is_none() {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = fs::read_text(&path).unwrap_or_default();
         if lines <= text.matches('\n').count() {
             return true;
         }
@@ -42,7 +44,7 @@ fn pretrained(sandbox: &Sandbox, out: &str) -> (Vec<String>, Vec<u8>) {
     let metrics = sandbox.read(&format!("{folder}/metrics.jsonl"));
     let untimed = |line: &str| line.split("\"tokens_per_s\"").next().unwrap().to_owned();
     let lines = metrics.lines().map(untimed).collect();
-    (lines, std::fs::read(sandbox.path(weights)).unwrap())
+    (lines, fs::read(&sandbox.path(weights)).unwrap())
 }
 
 /// Ctrl-C and SIGTERM save what is done, whatever it is doing; killed, a run loses no more
@@ -121,7 +123,7 @@ fn rows_of_a_spike_are_named_and_gone_past() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.contains("its batch is skipped"), "{}", said.err);
     let anomalies = super::sandbox::files(&sandbox.path("out/train/pretrain/anomalies"));
-    let text = std::fs::read_to_string(&anomalies[0]).unwrap();
+    let text = fs::read_text(&anomalies[0]).unwrap();
     let record: serde_json::Value = serde_json::from_str(&text).unwrap();
     let inspect = record["rows"][0]["inspect"].as_str().unwrap();
     let inspect = inspect.strip_prefix("pausedata ").unwrap();
@@ -219,7 +221,7 @@ fn curves_are_shown_as_a_page_and_as_numbers() {
     );
     // The version, a record a step and one a validation loss.
     let events = sandbox.path("out/train/pretrain/tensorboard/events.out.tfevents.0.pausedata");
-    let bytes = std::fs::read(events).unwrap();
+    let bytes = fs::read(&events).unwrap();
     let mut records = 0;
     let mut rest = bytes.as_slice();
     while let Some((length, after)) = rest.split_first_chunk::<8>() {

@@ -184,6 +184,11 @@ fn product(to: &mut [f32], onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f32) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "rows and columns change together, and weights are single precision"
+)]
 mod tests {
     use proptest::prelude::*;
 
