@@ -27,3 +27,8 @@ quickstart:
 # Writes the schema that a test compares.
 schema:
     cargo run --release -- schema > schemas/recipe.schema.json
+
+# What `benches/gpu/README.md` asks for, on a machine with a GPU and PyTorch.
+gpu TORCH:
+    cargo build --release --features cuda
+    for piece in machine parity gpt2 gpt2-2048 1b pauses; do python3 benches/peers/gpu.py $piece target/release/pausedata {{TORCH}} benches/gpu/raw; done

@@ -39,6 +39,9 @@ struct Report {
     folder: PathBuf,
     folder_free_bytes: Option<u64>,
     devices: Vec<String>,
+    /// What a GPU needs, in a build with the feature `cuda`.
+    #[cfg(feature = "cuda")]
+    gpu: &'static [pausedata::model::gpu::Need],
     shared_data: SharedData,
 }
 
@@ -87,6 +90,8 @@ fn examine(folder: &Path) -> Result<Report, Failure> {
         folder: folder.to_path_buf(),
         folder_free_bytes: free_space(folder),
         devices: devices(),
+        #[cfg(feature = "cuda")]
+        gpu: pausedata::model::gpu::needs(),
         shared_data,
     })
 }
@@ -119,7 +124,7 @@ fn text(report: &Report) -> String {
         size(report.memory_bytes),
         size(report.memory_free_bytes)
     );
-    let lines = [
+    let lines = vec![
         ("pausedata", report.version.to_string()),
         ("features", list(&report.features)),
         ("system", report.system.clone()),
@@ -139,8 +144,32 @@ fn text(report: &Report) -> String {
         ("devices", devices),
         ("shared data", shared_data),
     ];
-    let line = |(name, value)| format!("{NAME}{name:<12}{NAME:#} {value}\n");
-    lines.map(line).concat()
+    #[cfg(feature = "cuda")]
+    let lines = [
+        lines,
+        report
+            .gpu
+            .iter()
+            .map(|need| (need.name, found(need)))
+            .collect(),
+    ]
+    .concat();
+    let line = |(name, value)| format!("{NAME}{name:<14}{NAME:#} {value}\n");
+    lines.into_iter().map(line).collect()
+}
+
+/// Where something that a GPU needs is, or where it was looked for and what to do.
+#[cfg(feature = "cuda")]
+fn found(need: &pausedata::model::gpu::Need) -> String {
+    let indent = " ".repeat(15);
+    match &need.found {
+        Some(path) => path.clone(),
+        None => format!(
+            "missing: {}\n{indent}looked for {}",
+            need.hint,
+            need.looked.join(&format!(",\n{indent}"))
+        ),
+    }
 }
 
 fn features() -> Vec<&'static str> {

@@ -303,7 +303,15 @@ mod training {
         }
 
         fn advice(&self) -> Option<String> {
-            Some("`pausedata doctor` shows the devices of this machine".into())
+            Some(match self {
+                Self::Incomplete { hint, .. } => {
+                    format!("{hint}; `--device cpu` trains without a GPU")
+                }
+                Self::UnknownKernels { .. } | Self::NoSuchKernels { .. } | Self::Shape { .. } => {
+                    "leave `--kernels` out, or say `--kernels burn`".into()
+                }
+                _ => "`pausedata doctor` shows the devices of this machine".into(),
+            })
         }
     }
 }

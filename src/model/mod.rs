@@ -6,6 +6,8 @@
 pub mod config;
 pub mod flops;
 pub mod folder;
+#[cfg(any(test, feature = "cuda"))]
+pub mod gpu;
 
 #[cfg(feature = "train")]
 pub mod hub;
@@ -28,7 +30,9 @@ pub mod rows;
 pub mod tuning;
 
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, device, to_vec};
+pub use ops::Kernels;
+#[cfg(feature = "train")]
+pub use parameters::{Device, Error, Model, device, kernels, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 mod hub_tests;

@@ -33,6 +33,36 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// There is a GPU, or one was asked for, and something that it needs is missing.
+    #[error("device `{name}` lacks its {what}: looked for {}", looked.join(", "))]
+    Incomplete {
+        /// What was asked for.
+        name: String,
+        /// What is missing.
+        what: &'static str,
+        /// Where it might have been.
+        looked: Vec<String>,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The name of a form of the operations is none of ours.
+    #[error("unknown kernels `{name}`: expected `auto`, `burn`, `f32` or `bf16`")]
+    UnknownKernels {
+        /// What was asked for.
+        name: String,
+    },
+    /// The CPU computes in single precision.
+    #[error("kernels `{name}` are those of a GPU: the device is the CPU")]
+    NoSuchKernels {
+        /// What was asked for.
+        name: String,
+    },
+    /// Our own kernels do not know a model of this shape.
+    #[error("our own kernels on a GPU do not take this model: {reason}")]
+    Shape {
+        /// What is not as they need it.
+        reason: String,
+    },
     /// The machine has fewer CUDA devices.
     #[error("device `{name}` does not exist: this machine has {found} CUDA devices")]
     NoSuchDevice {
@@ -48,14 +78,17 @@ pub fn device(name: &str) -> Result<Device, Error> {
     let unknown = || Error::UnknownDevice { name: name.into() };
     match name {
         "cpu" => Ok(Device::flex()),
-        "auto" => Ok(cuda_devices().into_iter().next().unwrap_or(Device::flex())),
+        "auto" => {
+            let gpu = cuda_devices(name)?.into_iter().next();
+            Ok(gpu.unwrap_or(Device::flex()))
+        }
         _ => {
             let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
             let index: usize = index.parse().map_err(|_| unknown())?;
             if cfg!(not(feature = "cuda")) {
                 return Err(Error::NoCuda { name: name.into() });
             }
-            let devices = cuda_devices();
+            let devices = cuda_devices(name)?;
             let found = devices.len();
             devices.into_iter().nth(index).ok_or(Error::NoSuchDevice {
                 name: name.into(),
@@ -65,15 +98,56 @@ pub fn device(name: &str) -> Result<Device, Error> {
     }
 }
 
-/// Asks before opening one: opening a device that is not there would panic in burn.
+/// Asks before opening one: opening a device that is not there, or that lacks its
+/// compiler, would panic in burn. `auto` takes no driver for no GPU, not for an error.
 #[cfg(feature = "cuda")]
-fn cuda_devices() -> Vec<Device> {
-    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec()
+fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
+    use super::gpu;
+    if name == "auto" && !gpu::has_driver() {
+        return Ok(Vec::new());
+    }
+    if let Some(need) = gpu::missing().next() {
+        return Err(Error::Incomplete {
+            name: name.into(),
+            what: need.name,
+            looked: need.looked.clone(),
+            hint: need.hint,
+        });
+    }
+    Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_devices() -> Vec<Device> {
-    Vec::new()
+fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
+    Ok(Vec::new())
+}
+
+/// Finds a form of the operations by name: `burn` is burn's own operations, `f32` and
+/// `bf16` our kernels with activations in that precision; `auto`, which is none, leaves the
+/// choice to the device.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(unused_variables, reason = "the CPU's kernels take every model")
+)]
+pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Kernels>, Error> {
+    let on_cpu = Kernels::for_device(device) == Kernels::Fused;
+    let kernels = match (name, on_cpu) {
+        ("auto", _) => return Ok(None),
+        ("burn", _) => Kernels::Plain,
+        ("f32", true) => Kernels::Fused,
+        ("bf16", true) => return Err(Error::NoSuchKernels { name: name.into() }),
+        #[cfg(feature = "cuda")]
+        ("f32" | "bf16", false) => {
+            use ops::cuda::engine::{Precision, supports};
+            supports(&Shape::new(config)).map_err(|reason| Error::Shape { reason })?;
+            Kernels::Cuda(match name {
+                "f32" => Precision::Single,
+                _ => Precision::Bf16,
+            })
+        }
+        _ => return Err(Error::UnknownKernels { name: name.into() }),
+    };
+    Ok(Some(kernels))
 }
 
 /// A transformer with its parameters: one flat tensor a group.
@@ -175,6 +249,11 @@ impl Model {
             values.into_iter().zip(&tensors).map(tensor).collect()
         });
         self
+    }
+
+    /// Which form of the operations it runs.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// What training changes, where that is not everything.

@@ -477,17 +477,18 @@ fn what_is_trained_of_a_model_is_checked() {
         told(&["model.new_rows=random"]),
     ];
     expect![[r#"
-        missing key `pack` in `finetune`
-        missing key `pack` in `finetune`
-        missing key `pack` in `finetune`
-        missing key `pack` in `finetune`
-        missing key `pack` in `finetune`
-        missing key `pack` in `finetune`
+        ok
+        ok
+        `finetune.train.lora.rank` must be at least 1, found 0
+        `finetune.train.lora.alpha` must be a positive number, found 0
+        `finetune.train.lora.targets` is empty
+        `finetune.train.lora.targets.2` names `q` twice
         `pretrain.train.lora` adapts weights that nobody has trained
-        `pretrain.train.z_loss` must lie in 0 to 179769313486231570000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000, found -1
+        `pretrain.train.z_loss` must lie in 0 to 1, found -1
         `model.logit_soft_cap` is 0, not a positive number
         `model.new_rows` needs `from`: a fresh model has no other rows
-    "#]].assert_eq(&all.concat());
+    "#]]
+    .assert_eq(&all.concat());
 }
 
 #[test]

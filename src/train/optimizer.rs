@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep, muon};
+use crate::model::ops::{self, AdamState, AdamStep, Kernels, muon};
 use crate::model::{Device, Model};
 use crate::recipe::Optimizer as Kind;
 
@@ -58,7 +58,7 @@ impl Optimizer {
         };
         // Between the embedding and the last norm are the blocks.
         let blocks = 1..=model.config.n_layers;
-        let states = std::mem::take(&mut self.states);
+        let (kernels, states) = (model.kernels(), std::mem::take(&mut self.states));
         model.train(|groups, tensors| {
             let groups = groups.iter().enumerate();
             let mut moved = Vec::with_capacity(tensors.len());
@@ -67,8 +67,11 @@ impl Optimizer {
             {
                 let parts = group.parts.as_slice();
                 let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
-                    true => ops::muon_step(tensor, gradient, state, step, (parts, &matrices)),
-                    false => ops::adamw(tensor, gradient, state, step, parts),
+                    true => {
+                        let of = (parts, matrices.as_slice());
+                        ops::muon_step(kernels, tensor, gradient, state, step, of)
+                    }
+                    false => ops::adamw(kernels, tensor, gradient, state, step, parts),
                 };
                 moved.push(tensor);
                 self.states.push(state);
@@ -131,8 +134,9 @@ impl Optimizer {
 }
 
 /// The norm of all gradients together: the root of the sum of their squares.
-pub fn global_norm(gradients: &[Tensor<1>]) -> f64 {
-    let squares = gradients.iter().map(ops::gradient_norm_squared);
+pub fn global_norm(kernels: Kernels, gradients: &[Tensor<1>]) -> f64 {
+    let squares = gradients.iter();
+    let squares = squares.map(|gradient| ops::gradient_norm_squared(kernels, gradient));
     squares.sum::<f64>().sqrt()
 }
 

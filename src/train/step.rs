@@ -6,7 +6,7 @@ use crate::batch::Counts;
 use crate::loader::GlobalBatch;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
-use crate::model::ops::{AdamStep, Loss, Objective};
+use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
 use crate::model::{Device, Model};
 use crate::recipe::Train;
 use crate::train::average::Average;
@@ -68,14 +68,18 @@ impl Learner {
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
     pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
-        // On a thread of the pool, so that the many parallel loops of a step need not
-        // wake one each.
-        rayon::scope(|_| self.compute(batch, train))
+        match self.model.kernels() {
+            // On a thread of the pool, so that the many parallel loops of a step need not
+            // wake one each.
+            Kernels::Fused => rayon::scope(|_| self.compute(batch, train)),
+            // A GPU gives each thread that asks a stream and memory of its own.
+            _ => self.compute(batch, train),
+        }
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
         let (loss, gradients) = gradients(&self.model, batch, train);
-        let grad_norm = optimizer::global_norm(&gradients);
+        let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
         let losses = loss.cross_entropy + loss.z_loss;
         let spike = train.spike.as_ref();
         self.watch.judge(spike, losses, grad_norm)?;

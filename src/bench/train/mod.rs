@@ -13,9 +13,8 @@ use self::exchange::Folder;
 use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
-use crate::model::Device;
-use crate::model::config;
 use crate::model::flops::{Flops, PerToken};
+use crate::model::{self, Device, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
@@ -40,6 +39,8 @@ pub struct Options {
     pub ceiling: bool,
     /// Where to train.
     pub device: Device,
+    /// Which form of the operations runs, as [`model::kernels`] names them.
+    pub kernels: String,
 }
 
 /// What was measured.
@@ -142,6 +143,9 @@ pub enum Error {
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
     Toml(#[source] toml::ser::Error),
+    /// The operations cannot be had.
+    #[error(transparent)]
+    Model(#[from] model::Error),
     /// The model cannot have this shape.
     #[error("the model's shape is wrong")]
     Shape(#[from] config::Error),
@@ -179,7 +183,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     }
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
     let batches = setup.batches(exchange.as_ref())?;
-    let mut learner = learner(&setup, exchange.as_ref(), &options.device)?;
+    let mut learner = learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
     if let (Some(folder), Some(first)) = (&options.dump, batches.first()) {
         dump_before(folder, &setup, &learner, first)?;
     }
@@ -200,8 +204,16 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 }
 
 /// A learner before its first step.
-fn learner(setup: &Setup, exchange: Option<&Folder>, device: &Device) -> Result<Learner, Error> {
-    let model = setup.model(exchange, device)?;
+fn learner(
+    setup: &Setup,
+    exchange: Option<&Folder>,
+    device: &Device,
+    kernels: &str,
+) -> Result<Learner, Error> {
+    let mut model = setup.model(exchange, device)?;
+    if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
+        model = model.with_kernels(kernels);
+    }
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
@@ -218,7 +230,7 @@ fn dump_before(
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
     let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
-    let values: Vec<_> = gradients.iter().map(crate::model::to_vec).collect();
+    let values: Vec<_> = gradients.iter().map(model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
         "grad",

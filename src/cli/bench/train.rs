@@ -42,6 +42,10 @@ pub struct Train {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
+    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
+    /// needs a GPU
+    #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
+    pub kernels: String,
 }
 
 /// Arguments of `bench parity`.
@@ -77,6 +81,10 @@ pub struct Parity {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
+    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
+    /// needs a GPU
+    #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
+    pub kernels: String,
 }
 
 /// Runs `bench train`.
@@ -126,6 +134,7 @@ mod with_training {
             warm: args.warm,
             ceiling: args.ceiling,
             device: model::device(&args.device)?,
+            kernels: args.kernels.clone(),
         })?;
         match ui.format() {
             Format::Json => ui.print_json(&report)?,
@@ -143,7 +152,7 @@ mod with_training {
             curve: args.curve,
         };
         let device = model::device(&args.device)?;
-        let report = parity::run(&args.folder, recipe, tolerance, &device)?;
+        let report = parity::run(&args.folder, recipe, tolerance, (&device, &args.kernels))?;
         match ui.format() {
             Format::Json => ui.print_json(&report)?,
             Format::Text => ui.print(&verdict(&report))?,

@@ -5,6 +5,8 @@
 //! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream.
 
 pub mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
 #[cfg(test)]
 mod mask_tests;
 pub mod muon;
@@ -33,6 +35,9 @@ pub enum Kernels {
     Plain,
     /// Our own, on the CPU.
     Fused,
+    /// Our own, on a GPU, with activations in a precision.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::engine::Precision),
 }
 
 impl Kernels {
@@ -284,6 +289,11 @@ pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss:
     match kernels {
         Kernels::Plain => plain::loss(parameters, input, z_loss),
         Kernels::Fused => cpu::loss(parameters, input, z_loss),
+        // Adapters are left to burn.
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) if !parameters.is_whole() => plain::loss(parameters, input, z_loss),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(precision) => cuda::pass::loss(parameters, input, z_loss, precision),
     }
 }
 
@@ -298,6 +308,12 @@ pub fn gradients(
     match kernels {
         Kernels::Plain => plain::gradients(parameters, inputs, objective),
         Kernels::Fused => cpu::gradients(parameters, inputs, objective),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) if !parameters.is_whole() => {
+            plain::gradients(parameters, inputs, objective)
+        }
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(precision) => cuda::pass::gradients(parameters, inputs, objective, precision),
     }
 }
 
@@ -306,51 +322,60 @@ pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &
     match kernels {
         Kernels::Plain => plain::logits(parameters, ids, pass),
         Kernels::Fused => cpu::logits(parameters, ids, pass),
+        // Logits are asked for where speed does not count.
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => plain::logits(parameters, ids, pass),
     }
 }
 
 /// A table, the first of a group, with other rows of `d` for some ids.
 pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
     match Kernels::for_device(&table.device()) {
-        Kernels::Plain => plain::replace_rows(table, ids, rows, d),
         Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
+        _ => plain::replace_rows(table, ids, rows, d),
     }
 }
 
 /// One step of AdamW (arXiv 1711.05101) on one group; in place where nobody else
 /// holds the tensors.
 pub fn adamw(
+    kernels: Kernels,
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
     step: &AdamStep,
     parts: &[Part],
 ) -> (Tensor<1>, AdamState) {
-    match Kernels::for_device(&param.device()) {
+    match kernels {
         Kernels::Plain => plain::adamw(param, gradient, state, step, parts),
         Kernels::Fused => cpu::adamw_step(param, gradient, state, step, parts),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => cuda::pass::adamw(param, gradient, state, step, parts),
     }
 }
 
 /// One step of [`muon`] on the group of a block: its hidden matrices have a momentum in
 /// place of the first moment and no second, the rest of it moves by AdamW.
 pub fn muon_step(
+    kernels: Kernels,
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
     step: &AdamStep,
     of: (&[Part], &[muon::Matrix]),
 ) -> (Tensor<1>, AdamState) {
-    match Kernels::for_device(&param.device()) {
-        Kernels::Plain => plain::muon_step(param, gradient, state, step, of),
+    match kernels {
         Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
+        _ => plain::muon_step(param, gradient, state, step, of),
     }
 }
 
 /// The sum of the squares of a gradient; on the CPU its bits do not depend on threads.
-pub fn gradient_norm_squared(gradient: &Tensor<1>) -> f64 {
-    match Kernels::for_device(&gradient.device()) {
+pub fn gradient_norm_squared(kernels: Kernels, gradient: &Tensor<1>) -> f64 {
+    match kernels {
         Kernels::Plain => plain::gradient_norm_squared(gradient),
         Kernels::Fused => cpu::gradient_norm_squared(gradient),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda(_) => cuda::pass::squares(gradient),
     }
 }

@@ -94,10 +94,7 @@ pub fn gradients(
     }
     if let Some(ids) = parameters.rows {
         let table = sums.pop();
-        let row = |(id, table): (&u32, &Tensor<1>)| {
-            let start = *id as usize * d;
-            table.clone().slice([start..start + d])
-        };
+        let row = |(id, table): (&u32, &Tensor<1>)| table.clone().narrow(0, *id as usize * d, d);
         let rows = ids
             .iter()
             .zip(table.iter().cycle())
@@ -111,9 +108,9 @@ pub fn gradients(
 /// See [`super::replace_rows`].
 pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
     let replace = |table: Tensor<1>, (row, id): (usize, &u32)| {
-        let (from, to) = (row * d, *id as usize * d);
-        let row = rows.clone().slice([from..from + d]);
-        table.slice_assign([to..to + d], row)
+        let start = *id as usize * d;
+        let place = start..start + d;
+        table.slice_assign([place], rows.clone().narrow(0, row * d, d))
     };
     ids.iter().enumerate().fold(table, replace)
 }

@@ -283,7 +283,8 @@ fn any_number_of_threads_gives_the_same_bits() {
                 ..Objective::PLAIN
             };
             let (loss, gradients) = model.gradients([&batch], &objective);
-            let norm: f64 = gradients.iter().map(gradient_norm_squared).sum();
+            let norm = |gradient| gradient_norm_squared(model.kernels(), gradient);
+            let norm: f64 = gradients.iter().map(norm).sum();
             let logits = model.logits(&ids(&batch), 37, 77);
             let mut bits = vec![loss.cross_entropy.to_bits(), norm.to_bits()];
             let floats = gradients.iter().flat_map(to_vec).chain(to_vec(&logits));
@@ -430,7 +431,14 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
                 adamw_naive(&mut naive[i], f64::from(values[i]), &step, decay);
             }
         }
-        fused = adamw(fused.0, gradient.clone(), fused.1, &step, &group.parts);
+        fused = adamw(
+            Kernels::Fused,
+            fused.0,
+            gradient.clone(),
+            fused.1,
+            &step,
+            &group.parts,
+        );
         plain = super::plain::adamw(plain.0, gradient.clone(), plain.1, &step, &group.parts);
     }
     let expected: Vec<f32> = naive.iter().map(|x| x[0] as f32).collect();
@@ -475,7 +483,9 @@ fn muon_equals_its_plain_twin() {
                     .build()
                     .unwrap();
                 let (param, state) = fused.clone();
-                pool.install(|| super::muon_step(param, gradient.clone(), state, &step, of))
+                pool.install(|| {
+                    super::muon_step(Kernels::Fused, param, gradient.clone(), state, &step, of)
+                })
             };
             let [one, three] = [1, 3].map(threads);
             assert!(to_vec(&one.0) == to_vec(&three.0));
@@ -493,6 +503,6 @@ fn norm_of_a_gradient_is_the_sum_of_squares() {
     let values: Vec<f32> = (0..50_001).map(|i| (i as f32 * 0.37).sin()).collect();
     let naive: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
     let tensor = Tensor::<1>::from_floats(values.as_slice(), &Device::flex());
-    assert!((gradient_norm_squared(&tensor) - naive).abs() < 1e-9 * naive);
+    assert!((gradient_norm_squared(Kernels::Fused, &tensor) - naive).abs() < 1e-9 * naive);
     assert!((super::plain::gradient_norm_squared(&tensor) - naive).abs() < 1e-5 * naive);
 }

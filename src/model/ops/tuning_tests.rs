@@ -142,7 +142,10 @@ fn adapters_give_the_same_bits_on_any_number_of_threads() {
         pool.build().unwrap().install(|| {
             let model = tuned(&config, &tuning, Kernels::Fused);
             let (loss, gradients) = model.gradients([&batch], &Objective::PLAIN);
-            let norms: Vec<f64> = gradients.iter().map(gradient_norm_squared).collect();
+            let norms: Vec<f64> = {
+                let norm = |gradient| gradient_norm_squared(model.kernels(), gradient);
+                gradients.iter().map(norm).collect()
+            };
             (
                 loss,
                 norms,

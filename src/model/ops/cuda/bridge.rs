@@ -1,0 +1,92 @@
+//! The way from burn's tensors to addresses and a stream: all that is known of CubeCL's
+//! inside is in this file.
+//!
+//! An operation runs on the device's own thread, in the order in which burn's operations
+//! are queued, on the stream of the tensors that it works on.
+
+use std::cell::RefCell;
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::cuda::CudaRuntime;
+use cubecl_common::device_handle::DeviceHandle;
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::id::KernelId;
+use cubecl_server::runtime::Runtime;
+use cubecl_server::server::{BufferBinding, ServerError};
+use cubecl_server::stream::{ExecuteScope, WriteScoped};
+
+use super::driver::Gpu;
+use super::engine::{Engine, Error, Pointer, Precision};
+
+type Server = <CudaRuntime as Runtime>::Server;
+
+/// Names our work in CubeCL's records.
+struct Operation;
+
+thread_local! {
+    /// What this device's thread has compiled. A thread has one device.
+    static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
+}
+
+/// Runs work on the device after all that was queued before it, with the addresses of
+/// arrays that it reads and of those that it writes. An error shows when a result is next
+/// read.
+pub fn submit(
+    of: &CubeTensor,
+    precision: Precision,
+    reads: &[&CubeTensor],
+    writes: &[&CubeTensor],
+    work: impl FnOnce(&mut dyn Engine, &[Pointer], &[Pointer]) -> Result<(), Error> + Send + 'static,
+) {
+    let device = DeviceHandle::<Server>::new(of.client.service_id().device);
+    let stream = StreamId::current();
+    let bindings = |tensors: &[&CubeTensor]| -> Vec<BufferBinding> {
+        let handles = tensors.iter().map(|tensor| tensor.handle.clone());
+        handles.map(|handle| handle.binding()).collect()
+    };
+    let (reads, writes) = (bindings(reads), bindings(writes));
+    device.submit(move |server: &mut Server| {
+        let id = KernelId::new::<Operation>();
+        let scope = ExecuteScope::launching(server, id, stream, reads.iter(), writes.clone());
+        // The scope keeps the error for whoever reads what was written.
+        drop(scope.execute(|server| {
+            let all = || reads.iter().chain(&writes);
+            let mut streams = server.write_streams().resolve(stream, all())?;
+            let mut pointers = Vec::new();
+            for binding in all() {
+                let place = binding.memory.descriptor().location();
+                streams.current().capturing.touch(binding.stream, place);
+                let memory = &mut streams.get(&binding.stream).memory_management_gpu;
+                let resource = memory.get_resource(
+                    binding.memory.clone(),
+                    binding.offset_start,
+                    binding.offset_end,
+                )?;
+                pointers.push(Pointer(resource.ptr));
+            }
+            let (read, written) = pointers.split_at(reads.len());
+            let stream = streams.current().sys;
+            run(stream, precision, |engine| work(engine, read, written)).map_err(|error| {
+                ServerError::Generic {
+                    reason: error.to_string(),
+                    backtrace: BackTrace::capture(),
+                }
+            })
+        }));
+    });
+}
+
+fn run(
+    stream: cudarc::driver::sys::CUstream,
+    precision: Precision,
+    work: impl FnOnce(&mut dyn Engine) -> Result<(), Error>,
+) -> Result<(), Error> {
+    GPU.with_borrow_mut(|gpu| {
+        let gpu = match gpu {
+            Some(gpu) => gpu,
+            None => gpu.insert(Gpu::current()?),
+        };
+        work(&mut gpu.on(stream, precision))
+    })
+}

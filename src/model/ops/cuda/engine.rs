@@ -1,0 +1,211 @@
+//! What a device must do for the operations: run a kernel, multiply matrices.
+
+use crate::model::ops::Shape;
+
+/// Something that a device could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An extent that kernels cannot count.
+    #[error("{what} is {found}, and at most {most} can be had on a GPU")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How many were asked for.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The device, its driver or a library said no.
+    #[error("{action}: {reason}")]
+    Device {
+        /// What was tried.
+        action: String,
+        /// What came back.
+        reason: String,
+    },
+}
+
+/// An address in the memory of the device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointer(pub u64);
+
+impl Pointer {
+    /// What a kernel takes where an array is not given.
+    pub const NONE: Self = Self(0);
+
+    /// So many bytes further.
+    pub fn at(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
+/// What activations are stored in; sums are single precision in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Single precision: what parity is proved in.
+    Single,
+    /// bfloat16, with weights, statistics and sums in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of an activation.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Single => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// Each element by itself.
+    Pointwise,
+    /// A row a block, and sums over rows.
+    Rows,
+    /// For heads of so many dimensions.
+    Attention(usize),
+}
+
+impl Module {
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pointwise => ("pointwise.cu", include_str!("kernels/pointwise.cu")),
+            Self::Rows => ("rows.cu", include_str!("kernels/rows.cu")),
+            Self::Attention(_) => ("attention.cu", include_str!("kernels/attention.cu")),
+        }
+    }
+
+    /// The file's name, and its text with that of the header it includes.
+    pub fn program(self) -> (&'static str, String) {
+        let (name, text) = self.source();
+        let include = "#include \"common.cuh\"";
+        let header = include_str!("kernels/common.cuh");
+        (name, text.replacen(include, header, 1))
+    }
+
+    /// The definitions that the file is compiled with.
+    pub fn definitions(self, precision: Precision) -> Vec<String> {
+        let head = match self {
+            Self::Attention(head) => Some(format!("-DHEAD={head}")),
+            _ => None,
+        };
+        let bf16 = (precision == Precision::Bf16).then(|| "-DBF16".to_string());
+        head.into_iter().chain(bf16).collect()
+    }
+}
+
+/// What a kernel is given, by value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// An array.
+    Array(Pointer),
+    /// A count or a switch.
+    Int(i32),
+    /// A factor.
+    Float(f32),
+}
+
+/// One run of a kernel.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// Where the kernel is.
+    pub module: Module,
+    /// Its name there.
+    pub kernel: &'static str,
+    /// How many blocks, by axis.
+    pub blocks: [u32; 3],
+    /// Threads a block.
+    pub threads: u32,
+    /// Bytes of shared memory beside those that the kernel declares.
+    pub shared: u32,
+    /// In the kernel's order.
+    pub arguments: &'a [Argument],
+}
+
+/// A row-major matrix, seen as it is or transposed.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    /// Its first element.
+    pub pointer: Pointer,
+    /// Elements from a row to the next.
+    pub stride: usize,
+    /// What its elements are.
+    pub precision: Precision,
+    /// Whether the product sees its transpose.
+    pub transposed: bool,
+}
+
+impl Matrix {
+    /// A matrix whose rows lie one behind the other.
+    pub fn new(pointer: Pointer, columns: usize, precision: Precision) -> Self {
+        Self {
+            pointer,
+            stride: columns,
+            precision,
+            transposed: false,
+        }
+    }
+
+    /// Its transpose.
+    pub fn t(self) -> Self {
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
+    }
+}
+
+/// `out = a b`, `[m, k]` times `[k, n]`; or that added to `out`.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    /// Rows of `out`.
+    pub m: usize,
+    /// Columns of `out`.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// The left matrix.
+    pub a: Matrix,
+    /// The right matrix.
+    pub b: Matrix,
+    /// The result, not transposed.
+    pub out: Matrix,
+    /// Whether to add to what `out` holds.
+    pub onto: bool,
+}
+
+/// A device, or what stands in for one. Work is done in the order it is given.
+pub trait Engine {
+    /// What activations are stored in.
+    fn precision(&self) -> Precision;
+    /// Runs a kernel.
+    fn launch(&mut self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// Multiplies two matrices.
+    fn multiply(&mut self, product: &Product) -> Result<(), Error>;
+}
+
+/// Whether kernels take a model of this shape, or why not.
+pub fn supports(shape: &Shape) -> Result<(), String> {
+    if !shape.head.is_multiple_of(16) || 128 < shape.head {
+        return Err(format!(
+            "its heads have {} dimensions: expected a multiple of 16, at most 128",
+            shape.head
+        ));
+    }
+    if !shape.d_ff.is_multiple_of(8) {
+        return Err(format!("d_ff is {}: expected a multiple of 8", shape.d_ff));
+    }
+    if shape.block.qk_norm.is_some() {
+        return Err("it normalises queries and keys (`model.qk_norm`)".into());
+    }
+    if MOST < shape.d {
+        return Err(format!("d_model is {}: expected at most {MOST}", shape.d));
+    }
+    Ok(())
+}
+
+/// The widest row that a block of threads sums in shared memory.
+const MOST: usize = 12_288;

@@ -1,0 +1,25 @@
+//! The operations on a CUDA GPU, forward and backward by hand.
+//!
+//! `block`, `loss` and `embedding` say what runs in which order; they hold addresses and an
+//! [`engine::Engine`] and know neither burn nor CUDA, so that tests run all of it on a
+//! processor ([`host`]). `kernels/` holds what runs on the device, as CUDA C++ that is
+//! compiled when it is first needed; matrix products are a library's.
+
+pub mod arena;
+pub mod block;
+#[cfg(feature = "cuda")]
+mod bridge;
+#[cfg(feature = "cuda")]
+pub mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+pub mod embedding;
+pub mod engine;
+#[cfg(test)]
+mod host;
+pub mod kernels;
+pub mod loss;
+#[cfg(feature = "cuda")]
+pub mod pass;
+#[cfg(test)]
+mod tests;

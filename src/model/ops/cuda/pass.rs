@@ -1,0 +1,261 @@
+//! A model's loss and gradients on a GPU: the operations of [`Programs`] from the embedding
+//! to the loss and back.
+
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Tensor};
+
+use super::device::{Programs, Uploaded, integers};
+use super::embedding::Segments;
+use super::engine::Precision;
+use super::loss::{Factors, Scored};
+use crate::model::layout::Part;
+use crate::model::ops::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass};
+
+/// The groups of a model: embedding, blocks, what follows them.
+struct Groups<'a> {
+    embedding: &'a Tensor<1>,
+    blocks: &'a [Tensor<1>],
+    last: &'a Tensor<1>,
+    device: Device,
+}
+
+impl<'a> Groups<'a> {
+    fn new(parameters: Parameters<'a>) -> Self {
+        let [embedding, blocks @ .., last] = parameters.base else {
+            unreachable!("a layout has at least two groups")
+        };
+        Self {
+            embedding,
+            blocks,
+            last,
+            device: embedding.device(),
+        }
+    }
+}
+
+/// What a batch is, on the device.
+struct Sent {
+    pass: Pass,
+    uploaded: Uploaded,
+    ids: Vec<i32>,
+    /// Rows, targets and weights of the scored positions.
+    scored: Tensor<1, burn::tensor::Int>,
+    count: usize,
+}
+
+impl Sent {
+    fn new(input: &Input, device: &Device) -> Self {
+        let Input { ids, targets, pass } = input;
+        let scored = Scored::new(targets);
+        let weights = scored.weights.iter();
+        let weights = weights.map(|weight| weight.to_bits().cast_signed());
+        let mut words = [&scored.rows[..], &scored.targets].concat();
+        words.extend(weights);
+        // Nothing is scored: the device has no empty arrays.
+        if words.is_empty() {
+            words.push(0);
+        }
+        Self {
+            pass: pass.clone(),
+            uploaded: Uploaded::new(pass, device),
+            ids: ids.iter().map(|id| id.cast_signed()).collect(),
+            scored: integers(words, device),
+            count: scored.rows.len(),
+        }
+    }
+
+    fn embedding(&self, groups: &Groups<'_>) -> Tensor<2> {
+        Tensor::from_dispatch(<Dispatch as Programs>::embedding_forward(
+            groups.embedding.clone().into_dispatch(),
+            integers(self.ids.clone(), &groups.device).into_dispatch(),
+            self.uploaded.seen.clone().into_dispatch(),
+            self.pass.clone(),
+        ))
+    }
+
+    /// The gradient of the embedding, given that of the residual stream.
+    fn embedding_back(&self, dx: Tensor<2>, device: &Device) -> Tensor<1> {
+        let by_id = Segments::new(self.ids.iter().copied());
+        let places = (0..self.ids.len()).map(|at| self.pass.mask.reach(at).place());
+        let by_place = match self.pass.shape.embedding.position {
+            Some(_) => Segments::new(places.filter_map(|place| i32::try_from(place).ok())),
+            None => Segments::default(),
+        };
+        let rows = [by_id.joined(), by_place.joined()].concat();
+        Tensor::from_dispatch(<Dispatch as Programs>::embedding_backward(
+            dx.into_dispatch(),
+            integers(rows, device).into_dispatch(),
+            Arc::new([by_id, by_place]),
+            self.pass.clone(),
+        ))
+    }
+
+    /// The residual stream after a block, and what its way back reads.
+    fn block(
+        &self,
+        x: &Tensor<2>,
+        params: &Tensor<1>,
+        precision: Precision,
+    ) -> (Tensor<2>, Tensor<1>) {
+        let (y, saved) = <Dispatch as Programs>::block_forward(
+            x.clone().into_dispatch(),
+            params.clone().into_dispatch(),
+            self.uploaded.rope.clone().into_dispatch(),
+            self.uploaded.seen.clone().into_dispatch(),
+            self.pass.clone(),
+            precision,
+        );
+        (Tensor::from_dispatch(y), Tensor::from_dispatch(saved))
+    }
+
+    /// The gradients of a block's input and group, given that of its output.
+    fn block_back(
+        &self,
+        (x, params, saved): (Tensor<2>, &Tensor<1>, Tensor<1>),
+        dy: Tensor<2>,
+        precision: Precision,
+    ) -> (Tensor<2>, Tensor<1>) {
+        let (dx, gradient) = <Dispatch as Programs>::block_backward(
+            x.into_dispatch(),
+            params.clone().into_dispatch(),
+            saved.into_dispatch(),
+            dy.into_dispatch(),
+            self.uploaded.rope.clone().into_dispatch(),
+            self.uploaded.seen.clone().into_dispatch(),
+            self.pass.clone(),
+            precision,
+        );
+        (Tensor::from_dispatch(dx), Tensor::from_dispatch(gradient))
+    }
+}
+
+/// See [`crate::model::ops::loss`].
+pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: Precision) -> Loss {
+    let groups = Groups::new(parameters);
+    let sent = Sent::new(input, &groups.device);
+    let mut x = sent.embedding(&groups);
+    for params in groups.blocks {
+        (x, _) = sent.block(&x, params, precision);
+    }
+    read(Tensor::from_dispatch(<Dispatch as Programs>::loss_forward(
+        x.into_dispatch(),
+        groups.last.clone().into_dispatch(),
+        groups.embedding.clone().into_dispatch(),
+        sent.scored.into_dispatch(),
+        sent.count,
+        Factors { scale: 1.0, z_loss },
+        sent.pass,
+        precision,
+    )))
+}
+
+/// See [`crate::model::ops::gradients`]; of models that are trained whole.
+pub fn gradients(
+    parameters: Parameters<'_>,
+    inputs: &mut dyn Iterator<Item = Input>,
+    objective: &Objective,
+    precision: Precision,
+) -> (Loss, Vec<Tensor<1>>) {
+    let groups = Groups::new(parameters);
+    let mut total: Option<(Tensor<1>, Vec<Tensor<1>>)> = None;
+    for input in inputs {
+        let (loss, gradients) = differentiate(&groups, &input, objective, precision);
+        total = Some(match total {
+            None => (loss, gradients),
+            Some((before, sums)) => {
+                let sums = sums.into_iter().zip(gradients);
+                (before + loss, sums.map(|(sum, more)| sum + more).collect())
+            }
+        });
+    }
+    let none = || {
+        let zeros = parameters.base.iter().map(Tensor::zeros_like).collect();
+        (Tensor::zeros([4], &groups.device), zeros)
+    };
+    let (loss, gradients) = total.unwrap_or_else(none);
+    (read(loss), gradients)
+}
+
+/// Losses and gradients of one batch, all on the device.
+fn differentiate(
+    groups: &Groups<'_>,
+    input: &Input,
+    objective: &Objective,
+    precision: Precision,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let sent = Sent::new(input, &groups.device);
+    let mut x = sent.embedding(groups);
+    let mut kept = Vec::with_capacity(groups.blocks.len());
+    for params in groups.blocks {
+        let (y, saved) = sent.block(&x, params, precision);
+        kept.push((params, x, (!objective.recompute).then_some(saved)));
+        x = y;
+    }
+    let (loss, dx, d_last, tied) = <Dispatch as Programs>::loss_gradients(
+        x.into_dispatch(),
+        groups.last.clone().into_dispatch(),
+        groups.embedding.clone().into_dispatch(),
+        sent.scored.clone().into_dispatch(),
+        sent.count,
+        Factors {
+            scale: objective.scale,
+            z_loss: objective.z_loss,
+        },
+        sent.pass.clone(),
+        precision,
+    );
+    let mut dx = Tensor::<2>::from_dispatch(dx);
+    let mut gradients = vec![Tensor::from_dispatch(d_last)];
+    while let Some((params, x, saved)) = kept.pop() {
+        let saved = saved.unwrap_or_else(|| sent.block(&x, params, precision).1);
+        let gradient;
+        (dx, gradient) = sent.block_back((x, params, saved), dx, precision);
+        gradients.push(gradient);
+    }
+    let mut embedding = sent.embedding_back(dx, &groups.device);
+    if sent.pass.shape.last.head.is_none() {
+        embedding = embedding + Tensor::from_dispatch(tied);
+    }
+    gradients.push(embedding);
+    gradients.reverse();
+    (Tensor::from_dispatch(loss), gradients)
+}
+
+/// What the device counted; waits for it.
+fn read(loss: Tensor<1>) -> Loss {
+    let data = loss.into_data();
+    let mut sums = data.iter::<f32>().map(f64::from);
+    let mut next = || sums.next().unwrap_or(f64::NAN);
+    Loss {
+        cross_entropy: next(),
+        z_loss: next(),
+    }
+}
+
+/// See [`crate::model::ops::adamw`].
+pub fn adamw(
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    parts: &[Part],
+) -> (Tensor<1>, AdamState) {
+    let tensors = [param, gradient, state.first, state.second];
+    let [param, gradient, first, second] = tensors.map(Tensor::into_dispatch);
+    let (param, first, second) =
+        <Dispatch as Programs>::adamw(param, gradient, first, second, *step, parts.to_vec());
+    let state = AdamState {
+        first: Tensor::from_dispatch(first),
+        second: Tensor::from_dispatch(second),
+    };
+    (Tensor::from_dispatch(param), state)
+}
+
+/// The sum of the squares of a gradient; waits for it.
+pub fn squares(gradient: &Tensor<1>) -> f64 {
+    let gradient = gradient.clone().into_dispatch();
+    let sum = Tensor::<1>::from_dispatch(<Dispatch as Programs>::squares(gradient));
+    f64::from(sum.into_scalar::<f32>())
+}

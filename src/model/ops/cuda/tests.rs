@@ -1,0 +1,410 @@
+//! Every operation of the device, run on a processor, against the CPU's own.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "noise is rounded to the precision of the model, and batches are small"
+)]
+
+use std::sync::Arc;
+
+use super::block::{self, Saved};
+use super::embedding::{self, Segments};
+use super::engine::{Pointer, Precision};
+use super::host::{Host, address, room};
+use super::kernels::{Kernels, Tables, element};
+use super::loss::{self, Scored};
+use crate::batch::Batch;
+use crate::model::config::{Attention, Config};
+use crate::model::layout::layout;
+use crate::model::mask::Mask;
+use crate::model::ops::{AdamStep, Extent, Objective, Pass, Shape, Targets, cpu};
+use crate::model::testing::{batch, distance, gpt2, llama};
+use crate::rng::Key;
+use crate::token::TokenId;
+
+/// Heads of 16 and 32 dimensions, with and without biases, shared heads, both norms.
+fn shapes() -> Vec<Config> {
+    vec![
+        Config {
+            d_model: 32,
+            context: 160,
+            ..gpt2()
+        },
+        Config {
+            d_model: 64,
+            n_heads: 4,
+            n_kv_heads: 2,
+            d_ff: 72,
+            context: 160,
+            ..llama()
+        },
+        Config {
+            d_model: 96,
+            n_heads: 3,
+            n_kv_heads: 1,
+            d_ff: 40,
+            context: 160,
+            tied: true,
+            bias: true,
+            ..llama()
+        },
+    ]
+}
+
+/// How far from the CPU's results: the rounding of activations.
+fn allowed(precision: Precision) -> f64 {
+    match precision {
+        Precision::Single => 2e-5,
+        Precision::Bf16 => 1.5e-2,
+    }
+}
+
+fn noise(len: usize, seed: u64, size: f64) -> Vec<f32> {
+    let mut rng = Key::new(seed).rng();
+    (0..len)
+        .map(|_| (size * (rng.unit() - 0.5)) as f32)
+        .collect()
+}
+
+/// What the tables of a pass point at.
+struct Sent {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    places: Vec<i32>,
+    reach: Vec<i32>,
+}
+
+impl Sent {
+    fn new(pass: &Pass) -> Self {
+        let rope = pass.shape.rope.clone();
+        let n = pass.extent.positions();
+        let int = |value: usize| i32::try_from(value).unwrap();
+        let seen = |at: usize| pass.mask.reach(at);
+        let general = if pass.mask.is_causal() { 0 } else { n };
+        Self {
+            cos: rope.as_ref().map_or(vec![], |rope| rope.cos().to_vec()),
+            sin: rope.as_ref().map_or(vec![], |rope| rope.sin().to_vec()),
+            places: (0..general).map(|at| int(seen(at).place())).collect(),
+            reach: (0..general)
+                .flat_map(|at| [int(seen(at).keys().start), int(seen(at).keys().end)])
+                .collect(),
+        }
+    }
+
+    fn tables(&self) -> Tables {
+        let or_none = |array: &[i32]| match array {
+            [] => Pointer::NONE,
+            array => address(array),
+        };
+        Tables {
+            cosines: address(&self.cos),
+            sines: address(&self.sin),
+            places: or_none(&self.places),
+            reach: or_none(&self.reach),
+        }
+    }
+}
+
+fn passes(config: &Config) -> Vec<Pass> {
+    let shape = Arc::new(Shape::new(config));
+    let pass = |rows: usize, length: usize, attention: Attention, window: Option<usize>| {
+        let of = Config {
+            attention,
+            window,
+            ..config.clone()
+        };
+        let mut batch = Batch {
+            rows,
+            length,
+            ..batch(config, rows, length, 5)
+        };
+        batch.prefixes = (0..rows).map(|row| 20 + 30 * row as u32).collect();
+        batch.end = Some(TokenId(0));
+        Pass {
+            shape: shape.clone(),
+            extent: Extent { rows, length },
+            mask: Mask::new(&of, &batch),
+        }
+    };
+    vec![
+        pass(2, 70, Attention::Causal, None),
+        pass(1, 1, Attention::Causal, None),
+        pass(2, 130, Attention::Document, None),
+        pass(2, 99, Attention::PrefixLm, None),
+        pass(1, 150, Attention::Causal, Some(17)),
+    ]
+}
+
+#[test]
+fn blocks_equal_those_of_the_cpu() {
+    for precision in [Precision::Single, Precision::Bf16] {
+        for (index, config) in shapes().iter().enumerate() {
+            // The masks of the first shape serve for the others: one of them each.
+            let of = passes(config).into_iter().enumerate();
+            for (which, pass) in of.filter(|(which, _)| index == 0 || index + 1 == *which) {
+                let at = format!("{precision:?}, shape {index}, pass {which}");
+                check_block(&pass, precision, &at);
+            }
+        }
+    }
+}
+
+fn check_block(pass: &Pass, precision: Precision, at: &str) {
+    let (shape, n) = (&pass.shape, pass.extent.positions());
+    let params = noise(shape.block.len, 1, 0.5);
+    let (x, dy) = (noise(n * shape.d, 2, 2.0), noise(n * shape.d, 3, 2.0));
+    let of = cpu::block::Params {
+        own: &params,
+        adapters: &[],
+    };
+    let (expected, kept) = cpu::block::forward(&x, of, pass);
+    let mut expected_gradient = vec![0.0; params.len()];
+    let into = cpu::block::Into {
+        own: Some(&mut expected_gradient),
+        adapters: &mut [],
+    };
+    let expected_dx = cpu::block::backward(&x, of, &kept, &dy, pass, into);
+
+    let mut host = Host(precision);
+    let mut kernels = Kernels::new(&mut host);
+    let held = Sent::new(pass);
+    // What was not written is not a number.
+    let spoilt = |bytes: usize| vec![f32::NAN; bytes / 4];
+    let mut saved = spoilt(Saved::new(shape, pass.extent, precision).bytes);
+    let mut forward = spoilt(block::Work::forward(shape, pass.extent, precision).bytes);
+    let mut backward = spoilt(block::Work::backward(shape, pass.extent, precision).bytes);
+    let (mut y, mut dx) = (spoilt(4 * n * shape.d), spoilt(4 * n * shape.d));
+    let mut gradient = spoilt(4 * shape.block.len);
+    let arrays = block::Arrays {
+        x: address(&x),
+        params: address(&params),
+        saved: room(&mut saved),
+        work: room(&mut forward),
+        tables: held.tables(),
+    };
+    block::forward(&mut kernels, pass, arrays, room(&mut y)).unwrap();
+    let near = |name: &str, found: &[f32], expected: &[f32]| {
+        let found = distance(found, expected);
+        assert!(found <= allowed(precision), "{at}: {name}: {found}");
+    };
+    near("y", &y, &expected);
+    let arrays = block::Arrays {
+        work: room(&mut backward),
+        ..arrays
+    };
+    let to = (room(&mut dx), room(&mut gradient));
+    block::backward(&mut kernels, pass, arrays, address(&dy), to).unwrap();
+    near("dx", &dx, &expected_dx);
+    near("gradient", &gradient, &expected_gradient);
+    assert!(gradient.iter().all(|value| value.is_finite()), "{at}");
+}
+
+#[test]
+fn the_loss_equals_that_of_the_cpu() {
+    let objective = Objective {
+        scale: 0.25,
+        z_loss: 0.01,
+        recompute: false,
+    };
+    for precision in [Precision::Single, Precision::Bf16] {
+        for (index, config) in shapes().iter().enumerate() {
+            for (scored, objective, cap) in [
+                (0, Objective::PLAIN, None),
+                (1, objective, None),
+                (3, Objective::PLAIN, Some(3.0)),
+                (300, objective, Some(5.0)),
+            ] {
+                let config = Config {
+                    logit_soft_cap: cap,
+                    ..config.clone()
+                };
+                let at = format!("{precision:?}, shape {index}, {scored} scored");
+                check_loss(&config, scored, &objective, precision, &at);
+            }
+        }
+    }
+}
+
+fn check_loss(
+    config: &Config,
+    scored: usize,
+    objective: &Objective,
+    precision: Precision,
+    at: &str,
+) {
+    let shape = Shape::new(config);
+    let extent = Extent {
+        rows: 3,
+        length: 100,
+    };
+    let n = extent.positions();
+    let groups = layout(config);
+    let (last, embedding) = (
+        noise(groups.last().unwrap().len, 4, 2.0),
+        noise(groups[0].len, 5, 2.0),
+    );
+    let x = noise(n * shape.d, 6, 2.0);
+    let counts = |i: usize| i * 7 % n < scored;
+    let weight = |i: usize| if counts(i) { 0.5 + (i % 3) as f32 } else { 0.0 };
+    let targets = Targets {
+        ids: (0..n as u32).map(|i| i % 37).collect(),
+        weights: (0..n).map(weight).collect(),
+    };
+    let head = cpu::loss::Head {
+        last: &last,
+        embedding: &embedding,
+    };
+    let (mut expected_last, mut expected_embedding) =
+        (vec![0.0; last.len()], vec![0.0; embedding.len()]);
+    let into = cpu::loss::Into {
+        last: Some(&mut expected_last),
+        embedding: Some(&mut expected_embedding),
+        rows: None,
+    };
+    let (expected, expected_x) =
+        cpu::loss::differentiate(&x, head, &targets, objective, &shape, into);
+
+    let of = Scored::new(&targets);
+    let mut host = Host(precision);
+    let mut kernels = Kernels::new(&mut host);
+    let spoilt = |bytes: usize| vec![f32::NAN; bytes / 4];
+    let mut work = spoilt(loss::Work::new(&shape, of.rows.len(), precision).bytes);
+    let (mut dx, mut d_last) = (spoilt(4 * x.len()), spoilt(4 * last.len()));
+    let (mut d_embedding, mut sums) = (spoilt(4 * embedding.len()), [f32::NAN; 4]);
+    let arrays = loss::Arrays {
+        x: address(&x),
+        last: address(&last),
+        embedding: address(&embedding),
+        rows: address(&of.rows),
+        targets: address(&of.targets),
+        weights: address(&of.weights),
+        work: room(&mut work),
+    };
+    let to = loss::Gradients {
+        x: room(&mut dx),
+        last: room(&mut d_last),
+        embedding: room(&mut d_embedding),
+    };
+    let factors = loss::Factors {
+        scale: objective.scale,
+        z_loss: objective.z_loss,
+    };
+    let (of_batch, counted) = ((&shape, extent), (of.rows.len(), factors));
+    let sum = room(&mut sums);
+    loss::run(&mut kernels, of_batch, counted, arrays, sum, Some(to)).unwrap();
+    let allowed = allowed(precision);
+    let [entropy, z_loss, ..] = sums.map(f64::from);
+    let close = |found: f64, expected: f64| (found - expected).abs() <= allowed * expected.abs();
+    assert!(close(entropy, expected.cross_entropy), "{at}: {entropy}");
+    assert!(close(z_loss, expected.z_loss), "{at}: {z_loss}");
+    let near = |name: &str, found: &[f32], expected: &[f32]| {
+        let found = distance(found, expected);
+        assert!(found <= allowed, "{at}: {name}: {found}");
+    };
+    near("x", &dx, &expected_x);
+    near("last", &d_last, &expected_last);
+    if config.tied {
+        near("embedding", &d_embedding, &expected_embedding);
+    }
+    let with = sums;
+    let sum = room(&mut sums);
+    loss::run(&mut kernels, of_batch, counted, arrays, sum, None).unwrap();
+    assert_eq!(sums, with, "{at}: the loss is the same without gradients");
+}
+
+#[test]
+fn embeddings_equal_those_of_the_cpu() {
+    for config in shapes() {
+        for pass in passes(&config) {
+            let (shape, n) = (&pass.shape, pass.extent.positions());
+            let params = noise(shape.embedding.len, 7, 2.0);
+            let dy = noise(n * shape.d, 8, 2.0);
+            let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 37).collect();
+            let held = Sent::new(&pass);
+            let int: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
+            let mut host = Host(Precision::Single);
+            let mut kernels = Kernels::new(&mut host);
+            let mut y = vec![f32::NAN; n * shape.d];
+            let given = (address(&int), held.tables().places);
+            embedding::forward(&mut kernels, &pass, address(&params), given, room(&mut y)).unwrap();
+            assert_eq!(y, cpu::embedding::forward(&params, &ids, &pass));
+
+            let by_id = Segments::new(int);
+            let place = |at| i32::try_from(pass.mask.reach(at).place()).unwrap();
+            let by_place = Segments::new((0..n).map(place));
+            let (ids_array, places_array) = (by_id.joined(), by_place.joined());
+            let mut gradient = vec![f32::NAN; shape.embedding.len];
+            embedding::backward(
+                &mut kernels,
+                &pass,
+                address(&dy),
+                (&by_id, address(&ids_array)),
+                (&by_place, address(&places_array)),
+                room(&mut gradient),
+            )
+            .unwrap();
+            // The same additions in the same order.
+            let mut expected = vec![0.0; gradient.len()];
+            cpu::embedding::backward(&dy, &ids, &pass, &mut expected);
+            assert_eq!(gradient, expected);
+        }
+    }
+}
+
+#[test]
+fn adamw_equals_that_of_the_cpu() {
+    let config = &shapes()[0];
+    let group = &layout(config)[1];
+    let step = AdamStep {
+        index: 3,
+        rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        decay_tables: false,
+        gradient_scale: 0.5,
+    };
+    let gradient = noise(group.len, 9, 2.0);
+    let fresh = || {
+        let second = noise(group.len, 12, 1.0).iter().map(|x| x * x).collect();
+        (noise(group.len, 10, 2.0), noise(group.len, 11, 1.0), second)
+    };
+    let (mut param, mut first, mut second): (Vec<f32>, Vec<f32>, Vec<f32>) = fresh();
+    cpu::adamw::step(
+        &mut param,
+        &gradient,
+        (&mut first, &mut second),
+        &step,
+        &group.parts,
+    );
+    let mut found = fresh();
+    let mut host = Host(Precision::Single);
+    let mut kernels = Kernels::new(&mut host);
+    for part in &group.parts {
+        let start = part.range.start;
+        let to = |array: &mut [f32]| element(room(array), start);
+        let [param, first, second] = [&mut found.0, &mut found.1, &mut found.2].map(|a| to(a));
+        let from = [param, element(address(&gradient), start), first, second];
+        let keep = step.keep(part.decay);
+        kernels
+            .adamw(
+                from,
+                [param, first, second],
+                (&step, keep),
+                part.range.len(),
+            )
+            .unwrap();
+    }
+    assert!(distance(&found.0, &param) < 1e-6);
+    assert!(distance(&found.1, &first) < 1e-6);
+    assert!(distance(&found.2, &second) < 1e-6);
+    let mut sums = vec![f32::NAN; 512];
+    let mut norm = [f32::NAN];
+    let to = (room(&mut sums), room(&mut norm));
+    kernels
+        .sum(address(&gradient), to, true, gradient.len())
+        .unwrap();
+    let expected = cpu::adamw::norm_squared(&gradient);
+    assert!((f64::from(norm[0]) - expected).abs() < 1e-5 * expected);
+}
