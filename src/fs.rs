@@ -270,31 +270,65 @@ pub fn open_to_change(path: &Path) -> Result<File, Error> {
         .map_err(Error::new("open", path))
 }
 
+/// What keeps other processes out; gone when it is dropped, or the process ends.
+#[cfg(any(feature = "cloud", feature = "train"))]
+#[derive(Debug)]
+pub struct Lock {
+    _file: Option<File>,
+}
+
 /// Locks a folder against other processes, as long as the result lives; none where
-/// another has it.
-#[cfg(feature = "cloud")]
+/// another has it. On a file system without locks nothing is kept out.
+#[cfg(any(feature = "cloud", feature = "train"))]
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that opens folders"
 )]
-pub fn try_lock_dir(path: &Path) -> Result<Option<File>, Error> {
-    let folder = File::open(path).map_err(Error::new("open", path))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(Error::new("lock", path)(error)),
+pub fn lock_dir(path: &Path) -> Result<Option<Lock>, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let place = |kind: fs::Metadata| (kind.dev(), kind.ino());
+    loop {
+        let folder = File::open(path).map_err(Error::new("open", path))?;
+        match folder.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(Some(Lock { _file: None }));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(Error::new("lock", path)(error)),
+        }
+        let locked = folder.metadata().map(place);
+        let stands = fs::metadata(path).map(place);
+        // The folder may have been removed and made again since it was opened.
+        if locked.map_err(Error::new("lock", path))? == stands.map_err(Error::new("lock", path))? {
+            let _file = Some(folder);
+            return Ok(Some(Lock { _file }));
+        }
     }
+}
+
+/// What the system says of this process's memory, in bytes: a field of
+/// `/proc/self/status`, such as `VmRSS:`.
+pub fn process_memory(field: &str) -> Option<u64> {
+    let status = read_text(Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// Appends `line` and a newline to a log, in one write.
 pub fn append_line(path: &Path, line: &str) -> Result<(), Error> {
+    append(path, format!("{line}\n").as_bytes())
+}
+
+/// Appends bytes to a log, in one write.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = OpenOptions::new()
         .create(true)
         .append(true)
         .open(path)
         .map_err(Error::new("open", path))?;
-    file.write_all(format!("{line}\n").as_bytes())
-        .map_err(Error::new("write", path))
+    file.write_all(bytes).map_err(Error::new("write", path))
 }
 
 /// A name beside `path` under which it can be written before it is renamed into place.

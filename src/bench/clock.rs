@@ -56,13 +56,13 @@ pub fn counts_all() -> bool {
 /// The most memory that the process has had, in bytes.
 #[cfg(feature = "train")]
 pub fn memory_peak() -> Option<u64> {
-    status("VmHWM:")
+    fs::process_memory("VmHWM:")
 }
 
 /// The memory that the process has now, in bytes.
 #[cfg(feature = "train")]
 pub fn memory_now() -> Option<u64> {
-    status("VmRSS:")
+    fs::process_memory("VmRSS:")
 }
 
 /// Time that this thread has run, as Linux tells it in nanoseconds.
@@ -91,12 +91,5 @@ fn ran(schedstat: &Path) -> Option<Duration> {
 
 /// Bytes of memory that are this process's alone, not those of files; where the system tells.
 pub fn private_bytes() -> Option<u64> {
-    status("RssAnon:")
-}
-
-/// A line of the process's status, which Linux tells in KiB.
-fn status(name: &str) -> Option<u64> {
-    let text = fs::read_text(Path::new("/proc/self/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(1024 * line.split_whitespace().next()?.parse::<u64>().ok()?)
+    fs::process_memory("RssAnon:")
 }

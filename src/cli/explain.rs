@@ -232,7 +232,7 @@ impl Explain for datasets::Error {
 #[cfg(feature = "train")]
 mod training {
     use pausedata::train::checkpoint;
-    use pausedata::{eval, generate, model, run::training, train, transfer};
+    use pausedata::{eval, generate, model, report, run::training, train, transfer};
 
     use super::{Explain, Kind};
 
@@ -303,6 +303,16 @@ mod training {
 
         fn advice(&self) -> Option<String> {
             self.hint()
+        }
+    }
+
+    impl Explain for report::training::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Nothing { .. } => Kind::BadInput,
+                Self::Results { .. } => Kind::Damaged,
+                Self::Record(_) | Self::File(_) => Kind::Failed,
+            }
         }
     }
 

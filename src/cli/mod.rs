@@ -22,6 +22,7 @@ mod load;
 mod plan;
 mod prepare;
 mod recipe;
+mod report;
 mod run;
 mod schema;
 mod stats;
@@ -102,6 +103,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Stats(stats::Args),
+    Report(report::Args),
     Load(load::Args),
     Convert(convert::Args),
     Train(train::Args),
@@ -141,6 +143,7 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Verify(args) => verify::execute(args, ui),
         Command::Inspect(args) => inspect::execute(args, ui),
         Command::Stats(args) => stats::execute(args, ui),
+        Command::Report(args) => report::execute(args, ui),
         Command::Load(args) => load::execute(args, ui),
         Command::Convert(args) => convert::execute(args, ui),
         Command::Train(args) => train::execute(args, ui),

@@ -33,7 +33,7 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    use pausedata::{fs, model, run};
+    use pausedata::{fs, model, run, train};
 
     let plan = args.recipe.plan()?;
     if args.dry_run {
@@ -45,6 +45,9 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     let stop = ui.stop_on_signal()?;
     let device = model::device(&args.device)?;
     if args.force {
+        for (stage, _) in plan.stages() {
+            train::forget(&plan.train_dir(stage))?;
+        }
         for part in ["data", "train", "eval"] {
             fs::remove_dir(&plan.out.join(part))?;
         }

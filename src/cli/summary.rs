@@ -2,6 +2,7 @@
 
 use pausedata::eval::{Results, TaskResult};
 use pausedata::recipe::Plan;
+use pausedata::report::training::Curves;
 use pausedata::run::training::{StageSummary, Summary};
 use pausedata::units::percent;
 
@@ -33,6 +34,36 @@ pub fn stages(stages: &[StageSummary]) -> String {
     stages.iter().map(stage).collect()
 }
 
+/// The curves of a run.
+pub fn curves(curves: &Curves) -> String {
+    let mut text = String::new();
+    for stage in &curves.stages {
+        let losses: Vec<f64> = stage.train.iter().map(|point| point.loss).collect();
+        text += &format!(
+            "  {:<9} {}  {} steps, {} tokens, {:.0} s\n",
+            stage.stage,
+            sparkline(&losses),
+            grouped(stage.steps),
+            grouped(stage.tokens),
+            stage.seconds,
+        );
+        if let (Some(first), Some(last)) = (stage.validation.first(), stage.validation.last()) {
+            text += &format!(
+                "            validation loss {:.3} after {} steps, {:.3} after {}\n",
+                first.loss, first.step, last.loss, last.step
+            );
+        }
+        if !stage.anomalies.is_empty() {
+            let n = stage.anomalies.len();
+            text += &format!("            {n} steps were skipped or rolled back\n");
+        }
+    }
+    if let Some(results) = &curves.evaluation {
+        text += &format!("\n{}", self::results(results));
+    }
+    text
+}
+
 fn stage(summary: &StageSummary) -> String {
     let (Some(first), Some(last)) = (summary.losses.first(), summary.losses.last()) else {
         return String::new();
@@ -53,6 +84,10 @@ fn stage(summary: &StageSummary) -> String {
     for part in &summary.epochs_of {
         let (epochs, dataset) = (part.epochs, part.dataset.display());
         text += &format!("            {epochs:.2} epochs of {dataset}\n");
+    }
+    if 0 < summary.anomalies {
+        let n = summary.anomalies;
+        text += &format!("            {n} steps were skipped or rolled back\n");
     }
     if let (Some(first), Some(last)) = (summary.validation.first(), summary.validation.last()) {
         text += &format!(

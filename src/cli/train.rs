@@ -32,7 +32,7 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    use pausedata::{fs, model, run};
+    use pausedata::{model, run, train};
 
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
     let device = model::device(&args.device)?;
@@ -42,7 +42,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             .stages()
             .filter(|(stage, _)| only.is_none_or(|only| only == *stage))
         {
-            fs::remove_dir(&plan.train_dir(stage))?;
+            train::forget(&plan.train_dir(stage))?;
         }
     }
     let stages = run::training::train(&plan, &device, only, ui, &stop)?;

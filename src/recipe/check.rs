@@ -4,6 +4,7 @@ mod curation;
 mod mixture;
 mod rows;
 mod tuning;
+mod watch;
 
 use super::check_pause::{check_frozen, check_pause};
 use super::{Diagnosis, Eval, Recipe, Stage, Task, Train};
@@ -327,14 +328,7 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     at.at_least("keep", train.keep as u64, 1)?;
     at.at_least("validation_rows", train.validation_rows, 1)?;
     mixture::check(at, train)?;
-    if 0 < train.validate_every && stage.validation <= 0.0 {
-        let finding = at.fail(
-            "validate_every",
-            "asks for a validation loss, but no documents are held out",
-        );
-        return Err(finding.hint("set `validation` of this stage, for example to 0.01"));
-    }
-    Ok(())
+    watch::check(at, stage, train)
 }
 
 fn check_eval(recipe: &Recipe, eval: &Eval) -> Outcome {

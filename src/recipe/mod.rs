@@ -12,6 +12,7 @@ mod reword;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use crate::{curate, model, pack, pause, tokenize};
 
 pub use diagnose::{Diagnosis, Error, Place};
 pub use plan::Plan;
+pub use train::{EarlyStopping, Optimizer, Spike, SpikePolicy};
 
 /// An experiment as its author typed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -132,6 +134,9 @@ pub struct Train {
     /// share a batch and little is padding; 0 to leave the order random.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bucket: u64,
+    /// What moves the weights.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optimizer: Optimizer,
     /// The highest learning rate.
     pub lr: f64,
     /// How the learning rate moves after the warm-up.
@@ -162,6 +167,14 @@ pub struct Train {
     /// The largest global gradient norm; larger ones are scaled down to it.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// Averages the weights over steps: this share of the average stays at each, less over
+    /// the first steps, `(1 + n) / (10 + n)` at most after n. A checkpoint's model is the
+    /// average: it is what is validated, evaluated, exported, and trained on by later stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// What is done about steps whose loss or gradient is out of all proportion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spike: Option<Spike>,
     /// Weight of the z-loss: the square of the logarithm of the softmax's sum, which keeps
     /// logits from drifting (PaLM, arXiv 2204.02311, section 5, takes 1e-4). Metrics tell it
     /// apart from the loss.
@@ -183,6 +196,16 @@ pub struct Train {
     /// Rows a validation loss looks at, at most.
     #[serde(default = "default_validation_rows")]
     pub validation_rows: u64,
+    /// When the run ends before its last step; the best checkpoint is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Billions of operations a second that the device can do, to which the speed of
+    /// training is compared; measured on the CPU where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_gflops: Option<f64>,
+    /// Whether the metrics are written for TensorBoard too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tensorboard: bool,
     /// How the files of datasets are read; another way gives the same rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read: Reading,

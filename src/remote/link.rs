@@ -293,12 +293,12 @@ impl Fetch<'_> {
     }
 
     /// Waits until no other process fetches the same.
-    async fn lock(&self) -> Result<File, Error> {
+    async fn lock(&self) -> Result<fs::Lock, Error> {
         loop {
             if self.stop.requested() {
                 return Err(Error::Stopped);
             }
-            if let Some(lock) = fs::try_lock_dir(&self.copy.folder)? {
+            if let Some(lock) = fs::lock_dir(&self.copy.folder)? {
                 return Ok(lock);
             }
             tokio::time::sleep(WAIT).await;

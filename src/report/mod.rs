@@ -1,6 +1,6 @@
 //! Pages that a browser shows: one file, no script, nothing from the network.
 //!
-//! [`dataset`] is the page of one dataset. Text of a corpus is hostile: every
+//! [`dataset`] is the page of one dataset, `training` that of a run. Text of a corpus is hostile: every
 //! value goes through `maud`, which escapes it, and a policy in the page forbids
 //! scripts and connections.
 
@@ -9,6 +9,8 @@ mod data;
 pub mod plot;
 mod sample;
 mod sources;
+#[cfg(feature = "train")]
+pub mod training;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 

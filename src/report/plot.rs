@@ -51,6 +51,8 @@ pub enum Mark {
     Area(Vec<(f64, f64)>),
     /// A line through points.
     Line(Vec<(f64, f64)>),
+    /// A thin line with a dot at each point.
+    Dotted(Vec<(f64, f64)>),
     /// A level line across the chart with a word at its end.
     Level {
         /// Its height.
@@ -108,6 +110,36 @@ impl Axis {
         axis.ticks.retain(|tick| tick.at <= end);
         axis.to = end;
         axis
+    }
+
+    /// An axis of round numbers that holds `least` and `largest`; from zero, where one of
+    /// them is no number.
+    pub fn between(title: &str, least: f64, largest: f64, label: impl Fn(f64) -> String) -> Self {
+        if !(least.is_finite() && largest.is_finite()) {
+            return Self::from_zero(title, 1.0, label);
+        }
+        let step = round_step((largest - least) / 5.0);
+        let (first, last) = (
+            (least / step + 1e-9).floor(),
+            (largest / step - 1e-9).ceil(),
+        );
+        let last = last.max(first + 1.0);
+        let ticks = (0..=4096)
+            .map(|n| first + f64::from(n))
+            .take_while(|n| *n <= last);
+        // What is written is a round number, and so is what stands there.
+        let round = |n: f64| (n * step * 1e9).round() / 1e9;
+        Self {
+            title: title.into(),
+            from: round(first),
+            to: round(last),
+            ticks: ticks
+                .map(|n| Tick {
+                    at: round(n),
+                    label: label(round(n)),
+                })
+                .collect(),
+        }
     }
 
     /// Where a value lies between the start, 0, and the end, 1.
@@ -191,6 +223,12 @@ impl Chart {
                 }
             }
             Mark::Line(points) => html! { polyline.line points=(self.path(points)) {} },
+            Mark::Dotted(points) => html! {
+                polyline.second points=(self.path(points)) {}
+                @for (x, y) in points {
+                    circle.second cx=(self.x_of(*x)) cy=(self.y_of(*y)) r="2.4" { title { (x) ": " (pixel(*y)) } }
+                }
+            },
             Mark::Level { y, label } => {
                 let y = self.y_of(*y);
                 html! {
@@ -265,6 +303,16 @@ mod tests {
         assert_eq!(labels(8000.0), "0.000 2000.000 4000.000 6000.000 8000.000");
         assert_eq!(labels(0.0), "0.000 1.000");
         assert_eq!(labels(f64::NAN), "0.000 1.000");
+        let between = |least: f64, largest: f64| {
+            let axis = Axis::between("", least, largest, |value| {
+                format!("{}", (value * 10.0).round() / 10.0)
+            });
+            let labels: Vec<_> = axis.ticks.into_iter().map(|tick| tick.label).collect();
+            labels.join(" ")
+        };
+        assert_eq!(between(3.12, 5.55), "3 3.5 4 4.5 5 5.5 6");
+        assert_eq!(between(2.0, 2.0), "2 3");
+        assert_eq!(between(f64::INFINITY, 2.0), "0 0.2 0.4 0.6 0.8 1");
     }
 
     #[test]

@@ -96,6 +96,9 @@ pub struct StageSummary {
     pub losses: Vec<f64>,
     /// Validation losses, by step.
     pub validation: Vec<(u64, f64)>,
+    /// Steps that were skipped or rolled back.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub anomalies: u64,
     /// Passes over each dataset of `train.mixture`, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub epochs_of: Vec<Epochs>,
@@ -201,7 +204,7 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
     let dataset = Arc::new(dataset.with_pause(found.pause.clone())?);
     let before = trained(plan).take_while(|before| *before != stage).last();
     let start = match (before, plan.model_from()) {
-        (Some(before), _) => Start::From(plan.train_dir(before)),
+        (Some(before), _) => Start::From(trained_model(plan, before)),
         (None, Some(from)) => Start::From(from),
         (None, None) => Start::Fresh,
     };
@@ -236,12 +239,22 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
     })
 }
 
-/// The training folder of the recipe's last stage.
+/// The model of the recipe's last stage.
 pub fn last_model(plan: &Plan) -> Result<PathBuf, Error> {
-    trained(plan)
-        .last()
-        .map(|stage| plan.train_dir(stage))
-        .ok_or(Error::Untrained)
+    let last = trained(plan).last().ok_or(Error::Untrained)?;
+    Ok(trained_model(plan, last))
+}
+
+/// The model that a stage has trained: its training folder, or the best checkpoint where
+/// early stopping looks for it.
+fn trained_model(plan: &Plan, stage: Stage) -> PathBuf {
+    let folder = plan.train_dir(stage);
+    let train = plan.stage(stage).and_then(|stage| stage.train.as_ref());
+    let best = folder.join(checkpoint::BEST_FILE);
+    match train.is_some_and(|train| train.early_stopping.is_some()) && best.is_file() {
+        true => best,
+        false => folder,
+    }
 }
 
 /// Measures a model on the recipe's tasks, at each number of pauses.
@@ -282,7 +295,7 @@ fn sample(plan: &Plan, model: &Path) -> Result<Option<Sample>, Error> {
         return Ok(None);
     };
     let pretrained = trained(plan).find(|stage| *stage == Stage::Pretrain);
-    let folder = pretrained.map_or(model.to_path_buf(), |stage| plan.train_dir(stage));
+    let folder = pretrained.map_or(model.to_path_buf(), |stage| trained_model(plan, stage));
     let request = Request {
         pauses: 0,
         max_tokens: SAMPLE_TOKENS,
@@ -303,6 +316,7 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
         folder: folder.clone(),
         losses: Vec::new(),
         validation: Vec::new(),
+        anomalies: 0,
         epochs_of: Vec::new(),
         tokens: 0,
         padding: 0.0,
@@ -321,6 +335,7 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
                 summary.epochs_of = epochs_of(plan, stage, &step.epochs_of);
             }
             record::Line::Validation(line) => summary.validation.push((line.step, line.loss)),
+            record::Line::Anomaly(_) => summary.anomalies += 1,
         }
     }
     summary.padding = share(padding, padding + summary.tokens);
@@ -328,6 +343,10 @@ fn summary(plan: &Plan, stage: Stage) -> Result<StageSummary, Error> {
         summary.data_wait /= summary.seconds;
     }
     Ok(summary)
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn epochs_of(plan: &Plan, stage: Stage, epochs: &[f64]) -> Vec<Epochs> {

@@ -2,7 +2,8 @@
 //!
 //! A checkpoint is a folder `checkpoints/step-000100`. It is written under a
 //! temporary name, synced and renamed, and only then does the file `latest`
-//! name it; so `latest` names a whole checkpoint at every moment.
+//! name it; so `latest` names a whole checkpoint at every moment. With early
+//! stopping the file `best` names the one with the best validation loss.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +18,9 @@ use crate::model::{folder, hub};
 use crate::pause;
 use crate::token::{Reserved, TokenId};
 use crate::train::record::Totals;
+use crate::train::watch::Watch;
 
-pub use crate::model::folder::{CONFIG_FILE, LATEST_FILE};
+pub use crate::model::folder::{BEST_FILE, CONFIG_FILE, LATEST_FILE};
 
 /// The version of the checkpoint format that this program writes; it reads all before,
 /// and version 1 had no state of the loader.
@@ -26,6 +28,9 @@ pub const FORMAT: u32 = 2;
 
 /// The model's weights, as Hugging Face names them.
 pub const WEIGHTS_FILE: &str = hub::tensors::FILE;
+
+/// The weights that training goes on with, where the model is an average of them.
+pub const RAW_FILE: &str = "raw.safetensors";
 
 /// The file that says what the others are; see [`State`].
 pub const STATE_FILE: &str = "trainer.json";
@@ -115,7 +120,7 @@ impl Error {
 pub struct State {
     /// The format version, up to [`FORMAT`].
     pub format: u32,
-    /// Steps done; the loader's global batch of this number comes next.
+    /// Steps done.
     pub step: u64,
     /// What was trained on so far.
     pub totals: Totals,
@@ -129,9 +134,12 @@ pub struct State {
     /// vocabulary has no others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pauses: Option<pause::Habit>,
-    /// The datasets, their order and their weights.
+    /// The datasets, their order and their weights, and which global batch comes next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loader: Option<loader::State>,
+    /// What is remembered of the steps.
+    #[serde(default, skip_serializing_if = "Watch::is_empty")]
+    pub watch: Watch,
     /// What else must not change between this run and one that continues it.
     pub fingerprint: Fingerprint,
 }
@@ -195,15 +203,14 @@ impl Store {
     }
 
     /// Writes a checkpoint of `state` and `files` (name and bytes), names it in
-    /// `latest`, and removes all but the newest `keep`.
+    /// `latest`, and removes all but the newest `keep` and the best.
     pub fn save(
         &self,
         state: &State,
         files: &[(&str, Vec<u8>)],
         keep: usize,
     ) -> Result<PathBuf, Error> {
-        let name = folder::name(state.step);
-        let folder = self.checkpoints().join(&name);
+        let folder = self.checkpoints().join(folder::name(state.step));
         let draft = fs::Draft::create(&folder)?;
         for (name, bytes) in files {
             fs::write(&draft.folder().join(name), bytes)?;
@@ -217,12 +224,19 @@ impl Store {
         // A folder of this name was made by a process killed before `latest` named it.
         fs::remove_dir(&folder)?;
         draft.publish(&folder)?;
-        fs::write(
-            &self.folder.join(LATEST_FILE),
-            format!("{name}\n").as_bytes(),
-        )?;
-        self.prune(state.step, keep)?;
+        self.mark(LATEST_FILE, state.step)?;
+        let best = state.watch.best.map(|best| best.step);
+        if let Some(best) = best {
+            self.mark(BEST_FILE, best)?;
+        }
+        self.prune(state.step, best, keep)?;
         Ok(folder)
+    }
+
+    /// Makes a file name the checkpoint of a step.
+    fn mark(&self, file: &str, step: u64) -> Result<(), Error> {
+        let name = format!("{}\n", folder::name(step));
+        Ok(fs::write(&self.folder.join(file), name.as_bytes())?)
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -238,11 +252,12 @@ impl Store {
         Ok(steps)
     }
 
-    /// Removes the oldest checkpoints up to `latest`, but for the newest `keep`.
-    fn prune(&self, latest: u64, keep: usize) -> Result<(), Error> {
+    /// Removes the oldest checkpoints up to `latest`, but for the newest `keep` and the best.
+    fn prune(&self, latest: u64, best: Option<u64>, keep: usize) -> Result<(), Error> {
         let steps = self.steps()?;
         let older = steps.into_iter().filter(|&step| step < latest);
-        for step in older.rev().skip(keep.saturating_sub(1)) {
+        let old = older.rev().skip(keep.saturating_sub(1));
+        for step in old.filter(|step| Some(*step) != best) {
             let folder = self.checkpoints().join(folder::name(step));
             let temporary = fs::temporary(&folder);
             // Renamed first, so that a checkpoint is whole or not there.
@@ -321,6 +336,14 @@ pub fn read_model(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
     })
 }
 
+/// The shape of the model in such a folder, and the values in one of its files.
+pub fn read_weights(folder: &Path, file: &str) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    hub::read_file(folder, file).map_err(|source| Error::Model {
+        folder: folder.to_path_buf(),
+        source,
+    })
+}
+
 /// A file that should be there and is not is damage, which an older checkpoint may heal.
 fn intact<T>(path: &Path, result: Result<T, fs::Error>) -> Result<T, Error> {
     result.map_err(|error| match error.is_missing() {
@@ -393,6 +416,7 @@ mod tests {
             begin: None,
             pauses: None,
             loader: None,
+            watch: Watch::default(),
             fingerprint: Fingerprint::default(),
         }
     }

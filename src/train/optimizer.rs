@@ -1,11 +1,12 @@
-//! AdamW's moments, one pair of flat tensors for each group of the model.
+//! The moments of AdamW and Muon, one pair of flat tensors for each group of the model.
 
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep, Kernels};
+use crate::model::ops::{self, AdamState, AdamStep, Kernels, muon};
 use crate::model::{Device, Model};
+use crate::recipe::Optimizer as Kind;
 
 /// The moments' file in a checkpoint.
 pub const FILE: &str = "optimizer.safetensors";
@@ -28,7 +29,8 @@ pub enum Error {
     },
 }
 
-/// The state of AdamW (arXiv 1711.05101).
+/// The state of AdamW (arXiv 1711.05101), or of Muon, whose matrices have no second moment.
+#[derive(Clone)]
 pub struct Optimizer {
     states: Vec<AdamState>,
 }
@@ -43,17 +45,38 @@ impl Optimizer {
     }
 
     /// Moves the model's tensors by one step.
-    pub fn update(&mut self, model: &mut Model, gradients: Vec<Tensor<1>>, step: &AdamStep) {
+    pub fn update(
+        &mut self,
+        model: &mut Model,
+        gradients: Vec<Tensor<1>>,
+        step: &AdamStep,
+        kind: Kind,
+    ) {
+        let matrices = match kind {
+            Kind::Adamw => Vec::new(),
+            Kind::Muon => muon::matrices(model.shape()),
+        };
+        // Between the embedding and the last norm are the blocks.
+        let blocks = 1..=model.config.n_layers;
         let (kernels, states) = (model.kernels(), std::mem::take(&mut self.states));
         model.train(|groups, tensors| {
-            let all = groups.iter().zip(tensors).zip(gradients).zip(states);
-            let step = |(((group, tensor), gradient), state): (((&Group, _), _), _)| {
-                let (tensor, state) =
-                    ops::adamw(kernels, tensor, gradient, state, step, &group.parts);
+            let groups = groups.iter().enumerate();
+            let mut moved = Vec::with_capacity(tensors.len());
+            for ((((index, group), tensor), gradient), state) in
+                groups.zip(tensors).zip(gradients).zip(states)
+            {
+                let parts = group.parts.as_slice();
+                let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
+                    true => {
+                        let of = (parts, matrices.as_slice());
+                        ops::muon_step(kernels, tensor, gradient, state, step, of)
+                    }
+                    false => ops::adamw(kernels, tensor, gradient, state, step, parts),
+                };
+                moved.push(tensor);
                 self.states.push(state);
-                tensor
-            };
-            all.map(step).collect()
+            }
+            moved
         });
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::Counts;
 use crate::fs;
 use crate::model::flops::Flops;
+use crate::recipe::SpikePolicy;
 
 /// The file's name in a training folder.
 pub const FILE: &str = "metrics.jsonl";
@@ -42,6 +43,8 @@ pub enum Line {
     Train(Step),
     /// A validation loss.
     Validation(Validation),
+    /// A step that must not be taken.
+    Anomaly(Anomaly),
 }
 
 /// What one optimizer step did.
@@ -85,6 +88,20 @@ pub struct Step {
     pub data_wait_ms: f64,
     /// Milliseconds of the step itself.
     pub step_ms: f64,
+    /// How much of the device's peak the step used, where that is known.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Utilization>,
+}
+
+/// The share of a device's operations a second that a step used: of `train.peak_gflops`, or
+/// of what products of matrices reach on all threads of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Utilization {
+    /// By the usual convention for models, `6 N + 12 L T D` a position (PaLM, appendix B).
+    pub mfu: f64,
+    /// By the operations that were done: attention to the keys that a position sees, the
+    /// head on scored positions alone, and what `train.recompute` computes twice.
+    pub hfu: f64,
 }
 
 /// The loss on rows held out.
@@ -98,6 +115,39 @@ pub struct Validation {
     pub rows: u64,
     /// Targets that counted.
     pub scored: u64,
+}
+
+/// A step that must not be taken, and what was done about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// The step.
+    pub step: u64,
+    /// The loader's global batch.
+    pub batch: u64,
+    /// `loss` or `gradient norm`.
+    pub quantity: String,
+    /// What it was, where that is a number.
+    pub value: Option<f64>,
+    /// The most that it could have been, where that is a number.
+    pub limit: Option<f64>,
+    /// What was done.
+    pub policy: SpikePolicy,
+    /// The step of the checkpoint that the run went back to; lines after it are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
+    /// The rows of the batch.
+    pub rows: Vec<Row>,
+}
+
+/// A row of a global batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its dataset's place in `train.mixture`; 0 where there is one dataset.
+    pub member: usize,
+    /// The pass over that dataset.
+    pub epoch: u64,
+    /// Its place in the dataset, as `pausedata inspect` counts.
+    pub row: u64,
 }
 
 /// What a run has trained on since its first step.
@@ -141,11 +191,13 @@ impl Totals {
 }
 
 impl Line {
-    /// The step that the line belongs to.
+    /// The step that the line belongs to: a run that goes on after a step writes all lines
+    /// of later ones again.
     pub fn step(&self) -> u64 {
         match self {
             Self::Train(line) => line.step,
             Self::Validation(line) => line.step,
+            Self::Anomaly(line) => line.back_to.map_or(line.step, |step| step + 1),
         }
     }
 }
@@ -159,7 +211,7 @@ pub fn read(folder: &Path) -> Result<Vec<Line>, Error> {
 }
 
 /// The file being written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     path: PathBuf,
 }
@@ -169,19 +221,36 @@ impl Log {
     /// will be written again, are cut off.
     pub fn open(folder: &Path, step: u64) -> Result<Self, Error> {
         let path = folder.join(FILE);
-        let text = match fs::read_text(&path) {
+        let log = Self { path };
+        log.keep(|line| line.step() <= step)?;
+        Ok(log)
+    }
+
+    /// Cuts off what a run did after the checkpoint of `step`, to which it goes back, but
+    /// for why it went back.
+    pub fn back_to(&self, step: u64) -> Result<(), Error> {
+        self.keep(|line| match line {
+            Line::Anomaly(Anomaly {
+                back_to: Some(_), ..
+            }) => true,
+            other => other.step() <= step,
+        })
+    }
+
+    fn keep(&self, kept: impl Fn(&Line) -> bool) -> Result<(), Error> {
+        let text = match fs::read_text(&self.path) {
             Err(error) if error.is_missing() => String::new(),
             other => other?,
         };
-        let kept: String = parse(&path, &text)?
+        let kept: String = parse(&self.path, &text)?
             .into_iter()
-            .filter(|(_, line)| line.step() <= step)
+            .filter(|(_, line)| kept(line))
             .flat_map(|(text, _)| [text, "\n"])
             .collect();
-        if kept != text {
-            fs::write(&path, kept.as_bytes())?;
+        match kept == text {
+            true => Ok(()),
+            false => Ok(fs::write(&self.path, kept.as_bytes())?),
         }
-        Ok(Self { path })
     }
 
     /// Appends a line.
@@ -240,6 +309,7 @@ mod tests {
             tokens_per_s: 1e4,
             data_wait_ms: 0.5,
             step_ms: 1.0,
+            used: None,
         })
     }
 

@@ -4,14 +4,16 @@ use burn::tensor::Tensor;
 
 use crate::batch::Counts;
 use crate::loader::GlobalBatch;
-use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
+use crate::model::{Device, Model};
 use crate::recipe::Train;
+use crate::train::average::Average;
 use crate::train::optimizer::{self, Optimizer};
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
+use crate::train::watch::{Anomaly, Watch};
 
 /// A model in training.
 pub struct Learner {
@@ -19,10 +21,17 @@ pub struct Learner {
     pub model: Model,
     /// The optimizer's moments.
     pub optimizer: Optimizer,
-    /// Steps done, which is also the loader's next global batch.
+    /// Steps done.
     pub step: u64,
+    /// The loader's next global batch: as many as the steps, but for those that a run
+    /// went past when it rolled back.
+    pub next: u64,
     /// What was trained on so far.
     pub totals: Totals,
+    /// What is remembered of the steps.
+    pub watch: Watch,
+    /// The average of the weights over steps, with `train.ema`.
+    pub average: Option<Average>,
 }
 
 /// What one step did.
@@ -40,22 +49,25 @@ pub struct Report {
     pub flops: Flops,
 }
 
-/// A loss or a gradient norm that is no number; the learner is as before the step.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the {quantity} is {value}")]
-pub struct NonFinite {
-    /// `loss` or `gradient norm`.
-    pub quantity: &'static str,
-    /// Infinite or not a number.
-    pub value: f64,
-}
-
 impl Learner {
-    /// Trains on one global batch.
+    /// A learner before its first step.
+    pub fn new(model: Model, device: &Device) -> Self {
+        Self {
+            optimizer: Optimizer::new(&model, device),
+            model,
+            step: 0,
+            next: 0,
+            totals: Totals::default(),
+            watch: Watch::default(),
+            average: None,
+        }
+    }
+
+    /// Trains on one global batch; on an anomaly, all is as before.
     ///
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
-    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
         match self.model.kernels() {
             // On a thread of the pool, so that the many parallel loops of a step need not
             // wake one each.
@@ -65,18 +77,16 @@ impl Learner {
         }
     }
 
-    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, NonFinite> {
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
         let (loss, gradients) = gradients(&self.model, batch, train);
         let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
         let losses = loss.cross_entropy + loss.z_loss;
-        for (quantity, value) in [("loss", losses), ("gradient norm", grad_norm)] {
-            if !value.is_finite() {
-                return Err(NonFinite { quantity, value });
-            }
-        }
+        let spike = train.spike.as_ref();
+        self.watch.judge(spike, losses, grad_norm)?;
         let lr = learning_rate(train, self.step + 1);
         let update = AdamStep {
-            index: self.step + 1,
+            // What was skipped moved no moment.
+            index: self.step + 1 - self.watch.skipped,
             rate: lr,
             beta1: train.betas[0],
             beta2: train.betas[1],
@@ -85,8 +95,14 @@ impl Learner {
             decay_tables: train.decay_embeddings,
             gradient_scale: clip(grad_norm, train.clip),
         };
-        self.optimizer.update(&mut self.model, gradients, &update);
+        self.optimizer
+            .update(&mut self.model, gradients, &update, train.optimizer);
+        if let Some(average) = &mut self.average {
+            average.take_in(&self.model, update.index);
+        }
+        self.watch.remember(spike, losses, grad_norm);
         self.step += 1;
+        self.next += 1;
         let flops = flops(&self.model.config, batch, train);
         self.totals.add(batch.counts, flops);
         Ok(Report {
@@ -96,6 +112,21 @@ impl Learner {
             grad_norm,
             flops,
         })
+    }
+
+    /// Goes on with the next batch, and leaves everything else as it is.
+    pub fn skip(&mut self) {
+        self.step += 1;
+        self.next += 1;
+        self.watch.skipped += 1;
+    }
+
+    /// The model that the run has made so far: the average, where there is one.
+    pub fn result(&self) -> Model {
+        match &self.average {
+            Some(average) => average.model(&self.model),
+            None => self.model.clone(),
+        }
     }
 
     /// Whether every weight is a number: an update may overflow though its

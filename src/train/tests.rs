@@ -3,8 +3,10 @@
 
 mod attention;
 mod mixture;
+mod muon;
 mod new_rows;
 mod tuning;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,8 +17,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::fs;
+use crate::loader;
 use crate::manifest::{
-    FORMAT, Ledger, Manifest, Split, SplitRecord, TokenizerRecord, Totals as Sums,
+    FORMAT, Ledger, Manifest, Split, SplitRecord, TOKENIZER_FILE, TokenizerRecord, Totals as Sums,
 };
 use crate::model::Model;
 use crate::model::config::{Activation, Attention, NewRows, Norm, Positions};
@@ -28,6 +32,7 @@ use crate::sequence::Sequence;
 use crate::shard::{ShardSpec, ShardWriter};
 use crate::token::{IdWidth, TokenId};
 use crate::tokenize::{Config as Tokens, Tokenizer, Training};
+use crate::train::checkpoint::Checkpoint;
 
 const ROW_LENGTH: usize = 24;
 
@@ -65,6 +70,16 @@ fn row(stage: Stage, index: u64, pause: TokenId) -> Sequence {
 
 /// A sealed dataset of 20 rows to train on and 5 held out.
 fn dataset(folder: &Path, stage: Stage, tokenizer: &Tokenizer) -> Arc<Dataset> {
+    dataset_of(folder, stage, tokenizer, row)
+}
+
+/// The same with other rows.
+fn dataset_of(
+    folder: &Path,
+    stage: Stage,
+    tokenizer: &Tokenizer,
+    row: impl Fn(Stage, u64, TokenId) -> Sequence,
+) -> Arc<Dataset> {
     fs::write(&folder.join(TOKENIZER_FILE), tokenizer.to_json()).unwrap();
     let (vocab_size, reserved) = (tokenizer.vocab_size(), tokenizer.reserved());
     let mut splits = BTreeMap::new();
@@ -278,7 +293,7 @@ fn a_finished_run_is_left_alone_and_learns() {
         .iter()
         .filter_map(|line| match line {
             Line::Train(step) => Some(step.loss),
-            Line::Validation(_) => None,
+            Line::Validation(_) | Line::Anomaly(_) => None,
         })
         .collect();
     // Untrained it knows nothing of 259 ids; then it knows which three there are.
@@ -377,10 +392,10 @@ fn numbers_that_are_none_stop_the_run_and_leave_what_was_saved() {
     job.train.lr = 1e25;
     job.train.checkpoint_every = 1;
     let error = run(&job, &Silent, &Stop::default()).unwrap_err();
-    let Error::NonFinite {
+    let Error::Anomaly {
         step,
         batch,
-        rows,
+        file,
         checkpoint,
         ..
     } = &error
@@ -388,7 +403,8 @@ fn numbers_that_are_none_stop_the_run_and_leave_what_was_saved() {
         panic!("{error}")
     };
     assert_eq!(*batch, *step - 1);
-    assert_eq!(rows.matches(" of epoch ").count(), 6, "{rows}");
+    let listed: serde_json::Value = serde_json::from_str(&fs::read_text(file).unwrap()).unwrap();
+    assert_eq!(listed["rows"].as_array().unwrap().len(), 6, "{listed}");
     let latest = checkpoint::resolve(folder.path()).unwrap();
     assert_eq!(checkpoint.as_ref(), Some(&latest));
     assert!(
@@ -398,10 +414,13 @@ fn numbers_that_are_none_stop_the_run_and_leave_what_was_saved() {
             .contains(&latest.display().to_string())
     );
     assert_eq!(Checkpoint::open(&latest).unwrap().state.step, *batch);
-    assert_eq!(
-        record::read(folder.path()).unwrap().last().unwrap().step(),
-        *batch
-    );
+    let lines = record::read(folder.path()).unwrap();
+    assert_eq!(lines.iter().rev().nth(1).unwrap().step(), *batch);
+    let Some(Line::Anomaly(last)) = lines.last() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!((last.step, last.batch), (*step, *batch));
+    assert_eq!(last.policy, SpikePolicy::Stop);
 }
 
 #[test]

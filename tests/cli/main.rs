@@ -25,6 +25,8 @@ mod packing;
 mod pictures;
 mod policies;
 mod report;
+#[cfg(feature = "train")]
+mod runs;
 mod sandbox;
 mod splits;
 #[cfg(feature = "train")]

@@ -18,9 +18,8 @@ use crate::model::{self, Device, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
-use crate::train::optimizer::Optimizer;
-use crate::train::record::Totals;
-use crate::train::step::{self, Learner, NonFinite};
+use crate::train::step::{self, Learner};
+use crate::train::watch::Anomaly;
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -139,7 +138,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: NonFinite,
+        source: Anomaly,
     },
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
@@ -219,12 +218,7 @@ fn learner(
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
     };
-    Ok(Learner {
-        optimizer: Optimizer::new(&model, device),
-        model,
-        step: 0,
-        totals: Totals::default(),
-    })
+    Ok(Learner::new(model, device))
 }
 
 fn dump_before(

@@ -305,11 +305,19 @@ pub fn read_config(folder: &Path) -> Result<Config, Error> {
 
 /// Returns the configuration of the model in a folder, and one flat array a group.
 pub fn read(folder: &Path) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    read_from(folder, &Weights::open(folder)?)
+}
+
+/// The same with the weights of another file of the folder.
+pub fn read_file(folder: &Path, file: &str) -> Result<(Config, Vec<Vec<f32>>), Error> {
+    read_from(folder, &Weights::of_files(&[folder.join(file)])?)
+}
+
+fn read_from(folder: &Path, weights: &Weights) -> Result<(Config, Vec<Vec<f32>>), Error> {
     let config = read_config(folder)?;
-    let weights = Weights::open(folder)?;
     let groups = layout(&config);
     let slots = slots(&config, &groups);
-    let found = found(&config, &slots, &weights)?;
+    let found = found(&config, &slots, weights)?;
     let mut values: Vec<Vec<f32>> = groups.iter().map(|group| vec![0.0; group.len]).collect();
     for (slot, tensor) in slots.iter().zip(found) {
         if let Some(array) = values.get_mut(slot.group) {

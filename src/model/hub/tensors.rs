@@ -103,7 +103,8 @@ impl Weights {
         Ok(weights)
     }
 
-    fn of_files(paths: &[PathBuf]) -> Result<Self, Error> {
+    /// Opens some files as one.
+    pub fn of_files(paths: &[PathBuf]) -> Result<Self, Error> {
         let (mut files, mut places) = (Vec::new(), BTreeMap::new());
         for path in paths {
             let malformed = |source| Error::File {

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
 mod mask_tests;
+pub mod muon;
 pub mod plain;
 #[cfg(test)]
 mod tests;
@@ -349,6 +350,22 @@ pub fn adamw(
         Kernels::Fused => cpu::adamw_step(param, gradient, state, step, parts),
         #[cfg(feature = "cuda")]
         Kernels::Cuda(_) => cuda::pass::adamw(param, gradient, state, step, parts),
+    }
+}
+
+/// One step of [`muon`] on the group of a block: its hidden matrices have a momentum in
+/// place of the first moment and no second, the rest of it moves by AdamW.
+pub fn muon_step(
+    kernels: Kernels,
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    of: (&[Part], &[muon::Matrix]),
+) -> (Tensor<1>, AdamState) {
+    match kernels {
+        Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
+        _ => plain::muon_step(param, gradient, state, step, of),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape};
+use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape, muon};
 use crate::model::config::{Activation, Norm};
 use crate::model::layout::{LinearLayout, NormLayout, Part};
 use crate::model::tuning::{AdapterLayout, LoraLayout};
@@ -212,6 +212,64 @@ pub fn adamw(
     let root = (second.clone() / correct(step.beta2)).sqrt() + step.eps;
     let change = first.clone() / root * (step.rate / correct(step.beta1));
     (param * keep - change, AdamState { first, second })
+}
+
+/// See [`super::muon_step`].
+pub fn muon_step(
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    (parts, matrices): (&[Part], &[muon::Matrix]),
+) -> (Tensor<1>, AdamState) {
+    let (old, momentum, second) = (param.clone(), state.first.clone(), state.second.clone());
+    let (mut param, mut state) = adamw(param, gradient.clone(), state, step, parts);
+    for part in parts {
+        let inside = || (matrices.iter()).filter(|matrix| part.range.contains(&matrix.start));
+        let Some(stride) = inside().next().map(|matrix| matrix.stride) else {
+            continue;
+        };
+        let table = |tensor: &Tensor<1>| {
+            let values = tensor.clone().slice([part.range.clone()]);
+            values.reshape([part.range.len() / stride, stride])
+        };
+        let gradient = table(&gradient) * (1.0 - muon::MOMENTUM);
+        let momentum = table(&momentum) * muon::MOMENTUM + gradient.clone();
+        let update = momentum.clone() * muon::MOMENTUM + gradient;
+        let moves = inside().map(|matrix| {
+            let columns = matrix.start - part.range.start;
+            let update = update
+                .clone()
+                .slice([0..matrix.rows, columns..columns + matrix.columns]);
+            orthogonal(update) * (step.rate * matrix.scale())
+        });
+        let moves = Tensor::cat(moves.collect(), 1);
+        let moved = table(&old) * step.keep(part.decay) - moves;
+        let put = |to: Tensor<1>, values: Tensor<2>| {
+            to.slice_assign([part.range.clone()], values.reshape([part.range.len()]))
+        };
+        param = put(param, moved);
+        state.first = put(state.first, momentum);
+        state.second = put(state.second, table(&second));
+    }
+    (param, state)
+}
+
+/// A matrix with its singular values near 1.
+fn orthogonal(matrix: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = matrix.dims();
+    if columns < rows {
+        return orthogonal(matrix.transpose()).transpose();
+    }
+    let norm = (matrix.clone() * matrix.clone()).sum().sqrt() + muon::EPS;
+    let mut x = matrix / norm.reshape([1, 1]);
+    let [a, b, c] = muon::COEFFICIENTS;
+    for _ in 0..muon::ROUNDS {
+        let square = x.clone().matmul(x.clone().transpose());
+        let factor = square.clone() * b + square.clone().matmul(square) * c;
+        x = x.clone() * a + factor.matmul(x);
+    }
+    x
 }
 
 /// See [`super::gradient_norm_squared`].

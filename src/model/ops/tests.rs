@@ -452,6 +452,52 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
     );
 }
 
+/// Of all shapes of blocks, and on any number of threads.
+#[test]
+fn muon_equals_its_plain_twin() {
+    for config in [gpt2(), llama()] {
+        let model = model(&config, Kernels::Fused);
+        let matrices = super::muon::matrices(model.shape());
+        let group = &model.groups[1];
+        let of = (group.parts.as_slice(), matrices.as_slice());
+        let zero = AdamState::new(group.len, &Device::flex());
+        let mut fused = (model.tensors[1].clone(), zero.clone());
+        let mut plain = fused.clone();
+        for number in 1..=3u64 {
+            let step = AdamStep {
+                index: number,
+                rate: 1e-2,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                decay_tables: false,
+                gradient_scale: 0.7,
+            };
+            let (_, gradients) =
+                model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
+            let gradient = &gradients[1];
+            let threads = |n: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(n)
+                    .build()
+                    .unwrap();
+                let (param, state) = fused.clone();
+                pool.install(|| {
+                    super::muon_step(Kernels::Fused, param, gradient.clone(), state, &step, of)
+                })
+            };
+            let [one, three] = [1, 3].map(threads);
+            assert!(to_vec(&one.0) == to_vec(&three.0));
+            fused = one;
+            plain = super::plain::muon_step(plain.0, gradient.clone(), plain.1, &step, of);
+        }
+        assert!(distance(&to_vec(&fused.0), &to_vec(&plain.0)) < 1e-5);
+        assert!(distance(&to_vec(&fused.1.first), &to_vec(&plain.1.first)) < 1e-6);
+        assert!(distance(&to_vec(&fused.1.second), &to_vec(&plain.1.second)) < 1e-5);
+    }
+}
+
 #[test]
 fn norm_of_a_gradient_is_the_sum_of_squares() {
     let values: Vec<f32> = (0..50_001).map(|i| (i as f32 * 0.37).sin()).collect();

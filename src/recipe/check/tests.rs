@@ -23,6 +23,46 @@ const GOOD: &str = r#"
 
 /// An override of [`GOOD`] and how the message about it begins.
 const BROKEN: &[(&str, &str)] = &[
+    (
+        "pretrain.train.peak_gflops=0",
+        "`pretrain.train.peak_gflops` must be a positive number",
+    ),
+    (
+        "pretrain.train={steps=1,batch_tokens=64,lr=1,freeze='all-but-pause',optimizer='muon'}",
+        "`pretrain.train.optimizer` needs a training of all weights",
+    ),
+    (
+        "pretrain.train={steps=1,batch_tokens=64,lr=1,freeze='all-but-pause',ema=0.9}",
+        "`pretrain.train.ema` needs a training of all weights",
+    ),
+    (
+        "pretrain.train.ema=1.0",
+        "`pretrain.train.ema` must be at least 0 and less than 1",
+    ),
+    (
+        "pretrain.train.spike.loss=1",
+        "`pretrain.train.spike.loss` must be more than 1, found 1",
+    ),
+    (
+        "pretrain.train.spike.grad_norm=nan",
+        "`pretrain.train.spike.grad_norm` must be more than 1",
+    ),
+    (
+        "pretrain.train.spike.window=0",
+        "`pretrain.train.spike.window` must be at least 1",
+    ),
+    (
+        "pretrain.train.early_stopping.patience=0",
+        "`pretrain.train.early_stopping.patience` must be at least 1",
+    ),
+    (
+        "pretrain.train.early_stopping={patience=1,min_delta=-1}",
+        "`pretrain.train.early_stopping.min_delta` must lie in",
+    ),
+    (
+        "pretrain.train={steps=1,batch_tokens=64,lr=1,early_stopping={patience=1}}",
+        "`pretrain.train.early_stopping` needs validation losses",
+    ),
     ("seed=9223372036854775808", "`seed` is larger"),
     (
         "tokenizer.train.vocab_size=255",

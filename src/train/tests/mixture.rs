@@ -35,7 +35,7 @@ fn law_8_holds_for_mixtures() {
     let lines = record::read(whole.path()).unwrap();
     let epochs = lines.iter().filter_map(|line| match line {
         Line::Train(step) => Some((step.epochs, step.epochs_of.clone())),
-        Line::Validation(_) => None,
+        Line::Validation(_) | Line::Anomaly(_) => None,
     });
     let epochs: Vec<_> = epochs.collect();
     // Of 6 rows a step 4 or 5 are the first's; after step 4 of 24 rows 18, then 3 of 6.

@@ -98,7 +98,7 @@ fn a_run_that_computes_activations_again_is_the_same_run() {
     assert!(weights(folder.path()) == weights(again.path()));
     let flops = |folder: &Path| match record::read(folder).unwrap().swap_remove(0) {
         Line::Train(step) => step.flops,
-        Line::Validation(_) => panic!("a step comes first"),
+        Line::Validation(_) | Line::Anomaly(_) => panic!("a step comes first"),
     };
     let (kept, computed) = (flops(folder.path()), flops(again.path()));
     assert_eq!((kept.recomputed, kept.sum()), (0, computed.sum()));

@@ -16,6 +16,7 @@ mod kernel;
 pub mod linear;
 pub mod loss;
 pub mod matrix;
+pub mod muon;
 pub mod norm;
 pub mod product;
 pub mod rotary;
@@ -28,6 +29,7 @@ use burn_flex::FlexTensor;
 use adapter::Adapter;
 use block::Params;
 
+use super::muon::Matrix;
 use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
 use crate::model::layout::Part;
 
@@ -236,6 +238,27 @@ pub fn adamw_step(
         step,
         parts,
     );
+    recycle(gradient);
+    let state = AdamState {
+        first: Tensor::from_primitive::<Flex>(first),
+        second: Tensor::from_primitive::<Flex>(second),
+    };
+    (Tensor::from_primitive::<Flex>(param), state)
+}
+
+/// See [`super::muon_step`].
+pub fn muon_step(
+    param: Tensor<1>,
+    gradient: Tensor<1>,
+    state: AdamState,
+    step: &AdamStep,
+    (parts, matrices): (&[Part], &[Matrix]),
+) -> (Tensor<1>, AdamState) {
+    let (mut param, gradient) = (flex(param), flex(gradient));
+    let (mut first, mut second) = (flex(state.first), flex(state.second));
+    let moments = (first.storage_mut(), second.storage_mut());
+    let of = (parts, matrices);
+    muon::step(param.storage_mut(), gradient.storage(), moments, step, of);
     recycle(gradient);
     let state = AdamState {
         first: Tensor::from_primitive::<Flex>(first),

@@ -1,0 +1,102 @@
+//! Muon: the momentum of a hidden matrix, made orthogonal.
+//!
+//! Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024,
+//! <https://kellerjordan.github.io/posts/muon/>), with the size of updates and the weight
+//! decay of Moonlight (arXiv 2502.16982), so that AdamW's learning rate carries over.
+
+use super::Shape;
+use crate::model::config::Activation;
+use crate::model::layout::LinearLayout;
+
+/// How much of the momentum stays at a step; Nesterov's form.
+pub const MOMENTUM: f64 = 0.95;
+
+/// `a x + b x^3 + c x^5`, as often as [`ROUNDS`], takes singular values of 0 to 1 into about
+/// 0.7 to 1.2: the coefficients of the paper, chosen for their slope at 0.
+pub const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
+/// Steps of the Newton-Schulz iteration, as in the paper.
+pub const ROUNDS: usize = 5;
+
+/// Added to a matrix's norm.
+pub const EPS: f32 = 1e-7;
+
+/// A hidden matrix of a block's group. Those that lie side by side, as queries, keys and
+/// values do, are made orthogonal one by one, as the paper advises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Its first element in the group.
+    pub start: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+}
+
+impl Matrix {
+    /// What an orthogonal update is multiplied by beside the learning rate: 0.2 times the
+    /// root of the longer side, about the size of AdamW's (Moonlight, section 2.2).
+    pub fn scale(&self) -> f64 {
+        0.2 * (self.rows.max(self.columns) as f64).sqrt()
+    }
+}
+
+/// The hidden matrices of a block, in the order in which they lie.
+pub fn matrices(shape: &Shape) -> Vec<Matrix> {
+    let block = &shape.block;
+    let keys = shape.kv_heads * shape.head;
+    let up = match shape.activation {
+        Activation::Gelu => vec![shape.d_ff],
+        Activation::SwiGlu => vec![shape.d_ff; 2],
+    };
+    let layers: [(&LinearLayout, Vec<usize>); 4] = [
+        (&block.qkv, vec![shape.d, keys, keys]),
+        (&block.out, vec![shape.d]),
+        (&block.up, up),
+        (&block.down, vec![shape.d]),
+    ];
+    let side_by_side = |(layer, widths): (&LinearLayout, Vec<usize>)| {
+        let (start, rows, stride) = (layer.weight.start, layer.inputs, layer.outputs);
+        let mut column = 0;
+        widths.into_iter().map(move |columns| {
+            let matrix = Matrix {
+                start: start + column,
+                rows,
+                columns,
+                stride,
+            };
+            column += columns;
+            matrix
+        })
+    };
+    layers.into_iter().flat_map(side_by_side).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::layout;
+    use crate::model::testing;
+
+    #[test]
+    fn hidden_matrices_are_all_that_decays_in_a_block() {
+        for config in testing::table() {
+            let shape = Shape::new(&config);
+            let mut seen = vec![0; shape.block.len];
+            for matrix in matrices(&shape) {
+                for row in 0..matrix.rows {
+                    let at = matrix.start + row * matrix.stride;
+                    seen[at..at + matrix.columns]
+                        .iter_mut()
+                        .for_each(|n| *n += 1);
+                }
+            }
+            for part in &layout(&config)[1].parts {
+                let expected = i32::from(part.shape.len() == 2);
+                assert!(seen[part.range.clone()].iter().all(|n| *n == expected));
+            }
+        }
+    }
+}
