@@ -17,6 +17,7 @@ use crate::token::{Reserved, TokenId};
 use crate::tokenize::{self, Foreign, PauseTokens, Tokenizer};
 use crate::train::checkpoint::{self, State};
 use crate::train::record::Totals;
+use crate::train::watch::Watch;
 
 /// What to take over, and how.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +109,7 @@ pub fn import(request: &Request) -> Result<Imported, Error> {
         begin: words.begin,
         pauses: None,
         loader: None,
+        watch: Watch::default(),
         fingerprint: Fingerprint::default(),
     };
     checkpoint::complete(draft.folder(), &state, &[CONFIG_FILE, FILE, TOKENIZER_FILE])?;
