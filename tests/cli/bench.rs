@@ -36,6 +36,24 @@ fn training_equals_its_twin_in_double_precision() {
     assert_eq!(text.matches("equal").count(), 3, "{text}");
 }
 
+#[test]
+fn whose_operations_run_can_be_chosen() {
+    let sandbox = Sandbox::new();
+    for kernels in ["auto", "burn", "f32"] {
+        let said = parity(&sandbox, &twin("bounded"), &format!("--kernels {kernels}"));
+        assert_eq!(said.code, Some(0), "{kernels}: {}{}", said.out, said.err);
+    }
+    for (kernels, expected) in [
+        ("bf16", "the device is the CPU"),
+        ("f16", "unknown kernels"),
+    ] {
+        let said = parity(&sandbox, &twin("gpt2"), &format!("--kernels {kernels}"));
+        assert_eq!(said.code, Some(2), "{kernels}: {}", said.out);
+        let told = said.err.contains(expected) && said.err.contains("--kernels burn");
+        assert!(told, "{kernels}: {}", said.err);
+    }
+}
+
 /// Each convention matters: another one is found.
 #[test]
 fn another_convention_is_another_run() {

@@ -256,12 +256,14 @@ mod with_training {
                 Self::NonFinite { .. } | Self::File(_) | Self::Toml(_) => Kind::Failed,
                 Self::Dataset(error) => error.kind(),
                 Self::Loader(error) => error.kind(),
+                Self::Model(error) => error.kind(),
                 _ => Kind::BadInput,
             }
         }
 
         fn advice(&self) -> Option<String> {
             Some(match self {
+                Self::Model(error) => return error.advice(),
                 Self::From => {
                     "name another recipe, or one with `tokenizer` and a model shape".into()
                 }
