@@ -1,7 +1,7 @@
 """Compiles every CUDA kernel with the runtime compiler, for the GPUs that are to be had:
 no GPU is needed, and what a GPU would refuse to load is refused here.
 
-usage: kernels.py CUDA_PATH KERNELS
+usage: cuda_kernels.py CUDA_PATH KERNELS
 
 CUDA_PATH is what scripts/cuda-runtime.sh says, KERNELS the folder of the sources.
 """
