@@ -301,7 +301,7 @@ impl Model {
         let table =
             table.map(|table| std::mem::replace(table, Tensor::empty([0], &table.device())));
         if let (Some(table), Some(rows)) = (table, self.tensors.last()) {
-            let table = ops::replace_rows(table, ids, rows, self.config.d_model);
+            let table = ops::replace_rows(self.kernels, table, ids, rows, self.config.d_model);
             if let Some(first) = self.tensors.first_mut() {
                 *first = table;
             }

@@ -26,8 +26,7 @@ impl Rate {
     /// Of a run whose peak the recipe gives in billions of operations a second, or which
     /// computes on the CPU, where the peak is measured.
     pub fn new(given_gflops: Option<f64>, model: &Model) -> Self {
-        let device = model.tensors.first().map(burn::tensor::Tensor::device);
-        let cpu = device.is_some_and(|device| Kernels::for_device(&device) == Kernels::Fused);
+        let cpu = model.kernels() == Kernels::Fused;
         let measured = || cpu.then(|| *PEAK.get_or_init(measured_peak));
         Self {
             peak: given_gflops.map(|peak| peak * 1e9).or_else(measured),

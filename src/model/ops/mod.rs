@@ -49,6 +49,15 @@ impl Kernels {
             Err(_) => Self::Plain,
         }
     }
+
+    /// The form that computes with such parameters: our own on a GPU know no adapters.
+    fn of(self, parameters: Parameters<'_>) -> Self {
+        match (self, parameters.is_whole()) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(_), false) => Self::Plain,
+            _ => self,
+        }
+    }
 }
 
 /// What the operations know of a model: widths, switches, where parameters lie.
@@ -285,12 +294,9 @@ impl AddAssign for Loss {
 
 /// The loss of a batch, with the z-loss of a weight.
 pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
-    match kernels {
+    match kernels.of(parameters) {
         Kernels::Plain => plain::loss(parameters, input, z_loss),
         Kernels::Fused => cpu::loss(parameters, input, z_loss),
-        // Adapters are left to burn.
-        #[cfg(feature = "cuda")]
-        Kernels::Cuda(_) if !parameters.is_whole() => plain::loss(parameters, input, z_loss),
         #[cfg(feature = "cuda")]
         Kernels::Cuda(precision) => cuda::pass::loss(parameters, input, z_loss, precision),
     }
@@ -304,13 +310,9 @@ pub fn gradients(
     inputs: &mut dyn Iterator<Item = Input>,
     objective: &Objective,
 ) -> (Loss, Vec<Tensor<1>>) {
-    match kernels {
+    match kernels.of(parameters) {
         Kernels::Plain => plain::gradients(parameters, inputs, objective),
         Kernels::Fused => cpu::gradients(parameters, inputs, objective),
-        #[cfg(feature = "cuda")]
-        Kernels::Cuda(_) if !parameters.is_whole() => {
-            plain::gradients(parameters, inputs, objective)
-        }
         #[cfg(feature = "cuda")]
         Kernels::Cuda(precision) => cuda::pass::gradients(parameters, inputs, objective, precision),
     }
@@ -328,8 +330,14 @@ pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &
 }
 
 /// A table, the first of a group, with other rows of `d` for some ids.
-pub fn replace_rows(table: Tensor<1>, ids: &[u32], rows: &Tensor<1>, d: usize) -> Tensor<1> {
-    match Kernels::for_device(&table.device()) {
+pub fn replace_rows(
+    kernels: Kernels,
+    table: Tensor<1>,
+    ids: &[u32],
+    rows: &Tensor<1>,
+    d: usize,
+) -> Tensor<1> {
+    match kernels {
         Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
         _ => plain::replace_rows(table, ids, rows, d),
     }

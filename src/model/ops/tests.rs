@@ -399,6 +399,20 @@ fn adamw_equals_its_naive_twin() {
     }
 }
 
+/// The constants of a step that decays matrices and clips.
+pub(super) fn adam_step(index: u64) -> AdamStep {
+    AdamStep {
+        index,
+        rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        decay_tables: false,
+        gradient_scale: 0.7,
+    }
+}
+
 fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
     let config = gpt2();
     let model = model(&config, Kernels::Fused);
@@ -409,14 +423,8 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
     let mut naive: Vec<_> = start.iter().map(|&x| [f64::from(x), 0.0, 0.0]).collect();
     for number in 1..=5u64 {
         let step = AdamStep {
-            index: number,
-            rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
             decay_tables,
-            gradient_scale: 0.7,
+            ..adam_step(number)
         };
         let (_, gradients) = model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
         let gradient = &gradients[index];
@@ -464,16 +472,7 @@ fn muon_equals_its_plain_twin() {
         let mut fused = (model.tensors[1].clone(), zero.clone());
         let mut plain = fused.clone();
         for number in 1..=3u64 {
-            let step = AdamStep {
-                index: number,
-                rate: 1e-2,
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.1,
-                decay_tables: false,
-                gradient_scale: 0.7,
-            };
+            let step = adam_step(number);
             let (_, gradients) =
                 model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
             let gradient = &gradients[1];

@@ -139,14 +139,7 @@ pub fn forward(
     arrays: Arrays,
     y: Pointer,
 ) -> Result<(), Error> {
-    let precision = kernels.precision();
-    let block = Block {
-        saved: Saved::new(&pass.shape, pass.extent, precision),
-        work: Work::forward(&pass.shape, pass.extent, precision),
-        pass,
-        precision,
-        arrays,
-    };
+    let block = Block::new(kernels.precision(), pass, arrays, Work::forward);
     block.forward(kernels, y)
 }
 
@@ -158,19 +151,28 @@ pub fn backward(
     dy: Pointer,
     (dx, gradient): (Pointer, Pointer),
 ) -> Result<(), Error> {
-    let precision = kernels.precision();
-    let block = Block {
-        saved: Saved::new(&pass.shape, pass.extent, precision),
-        work: Work::backward(&pass.shape, pass.extent, precision),
-        pass,
-        precision,
-        arrays,
-    };
+    let block = Block::new(kernels.precision(), pass, arrays, Work::backward);
     block.backward_upper(kernels, dy, dx, gradient)?;
     block.backward_lower(kernels, dx, gradient)
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    /// `work` is one of [`Work::forward`] and [`Work::backward`].
+    fn new(
+        precision: Precision,
+        pass: &'a Pass,
+        arrays: Arrays,
+        work: fn(&Shape, Extent, Precision) -> Work,
+    ) -> Self {
+        Self {
+            pass,
+            precision,
+            arrays,
+            saved: Saved::new(&pass.shape, pass.extent, precision),
+            work: work(&pass.shape, pass.extent, precision),
+        }
+    }
+
     fn forward(&self, k: &mut Kernels<'_>, y: Pointer) -> Result<(), Error> {
         let (saved, work) = (self.saved, self.work);
         let Arrays {

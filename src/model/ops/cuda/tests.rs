@@ -17,7 +17,8 @@ use crate::batch::Batch;
 use crate::model::config::{Attention, Config};
 use crate::model::layout::layout;
 use crate::model::mask::Mask;
-use crate::model::ops::{AdamStep, Extent, Objective, Pass, Shape, Targets, cpu};
+use crate::model::ops::tests::adam_step;
+use crate::model::ops::{Extent, Objective, Pass, Shape, Targets, cpu};
 use crate::model::testing::{batch, distance, gpt2, llama};
 use crate::rng::Key;
 use crate::token::TokenId;
@@ -394,16 +395,7 @@ fn embeddings_equal_those_of_the_cpu() {
 fn adamw_equals_that_of_the_cpu() {
     let config = &shapes()[0];
     let group = &layout(config)[1];
-    let step = AdamStep {
-        index: 3,
-        rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        decay_tables: false,
-        gradient_scale: 0.5,
-    };
+    let step = adam_step(3);
     let gradient = noise(group.len, 9, 2.0);
     let fresh = || {
         let second = noise(group.len, 12, 1.0).iter().map(|x| x * x).collect();

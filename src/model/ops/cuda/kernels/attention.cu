@@ -162,6 +162,16 @@ __device__ inline void left(uint32_t to[STEPS][4], const real *tile, int row) {
         load_matrices(to[step], tile + (row + lane % 16) * PITCH + step * 16 + lane / 16 * 8, false);
 }
 
+// The left operands of a warp, of BLOCK rows from `start` on by way of a tile, which the
+// block may use again.
+__device__ inline void left_of(uint32_t to[STEPS][4], real *tile, const real *from,
+                               long long stride, int start, int limit) {
+    __syncthreads();
+    fetch(tile, from, stride, start, limit, BLOCK);
+    __syncthreads();
+    left(to, tile, threadIdx.x / LANES * 16);
+}
+
 // c += a tile^T: 16 x HEAD times the transpose of TILE x HEAD.
 __device__ inline void times_rows(float c[TILE / 8][4], const uint32_t a[STEPS][4],
                                   const real *tile) {
@@ -222,10 +232,8 @@ extern "C" __global__ void __launch_bounds__(128)
     const real *from = qkv + row * width;
     const real *key_columns = from + (heads + head / (heads / kv_heads)) * HEAD;
 
-    fetch(queries, from + head * HEAD, width, start, length, BLOCK);
-    __syncthreads();
     uint32_t q[STEPS][4];
-    left(q, queries, warp_row);
+    left_of(q, queries, from + head * HEAD, width, start, length);
 
     int mine[2];
     Range range[2];
@@ -293,13 +301,8 @@ extern "C" __global__ void __launch_bounds__(128)
     const real *key_columns = from + (heads + head / (heads / kv_heads)) * HEAD;
 
     uint32_t q[STEPS][4], d[STEPS][4];
-    fetch(mine_tile, from + head * HEAD, width, start, length, BLOCK);
-    __syncthreads();
-    left(q, mine_tile, warp_row);
-    __syncthreads();
-    fetch(mine_tile, d_out + (row * heads + head) * HEAD, heads * HEAD, start, length, BLOCK);
-    __syncthreads();
-    left(d, mine_tile, warp_row);
+    left_of(q, mine_tile, from + head * HEAD, width, start, length);
+    left_of(d, mine_tile, d_out + (row * heads + head) * HEAD, heads * HEAD, start, length);
 
     Range range[2];
     float log[2], delta[2];
@@ -348,13 +351,8 @@ extern "C" __global__ void __launch_bounds__(128)
     int column = (heads + kv_head) * HEAD;
 
     uint32_t k[STEPS][4], v[STEPS][4];
-    fetch(mine_tile, from + column, width, start, length, BLOCK);
-    __syncthreads();
-    left(k, mine_tile, warp_row);
-    __syncthreads();
-    fetch(mine_tile, from + column + kv_heads * HEAD, width, start, length, BLOCK);
-    __syncthreads();
-    left(v, mine_tile, warp_row);
+    left_of(k, mine_tile, from + column, width, start, length);
+    left_of(v, mine_tile, from + column + kv_heads * HEAD, width, start, length);
 
     float d_key[HEAD / 8][4] = {}, d_value[HEAD / 8][4] = {};
     for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
