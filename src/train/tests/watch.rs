@@ -257,9 +257,11 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     let job = job(data.path(), folder.path());
     let checkpoints = folder.path().join("checkpoints");
     let spoil = at(7, || {
-        // What was begun after step 5 comes first, or fails as well.
-        fs::remove_dir(&checkpoints).ok();
-        fs::write(&checkpoints, b"no folder").ok();
+        // What was begun after step 5 may still be written, and make the folder again; it
+        // comes first, or fails as well.
+        while fs::write(&checkpoints, b"no folder").is_err() {
+            fs::remove_dir(&checkpoints).ok();
+        }
     });
     let error = run(&job, &spoil, &Stop::default()).unwrap_err();
     let Error::Checkpoint(checkpoint::Error::File(error)) = &error else {
