@@ -12,7 +12,7 @@ use super::huge::{Huge, Plain};
 /// The longest piece whose bytes are its key.
 const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
-const LONG_MAX: usize = 192;
+pub const LONG_MAX: usize = 192;
 
 /// 2^19 buckets of 64 bytes: 32 MiB.
 const BUCKET_BITS: u32 = 19;
@@ -29,16 +29,49 @@ const RECORD_BITS: u32 = 23;
 /// Ids that fit beside a key.
 pub const INLINE_MAX: usize = 4;
 
+/// Whether text stands by itself or is a part of a longer piece: where merges are ignored
+/// for words, that makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All of a piece.
+    Piece,
+    /// What a piece was cut into.
+    Part,
+}
+
 /// A piece of at most [`SHORT_MAX`] bytes: these, zeros, and its length in the last byte.
+/// A part has one more byte, which no text has. Longer ones have their kind alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     low: u64,
     high: u64,
 }
 
+/// The byte behind a part.
+const PART: u128 = 0xff;
+
 impl Key {
-    /// The key of no piece.
-    pub const NONE: Self = Self { low: 0, high: 0 };
+    /// The key of all longer pieces.
+    pub const LONG: Self = Self { low: 0, high: 0 };
+    /// The key of all longer parts.
+    const LONG_PART: Self = Self { low: 1, high: 0 };
+
+    /// What this is the key of.
+    pub fn kind(self) -> Kind {
+        let length = self.high >> LENGTH_SHIFT;
+        let bytes = u128::from(self.high) << 64 | u128::from(self.low);
+        match length.checked_sub(1) {
+            Some(last) if bytes >> (8 * last) & PART == PART => Kind::Part,
+            None if self == Self::LONG_PART => Kind::Part,
+            _ => Kind::Piece,
+        }
+    }
+
+    /// Whether this is not the key of one piece or part alone.
+    #[inline(always)]
+    pub fn is_long(self) -> bool {
+        self.high == 0
+    }
 }
 
 /// Where the length stands in [`Key::high`], and above it, in a slot, how many ids there are.
@@ -56,22 +89,41 @@ const MASKS: [u128; SHORT_MAX + 1] = {
     masks
 };
 
-/// The key of the `length` bytes at `at`, of 1 to [`SHORT_MAX`]; none for others.
+/// The key of the piece of `length` bytes at `at`.
+#[inline(always)]
+pub fn key(text: &[u8], at: usize, length: usize) -> Key {
+    match MASKS.get(length) {
+        Some(mask) => short_key(first_bytes(text, at) & mask, length),
+        None => Key::LONG,
+    }
+}
+
+/// The key of the part of `length` bytes at `at`.
+pub fn part_key(text: &[u8], at: usize, length: usize) -> Key {
+    match MASKS.get(length) {
+        Some(mask) if length < SHORT_MAX => {
+            let bits = first_bytes(text, at) & mask | PART << (8 * length);
+            short_key(bits, length + 1)
+        }
+        _ => Key::LONG_PART,
+    }
+}
+
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of 128 bits")]
-pub fn key(text: &[u8], at: usize, length: usize) -> Key {
-    let Some(mask) = MASKS.get(length) else {
-        return Key::NONE;
-    };
-    let bytes = match text.get(at..).and_then(<[u8]>::first_chunk::<16>) {
-        Some(bytes) => *bytes,
-        None => at_the_end(text, at),
-    };
-    let bits = u128::from_le_bytes(bytes) & mask;
+fn short_key(bits: u128, length: usize) -> Key {
     Key {
         low: bits as u64,
         high: (bits >> 64) as u64 | (length as u64) << LENGTH_SHIFT,
     }
+}
+
+#[inline(always)]
+fn first_bytes(text: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(match text.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => *bytes,
+        None => at_the_end(text, at),
+    })
 }
 
 #[cold]
@@ -170,7 +222,7 @@ impl Cache {
 
     /// The ids of a piece.
     pub fn get(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
-        if key != Key::NONE {
+        if !key.is_long() {
             let (at, second) = self.place(key)?;
             let slot = self.short.get(at)?.0.get(usize::from(second))?;
             match slot.count() {
@@ -179,15 +231,15 @@ impl Cache {
                 count => return slot.ids.get(..count),
             }
         }
-        self.get_long(piece)
+        self.get_long(key, piece)
     }
 
     /// Remembers a piece of at most [`LONG_MAX`] bytes.
     pub fn learn(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
-        if key == Key::NONE || INLINE_MAX < ids.len() {
-            self.learn_long(piece, ids);
+        if key.is_long() || INLINE_MAX < ids.len() {
+            self.learn_long(key, piece, ids);
         }
-        if key == Key::NONE {
+        if key.is_long() {
             return;
         }
         let mut slot = Slot {
@@ -224,13 +276,13 @@ impl Cache {
         None
     }
 
-    fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
+    fn get_long(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {
             let place = *self.long.get(at)?;
             let record = (place & !(u32::MAX << RECORD_BITS)).checked_sub(1)?;
             if place >> RECORD_BITS == tag
-                && let Some(ids) = self.record(record as usize, piece)
+                && let Some(ids) = self.record(record as usize, key, piece)
             {
                 return Some(ids);
             }
@@ -239,18 +291,18 @@ impl Cache {
     }
 
     /// The ids of the record at `at`, if it is that of `piece`.
-    fn record(&self, at: usize, piece: &[u8]) -> Option<&[u32]> {
+    fn record(&self, at: usize, key: Key, piece: &[u8]) -> Option<&[u32]> {
         let [sizes, rest @ ..] = self.records.get(at..)? else {
             return None;
         };
         let (ids, text) = rest.split_at_checked((*sizes >> 16) as usize)?;
-        let length = (*sizes & 0xffff) as usize;
-        let same = length == piece.len() && words(piece).zip(text).all(|(a, b)| a == *b);
+        let same =
+            *sizes & 0xffff == length(key, piece) && words(piece).zip(text).all(|(a, b)| a == *b);
         same.then_some(ids)
     }
 
     /// Remembers a piece that has no place among the short ones.
-    fn learn_long(&mut self, piece: &[u8], ids: &[u32]) {
+    fn learn_long(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
         // No piece has more ids than bytes.
         let after = self.end + 1 + ids.len() + piece.len().div_ceil(4);
         if LONG_MAX < piece.len().max(ids.len()) || ids.is_empty() {
@@ -262,7 +314,7 @@ impl Cache {
             return;
         }
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let sizes = size(ids.len()) << 16 | size(piece.len());
+        let sizes = size(ids.len()) << 16 | length(key, piece);
         let record = [sizes].into_iter().chain(ids.iter().copied());
         if let Some(places) = self.records.get_mut(self.end..after) {
             let record = record.chain(words(piece));
@@ -283,12 +335,21 @@ impl Cache {
     }
 }
 
+/// The length of a piece in its record, and whether it is a part.
+fn length(key: Key, piece: &[u8]) -> u32 {
+    let part = u32::from(key == Key::LONG_PART);
+    u32::try_from(piece.len()).map_or(u32::MAX, |length| length << 1 | part)
+}
+
 /// Bytes as words, zeros behind the last.
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.chunks(4).map(|bytes| {
-        let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
-        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
-    })
+    let (words, rest) = bytes.as_chunks();
+    let last = rest
+        .iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u32::from(*byte));
+    let words = words.iter().map(|word| u32::from_le_bytes(*word));
+    words.chain((!rest.is_empty()).then_some(last))
 }
 
 /// Where the search for a longer piece begins, and other bits of its hash.
@@ -309,8 +370,8 @@ mod tests {
     fn a_long_piece_is_not_one_with_zeros_behind_it() {
         let record = |learnt: &[u8], piece: &[u8]| {
             let mut cache = Cache::new();
-            cache.learn(Key::NONE, learnt, &[7, 8]);
-            cache.record(0, piece).map(<[u32]>::to_vec)
+            cache.learn(Key::LONG, learnt, &[7, 8]);
+            cache.record(0, Key::LONG, piece).map(<[u32]>::to_vec)
         };
         let piece = b"seventeen letters";
         assert_eq!(record(piece, piece), Some(vec![7, 8]));
