@@ -147,7 +147,8 @@ pub fn bucket(key: Key) -> u32 {
 }
 
 /// A short piece and its ids. Their count stands above the length in the key; it is 0
-/// where there are more than fit, and the piece is among the long ones.
+/// where there are more than fit: then the first is the place of a record, and the second
+/// tells whether that is forgotten.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct Slot {
@@ -188,9 +189,12 @@ pub struct Cache {
     /// the record begins.
     long: Huge<u32>,
     known_long: usize,
-    /// Of each longer piece its length and how many ids it has, these, and its bytes.
+    /// Of each longer piece its length and how many ids it has, these, and its bytes; of a
+    /// short one of too many ids these.
     records: Huge<u32>,
     end: usize,
+    /// How often all records were forgotten.
+    wipes: u32,
 }
 
 impl Cache {
@@ -202,6 +206,7 @@ impl Cache {
             known_long: 0,
             records: Huge::new(RECORDS),
             end: 0,
+            wipes: 0,
         }
     }
 
@@ -222,24 +227,25 @@ impl Cache {
 
     /// The ids of a piece.
     pub fn get(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
-        if !key.is_long() {
-            let (at, second) = self.place(key)?;
-            let slot = self.short.get(at)?.0.get(usize::from(second))?;
-            match slot.count() {
-                _ if slot.is_vacant() => return None,
-                0 => {}
-                count => return slot.ids.get(..count),
-            }
+        if key.is_long() {
+            return self.get_long(key, piece);
         }
-        self.get_long(key, piece)
+        let (at, second) = self.place(key)?;
+        let slot = self.short.get(at)?.0.get(usize::from(second))?;
+        match (slot.count(), slot.ids) {
+            _ if slot.is_vacant() => None,
+            (0, [record, wipes, ..]) if wipes == self.wipes => {
+                Some(self.record(record as usize)?.1)
+            }
+            (0, _) => None,
+            (count, _) => slot.ids.get(..count),
+        }
     }
 
     /// Remembers a piece of at most [`LONG_MAX`] bytes.
     pub fn learn(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
-        if key.is_long() || INLINE_MAX < ids.len() {
-            self.learn_long(key, piece, ids);
-        }
         if key.is_long() {
+            self.learn_long(key, piece, ids);
             return;
         }
         let mut slot = Slot {
@@ -249,6 +255,10 @@ impl Cache {
         if ids.len() <= INLINE_MAX {
             slot.ids.iter_mut().zip(ids).for_each(|(to, id)| *to = *id);
             slot.key.high |= (ids.len() as u64) << COUNT_SHIFT;
+        } else if let Some(record) = self.write_record(0, ids, &[]) {
+            slot.ids = [record, self.wipes, 0, 0];
+        } else {
+            return;
         }
         if let Some((at, second)) = self.place(key) {
             let place = self.short.get_mut(at);
@@ -282,7 +292,7 @@ impl Cache {
             let place = *self.long.get(at)?;
             let record = (place & !(u32::MAX << RECORD_BITS)).checked_sub(1)?;
             if place >> RECORD_BITS == tag
-                && let Some(ids) = self.record(record as usize, key, piece)
+                && let Some(ids) = self.record_of(record as usize, key, piece)
             {
                 return Some(ids);
             }
@@ -290,48 +300,67 @@ impl Cache {
         None
     }
 
-    /// The ids of the record at `at`, if it is that of `piece`.
-    fn record(&self, at: usize, key: Key, piece: &[u8]) -> Option<&[u32]> {
+    /// The record at `at`: its lower half word, the ids, and what is behind these.
+    fn record(&self, at: usize) -> Option<(u32, &[u32], &[u32])> {
         let [sizes, rest @ ..] = self.records.get(at..)? else {
             return None;
         };
         let (ids, text) = rest.split_at_checked((*sizes >> 16) as usize)?;
-        let same =
-            *sizes & 0xffff == length(key, piece) && words(piece).zip(text).all(|(a, b)| a == *b);
-        same.then_some(ids)
+        Some((*sizes & 0xffff, ids, text))
+    }
+
+    /// The ids of the record at `at`, if it is that of `piece`.
+    fn record_of(&self, at: usize, key: Key, piece: &[u8]) -> Option<&[u32]> {
+        let (length_there, ids, text) = self.record(at)?;
+        let mut words = words(piece).zip(text);
+        (length_there == length(key, piece) && words.all(|(a, b)| a == *b)).then_some(ids)
+    }
+
+    /// Writes a record: a half word, ids, and bytes; all are forgotten where there is no room.
+    fn write_record(&mut self, low: u32, ids: &[u32], bytes: &[u8]) -> Option<u32> {
+        let (at, size) = (self.end, |n: usize| u32::try_from(n).unwrap_or(u32::MAX));
+        let after = at + 1 + ids.len() + bytes.len().div_ceil(4);
+        let record = [size(ids.len()) << 16 | low].into_iter();
+        let record = record.chain(ids.iter().copied()).chain(words(bytes));
+        let Some(places) = self.records.get_mut(at..after) else {
+            self.forget();
+            return None;
+        };
+        places
+            .iter_mut()
+            .zip(record)
+            .for_each(|(to, from)| *to = from);
+        self.end = after;
+        Some(size(at))
+    }
+
+    /// Forgets all records.
+    fn forget(&mut self) {
+        self.long.fill(0);
+        (self.known_long, self.end) = (0, 0);
+        self.wipes = self.wipes.wrapping_add(1);
     }
 
     /// Remembers a piece that has no place among the short ones.
     fn learn_long(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
         // No piece has more ids than bytes.
-        let after = self.end + 1 + ids.len() + piece.len().div_ceil(4);
         if LONG_MAX < piece.len().max(ids.len()) || ids.is_empty() {
             return;
         }
-        if self.records.len() < after || 3 * self.long.len() < 4 * self.known_long {
-            self.long.fill(0);
-            (self.known_long, self.end) = (0, 0);
+        if 3 * self.long.len() < 4 * self.known_long {
+            return self.forget();
+        }
+        let Some(record) = self.write_record(length(key, piece), ids, piece) else {
             return;
-        }
-        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let sizes = size(ids.len()) << 16 | length(key, piece);
-        let record = [sizes].into_iter().chain(ids.iter().copied());
-        if let Some(places) = self.records.get_mut(self.end..after) {
-            let record = record.chain(words(piece));
-            places
-                .iter_mut()
-                .zip(record)
-                .for_each(|(to, from)| *to = from);
-        }
+        };
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {
             if let Some(place) = self.long.get_mut(at).filter(|place| **place == 0) {
-                *place = tag << RECORD_BITS | (size(self.end) + 1);
+                *place = tag << RECORD_BITS | (record + 1);
                 break;
             }
         }
         self.known_long += 1;
-        self.end = after;
     }
 }
 
@@ -364,6 +393,24 @@ fn long_home(piece: &[u8]) -> (usize, u32) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_forgotten_is_not_taken_for_what_lies_there_now() {
+        let mut cache = Cache::new();
+        let key = |piece: &[u8]| key(piece, 0, piece.len());
+        let mut learn_and_get = |learnt: &[u8], ids: &[u32]| {
+            cache.forget();
+            cache.learn(key(learnt), learnt, ids);
+            [b"one", b"two"].map(|piece| cache.get(key(piece), piece).map(<[u32]>::to_vec))
+        };
+        let (ids, others) = ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]);
+        assert_eq!(learn_and_get(b"one", &ids), [Some(ids.to_vec()), None]);
+        assert_eq!(
+            learn_and_get(b"two", &others),
+            [None, Some(others.to_vec())]
+        );
+        assert_eq!(learn_and_get(b"one", &ids), [Some(ids.to_vec()), None]);
+    }
+
     /// Pieces lie in words of four bytes, so zeros behind a piece are in its words too; a
     /// hash may lead from the one to the other.
     #[test]
@@ -371,7 +418,7 @@ mod tests {
         let record = |learnt: &[u8], piece: &[u8]| {
             let mut cache = Cache::new();
             cache.learn(Key::LONG, learnt, &[7, 8]);
-            cache.record(0, Key::LONG, piece).map(<[u32]>::to_vec)
+            cache.record_of(0, Key::LONG, piece).map(<[u32]>::to_vec)
         };
         let piece = b"seventeen letters";
         assert_eq!(record(piece, piece), Some(vec![7, 8]));
