@@ -14,8 +14,8 @@ use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
-use crate::model::Model;
 use crate::model::config::NewRows;
+use crate::model::{Kernels, Model, kernels_in};
 use crate::progress::Progress;
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -113,6 +113,11 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     Ok(fingerprint)
 }
 
+/// The form of the operations that the job's device has for its precision.
+pub fn kernels(job: &Job) -> Result<Kernels, Error> {
+    Ok(kernels_in(job.train.precision, &job.device)?)
+}
+
 /// A learner that continues a checkpoint.
 pub fn resumed(
     job: &Job,
@@ -140,7 +145,7 @@ pub fn resumed(
     let state = &checkpoint.state;
     Ok(Learner {
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model,
+        model: model.with_kernels(kernels(job)?),
         step: state.step,
         next: state
             .loader
@@ -154,7 +159,7 @@ pub fn resumed(
 
 /// A learner before its first step; `progress` hears of new rows.
 pub fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
-    let model = start::model(job, progress)?;
+    let model = start::model(job, progress)?.with_kernels(kernels(job)?);
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,
