@@ -49,11 +49,12 @@ fn whose_operations_run_can_be_chosen() {
     assert!(told, "{}", said.err);
 }
 
-/// By argument and by recipe: within what rounding to 8 bits allows, and not within less.
+/// By argument and by recipe: within what rounding to 8 bits makes of the uneven weights and
+/// short sums of these models, and not within what single precision allows.
 #[test]
 fn bfloat16_trains_alike() {
     let sandbox = Sandbox::new();
-    let allowed = "--loss 5e-3 --gradient 1e-2 --curve 5e-3";
+    let allowed = "--loss 5e-3 --gradient 5e-2 --curve 1e-2";
     let asked = ["--kernels bf16", "--set pretrain.train.precision=bf16"];
     for (model, how) in [("gpt2", asked[0]), ("llama", asked[1])] {
         let said = parity(&sandbox, &twin(model), &format!("{how} {allowed} --json"));
