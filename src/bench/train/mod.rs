@@ -18,8 +18,7 @@ use crate::model::{self, Device, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
-use crate::train::step::{self, Learner};
-use crate::train::watch::Anomaly;
+use crate::train::step::{self, Learner, Trouble};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -138,7 +137,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: Anomaly,
+        source: Trouble,
     },
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
