@@ -19,8 +19,7 @@ use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
-use crate::train::step::{self, Learner};
-use crate::train::watch::Anomaly;
+use crate::train::step::{self, Learner, Trouble};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -139,7 +138,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: Anomaly,
+        source: Trouble,
     },
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
