@@ -24,6 +24,7 @@ pub mod ops;
 mod parameters;
 #[cfg(feature = "train")]
 pub mod peft;
+mod rope_scaling;
 #[cfg(feature = "train")]
 pub mod rows;
 #[cfg(feature = "train")]

@@ -14,7 +14,6 @@ use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
-use crate::model::Model;
 use crate::model::config::NewRows;
 use crate::progress::Progress;
 
@@ -131,9 +130,8 @@ pub fn resumed(
     let (model, average) = match job.train.ema {
         None => (result, None),
         Some(keep) => {
-            let values = checkpoint::read_weights(&checkpoint.folder, checkpoint::RAW_FILE)?.1;
-            let model = Model::from_values(&job.config, values, &job.device);
-            (model, Some(Average::new(keep, &result)))
+            let average = Average::new(keep, &result);
+            (start::raw(job, checkpoint, result)?, Some(average))
         }
     };
     let moments = checkpoint.read(optimizer::FILE)?;
