@@ -23,13 +23,15 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Of a run whose peak the recipe gives in billions of operations a second, or which
-    /// computes on the CPU, where the peak is measured.
-    pub fn new(given_gflops: Option<f64>, model: &Model) -> Self {
+    /// Of a run on so many devices, whose peak the recipe gives in billions of operations a
+    /// second each, or which computes on the CPU, where the peak is measured.
+    pub fn new(given_gflops: Option<f64>, model: &Model, devices: usize) -> Self {
         let cpu = model.kernels() == Kernels::Fused;
         let measured = || cpu.then(|| *PEAK.get_or_init(measured_peak));
         Self {
-            peak: given_gflops.map(|peak| peak * 1e9).or_else(measured),
+            peak: given_gflops
+                .map(|peak| peak * 1e9 * devices as f64)
+                .or_else(measured),
             tokens_per_s: None,
         }
     }

@@ -3,7 +3,9 @@
 use burn::tensor::Tensor;
 
 use crate::batch::Counts;
+use crate::digest::Checksum;
 use crate::loader::GlobalBatch;
+use crate::model::collective::{Lost, Seat};
 use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
@@ -32,6 +34,19 @@ pub struct Learner {
     pub watch: Watch,
     /// The average of the weights over steps, with `train.ema`.
     pub average: Option<Average>,
+    /// Its place among those that share each global batch.
+    pub seat: Seat,
+}
+
+/// Why a step was not taken.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// It must not be; all is as before.
+    #[error(transparent)]
+    Anomaly(#[from] Anomaly),
+    /// Another rank is gone.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 /// What one step did.
@@ -60,14 +75,16 @@ impl Learner {
             totals: Totals::default(),
             watch: Watch::default(),
             average: None,
+            seat: Seat::alone(device),
         }
     }
 
-    /// Trains on one global batch; on an anomaly, all is as before.
+    /// Trains on one global batch, together with the other ranks; on an anomaly, all is as
+    /// before.
     ///
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
-    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
+    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Error> {
         match self.model.kernels() {
             // On a thread of the pool, so that the many parallel loops of a step need not
             // wake one each.
@@ -77,8 +94,8 @@ impl Learner {
         }
     }
 
-    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
-        let (loss, gradients) = gradients(&self.model, batch, train);
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Error> {
+        let (loss, gradients) = gradients(&self.model, batch, train, &self.seat)?;
         let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
         let losses = loss.cross_entropy + loss.z_loss;
         let spike = train.spike.as_ref();
@@ -97,6 +114,7 @@ impl Learner {
         };
         self.optimizer
             .update(&mut self.model, gradients, &update, train.optimizer);
+        self.seat.align_weights(&mut self.model)?;
         if let Some(average) = &mut self.average {
             average.take_in(&self.model, update.index);
         }
@@ -129,6 +147,15 @@ impl Learner {
         }
     }
 
+    /// A checksum of the weights: ranks that are alike have the same.
+    pub fn checksum(&self) -> u64 {
+        let mut sum = Checksum::default();
+        for tensor in &self.model.tensors {
+            sum.update(tensor.clone().into_data().as_bytes());
+        }
+        sum.finish()
+    }
+
     /// Whether every weight is a number: an update may overflow though its
     /// gradients were finite.
     pub fn is_finite(&self) -> bool {
@@ -137,8 +164,14 @@ impl Learner {
     }
 }
 
-/// The mean loss of a global batch and its gradients, summed over the micro-batches.
-pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Vec<Tensor<1>>) {
+/// The mean loss of a global batch and its gradients, summed over the micro-batches of all
+/// ranks.
+pub fn gradients(
+    model: &Model,
+    batch: &GlobalBatch,
+    train: &Train,
+    seat: &Seat,
+) -> Result<(Loss, Vec<Tensor<1>>), Lost> {
     let scale = 1.0 / scored(batch.counts);
     #[expect(
         clippy::cast_possible_truncation,
@@ -149,12 +182,12 @@ pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Ve
         z_loss: train.z_loss as f32,
         recompute: train.recompute,
     };
-    let (sum, gradients) = model.gradients(&batch.micro_batches, &objective);
+    let (sum, gradients) = seat.gradients(model, &batch.micro_batches, &objective)?;
     let mean = Loss {
         cross_entropy: sum.cross_entropy * scale,
         z_loss: sum.z_loss * scale,
     };
-    (mean, gradients)
+    Ok((mean, gradients))
 }
 
 /// The operations of a global batch.
