@@ -28,6 +28,7 @@ pub mod ops;
 mod parameters;
 #[cfg(feature = "train")]
 pub mod peft;
+pub mod precision;
 #[cfg(feature = "train")]
 pub mod rows;
 #[cfg(feature = "train")]
@@ -38,7 +39,7 @@ pub use devices::{device, devices};
 #[cfg(feature = "train")]
 pub use ops::Kernels;
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, kernels, to_vec};
+pub use parameters::{Device, Error, Model, kernels, kernels_in, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 pub(crate) mod testing;

@@ -18,7 +18,7 @@ use crate::fs;
 use crate::loader::Loader;
 use crate::model::collective::Seat;
 use crate::model::config::NewRows;
-use crate::model::{Device, Model};
+use crate::model::{Device, Kernels, Model, kernels_in};
 use crate::progress::{Progress, Silent};
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -154,6 +154,11 @@ pub fn learner(
     ranks.seat(first, others)
 }
 
+/// The form of the operations that the job's device has for its precision.
+pub fn kernels(job: &Job) -> Result<Kernels, Error> {
+    Ok(kernels_in(job.train.precision, &job.device)?)
+}
+
 /// A learner that continues a checkpoint.
 fn resumed(
     job: &Job,
@@ -181,7 +186,7 @@ fn resumed(
     let state = &checkpoint.state;
     Ok(Learner {
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model,
+        model: model.with_kernels(kernels(job)?),
         step: state.step,
         next: state
             .loader
@@ -196,7 +201,7 @@ fn resumed(
 
 /// A learner before its first step; `progress` hears of new rows.
 fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
-    let model = start::model(job, progress)?;
+    let model = start::model(job, progress)?.with_kernels(kernels(job)?);
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,

@@ -150,6 +150,9 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// The device does not compute as the recipe says.
+    #[error(transparent)]
+    Kernels(#[from] crate::model::Error),
     /// The recipe trains what the model does not have.
     #[error(transparent)]
     NoTarget(#[from] freeze::NoTarget),

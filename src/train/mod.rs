@@ -109,6 +109,7 @@ pub enum Outcome {
 /// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     begin::check_room(job)?;
+    begin::kernels(job)?;
     let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
     let fingerprint = begin::fingerprint(job)?;

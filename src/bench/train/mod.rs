@@ -16,7 +16,8 @@ use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
 use crate::model::collective::Seat;
 use crate::model::flops::{Flops, PerToken};
-use crate::model::{self, Device, config};
+use crate::model::precision::Precision;
+use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::ranks::Ranks;
@@ -193,7 +194,6 @@ impl Error {
 /// Trains for the recipe's steps and measures each; making batches is not measured.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
-    let ceiling = options.ceiling.then(ceiling::gflops);
     let setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
     let (steps, warm) = (setup.train.steps, options.warm);
     if steps <= warm {
@@ -212,6 +212,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         .cloned()
         .unwrap_or_else(Device::flex);
     let mut learner = ranks.seat(make(&first)?, make)?;
+    let precision = match learner.model.kernels() {
+        Kernels::Fused(precision) => precision,
+        _ => Precision::Single,
+    };
+    let ceiling = options.ceiling.then(|| ceiling::gflops(precision));
     if let (Some(folder), Some(first)) = (&options.dump, batches.first()) {
         dump_before(folder, &setup, &learner, first)?;
     }
@@ -239,10 +244,12 @@ fn learner(
     device: &Device,
     kernels: &str,
 ) -> Result<Learner, Error> {
-    let mut model = setup.model(exchange, device)?;
-    if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
-        model = model.with_kernels(kernels);
-    }
+    let model = setup.model(exchange, device)?;
+    let kernels = match model::kernels(kernels, device, &model.config)? {
+        Some(kernels) => kernels,
+        None => model::kernels_in(setup.train.precision, device)?,
+    };
+    let model = model.with_kernels(kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,

@@ -74,7 +74,7 @@ pub fn of(devices: &[Device]) -> Arc<dyn Collective> {
 
 /// Whether a device is the processor.
 pub fn on_cpu(device: &Device) -> bool {
-    Kernels::for_device(device) == Kernels::Fused
+    Kernels::for_device(device) == Kernels::FUSED
 }
 
 /// The place of one rank among all.

@@ -157,6 +157,7 @@ fn check_block(pass: &Pass, precision: Precision, at: &str) {
     let of = cpu::block::Params {
         own: &params,
         adapters: &[],
+        precision: Precision::Single,
     };
     let (expected, kept) = cpu::block::forward(&x, of, pass);
     let mut expected_gradient = vec![0.0; params.len()];
@@ -254,6 +255,7 @@ fn check_loss(
     let head = cpu::loss::Head {
         last: &last,
         embedding: &embedding,
+        precision: Precision::Single,
     };
     let (mut expected_last, mut expected_embedding) =
         (vec![0.0; last.len()], vec![0.0; embedding.len()]);
