@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
+use super::ops::numbers::Sums;
 use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
 use super::precision::Precision;
 use super::tuning::{self, LoraLayout, Tuning};
@@ -350,6 +351,16 @@ impl Model {
         batches: impl IntoIterator<Item = &'a Batch>,
         objective: &Objective,
     ) -> (Loss, Vec<Tensor<1>>) {
+        let (sums, gradients) = self.queue_gradients(batches, objective);
+        (sums.read(), gradients)
+    }
+
+    /// [`Self::gradients`], which a device may still be computing.
+    pub fn queue_gradients<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+        objective: &Objective,
+    ) -> (Sums, Vec<Tensor<1>>) {
         let mut inputs = batches.into_iter().map(|batch| self.input(batch));
         ops::gradients(self.kernels, self.parameters(), &mut inputs, objective)
     }

@@ -7,6 +7,7 @@ use super::{checkpoint, freeze, optimizer, ranks, record};
 use crate::digest::Digest;
 use crate::loader::Clash;
 use crate::model::hub;
+use crate::model::ops::numbers::Lost;
 use crate::{dataset, fingerprint, fs, loader, tokenize};
 
 /// Training that failed. What was saved before is as it was.
@@ -52,6 +53,9 @@ pub enum Error {
         #[source]
         source: Box<Anomaly>,
     },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] Lost),
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]
     Weights {

@@ -4,7 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep, Kernels, muon};
+use crate::model::ops::numbers::Coming;
+use crate::model::ops::{self, AdamState, AdamStep, muon};
 use crate::model::{Device, Model};
 use crate::recipe::Optimizer as Kind;
 
@@ -44,12 +45,12 @@ impl Optimizer {
         }
     }
 
-    /// Moves the model's tensors by one step.
+    /// Moves the model's tensors by one step; see [`ops::adamw`].
     pub fn update(
         &mut self,
         model: &mut Model,
         gradients: Vec<Tensor<1>>,
-        step: &AdamStep,
+        step: (&AdamStep, Option<&Coming>),
         kind: Kind,
     ) {
         let matrices = match kind {
@@ -131,13 +132,6 @@ impl Optimizer {
             .collect::<Result<_, Error>>()?;
         Ok(Self { states })
     }
-}
-
-/// The norm of all gradients together: the root of the sum of their squares.
-pub fn global_norm(kernels: Kernels, gradients: &[Tensor<1>]) -> f64 {
-    let squares = gradients.iter();
-    let squares = squares.map(|gradient| ops::gradient_norm_squared(kernels, gradient));
-    squares.sum::<f64>().sqrt()
 }
 
 /// Little-endian f32, as safetensors has it.

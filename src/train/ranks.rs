@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::step::Learner;
 use crate::model::Device;
-use crate::model::collective::{self, Collective, Lost, Seat, on_cpu};
+use crate::model::collective::{self, Absent, Collective, Seat, on_cpu};
 use crate::panics::message;
 
 /// Ranks that cannot go on together.
@@ -29,7 +29,7 @@ pub enum Error {
     },
     /// A rank stopped, and the others with it.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Absent(#[from] Absent),
     /// Ranks that computed the same came to different weights.
     #[error("after step {step} the weights of rank {rank} are not those of rank 0")]
     Apart {
@@ -45,7 +45,7 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Start { .. } => "name fewer devices, or allow more threads",
-            Self::Lost(_) => {
+            Self::Absent(_) => {
                 "ranks are the devices of `--device`, from 0; what was saved before is whole: run again, or with fewer devices"
             }
             Self::Apart { .. } => {
@@ -186,7 +186,7 @@ impl Ranks {
 impl Drop for Ranks {
     fn drop(&mut self) {
         // Where the caller fails, others may wait for it.
-        self.collective.lose(&Lost {
+        self.collective.lose(&Absent {
             rank: 0,
             reason: "the run ended".into(),
         });
@@ -229,19 +229,19 @@ impl Rank {
         rank: usize,
         collective: &Arc<dyn Collective>,
         act: impl FnOnce(&mut Option<Learner>) -> R + Send + 'static,
-    ) -> Receiver<Result<R, Lost>> {
+    ) -> Receiver<Result<R, Absent>> {
         let (answer, answered) = channel();
         let collective = collective.clone();
         let order = move |learner: &mut Option<Learner>| {
             let done = catch_unwind(AssertUnwindSafe(|| act(learner)));
             let done = done.map_err(|panic| {
-                let lost = Lost {
+                let absent = Absent {
                     rank,
                     reason: message(panic.as_ref()).into(),
                 };
                 *learner = None;
-                collective.lose(&lost);
-                lost
+                collective.lose(&absent);
+                absent
             });
             // Nobody listens where the run has ended.
             drop(answer.send(done));
@@ -255,8 +255,8 @@ impl Rank {
 }
 
 /// The answers of the ranks from 1 on, or why the first of them that stopped did.
-fn told<R>(answers: Vec<Receiver<Result<R, Lost>>>) -> Result<Vec<R>, Error> {
-    let gone = |rank| Lost {
+fn told<R>(answers: Vec<Receiver<Result<R, Absent>>>) -> Result<Vec<R>, Error> {
+    let gone = |rank| Absent {
         rank,
         reason: "its thread ended".into(),
     };

@@ -21,8 +21,7 @@ use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::ranks::Ranks;
-use crate::train::step::{self, Learner};
-use crate::train::watch::Anomaly;
+use crate::train::step::{self, Learner, Trouble};
 use crate::train::{freeze, ranks};
 use crate::{dataset, fs, npy, pause, tokenize};
 
@@ -144,7 +143,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: Anomaly,
+        source: Trouble,
     },
     /// Ranks could not go on together.
     #[error(transparent)]
@@ -179,16 +178,6 @@ pub enum Error {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] fs::Error),
-}
-
-impl Error {
-    /// Why a step was not taken.
-    fn of(step: u64, source: step::Error) -> Self {
-        match source {
-            step::Error::Anomaly(source) => Self::NonFinite { step, source },
-            step::Error::Lost(lost) => Self::Ranks(lost.into()),
-        }
-    }
 }
 
 /// Trains for the recipe's steps and measures each; making batches is not measured.
@@ -309,7 +298,10 @@ impl Laps {
         let step = move |learner: &mut Learner| learner.step(&batch, &setup.train);
         let (reports, took) = clock::measure_all(|| ranks.all(learner, step));
         let step = learner.step;
-        let report = reports?.0.map_err(|source| Error::of(step + 1, source))?;
+        let report = reports?.0.map_err(|source| Error::NonFinite {
+            step: step + 1,
+            source,
+        })?;
         self.losses.push(report.loss);
         self.norms.push(report.grad_norm);
         if step == 1 {

@@ -90,7 +90,10 @@ pub fn run(
     let mut norm = 0.0f64;
     for ((batch, their_loss), their_norm) in batches.iter().zip(&losses).zip(&norms) {
         let done = learner.step(batch, &setup.train);
-        let done = done.map_err(|source| Error::of(learner.step + 1, source))?;
+        let done = done.map_err(|source| Error::NonFinite {
+            step: learner.step + 1,
+            source,
+        })?;
         let difference = (done.loss - their_loss).abs();
         if curve.0 < difference || difference.is_nan() {
             curve = (difference, learner.step);

@@ -7,8 +7,9 @@
 use burn::tensor::Tensor;
 use burn::tensor::distributed::ReduceOperation;
 
-use super::{Collective, Grain, Lost, Meeting, Term};
+use super::{Absent, Collective, Grain, Meeting, Term};
 use crate::model::Device;
+use crate::model::ops::numbers::Sums;
 
 /// See the module.
 #[derive(Debug)]
@@ -44,25 +45,14 @@ impl Collective for Devices {
         rank: usize,
         _: usize,
         terms: &mut dyn Iterator<Item = Term>,
-    ) -> Result<Term, Lost> {
-        let own = terms.reduce(|sum, term| {
-            let gradients = sum.gradients.into_iter().zip(term.gradients);
-            let gradients = gradients.map(|(sum, more)| sum + more).collect();
-            let mut loss = sum.loss;
-            loss += term.loss;
-            Term { loss, gradients }
-        });
-        let own = own.unwrap_or_default();
-        match self.ranks() {
-            1 => Ok(own),
-            _ => self.terms.meet(rank, own, all_reduced),
-        }
+    ) -> Result<Term, Absent> {
+        let Some(own) = terms.next() else {
+            unreachable!("a term of all that a rank has is there, be it of nothing")
+        };
+        self.terms.meet(rank, own, all_reduced)
     }
 
-    fn align(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Lost> {
-        if self.ranks() == 1 {
-            return Ok(tensors);
-        }
+    fn align(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Absent> {
         let first = |all: Vec<Vec<Tensor<1>>>| {
             let first = all.into_iter().next().unwrap_or_default();
             let copies = first
@@ -73,28 +63,38 @@ impl Collective for Devices {
         self.aligned.meet(rank, tensors, first)
     }
 
-    fn lose(&self, lost: &Lost) {
-        self.terms.lose(lost);
-        self.aligned.lose(lost);
+    fn lose(&self, absent: &Absent) {
+        self.terms.lose(absent);
+        self.aligned.lose(absent);
     }
 }
 
 /// The sum of all terms, for each rank on its own device.
 fn all_reduced(terms: Vec<Term>) -> Vec<Term> {
     let ranks = terms.len();
-    let mut loss = super::Loss::default();
-    let mut gradients = Vec::with_capacity(ranks);
+    let mut loss = None;
+    let mut tensors = Vec::with_capacity(ranks);
     for term in terms {
-        loss += term.loss;
-        gradients.push(term.gradients.into_iter());
+        let mut own = term.gradients;
+        match term.sums {
+            Sums::Known(known) => *loss.get_or_insert_default() += known,
+            // Where devices still compute it, it is one more tensor, the last.
+            Sums::Coming(coming) => own.push(coming),
+        }
+        tensors.push(own.into_iter());
     }
-    let groups = gradients.first().map_or(0, ExactSizeIterator::len);
+    let groups = tensors.first().map_or(0, ExactSizeIterator::len);
     let sums = (0..groups).map(|_| {
-        let members = gradients.iter_mut().filter_map(Iterator::next).collect();
+        let members = tensors.iter_mut().filter_map(Iterator::next).collect();
         Tensor::all_reduce(members, ReduceOperation::Sum)
     });
-    let sums = by_rank(ranks, sums).into_iter();
-    sums.map(|gradients| Term { loss, gradients }).collect()
+    let of_ranks = by_rank(ranks, sums).into_iter();
+    let term = |mut gradients: Vec<Tensor<1>>| {
+        let last = loss.is_none().then(|| gradients.pop()).flatten();
+        let sums = last.map_or_else(|| Sums::Known(loss.unwrap_or_default()), Sums::Coming);
+        Term { sums, gradients }
+    };
+    of_ranks.map(term).collect()
 }
 
 /// What each rank has, of what each group gives all of them.

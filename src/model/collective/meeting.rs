@@ -1,4 +1,4 @@
-//! Where ranks wait for one another, and are let go when one of them is lost.
+//! Where ranks wait for one another, and are let go when one of them is absent.
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// A rank that will not come to a meeting any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rank {rank} stopped: {reason}")]
-pub struct Lost {
+pub struct Absent {
     /// Which.
     pub rank: usize,
     /// Why.
@@ -25,7 +25,7 @@ struct State<T, U> {
     brought: Vec<Option<T>>,
     /// What ranks have not yet taken from the last one.
     made: Vec<Option<U>>,
-    lost: Option<Lost>,
+    absent: Option<Absent>,
 }
 
 impl<T, U> Meeting<T, U> {
@@ -34,7 +34,7 @@ impl<T, U> Meeting<T, U> {
         let state = State {
             brought: (0..ranks).map(|_| None).collect(),
             made: (0..ranks).map(|_| None).collect(),
-            lost: None,
+            absent: None,
         };
         Self {
             ranks,
@@ -55,12 +55,12 @@ impl<T, U> Meeting<T, U> {
         rank: usize,
         item: T,
         make: impl FnOnce(Vec<T>) -> Vec<U>,
-    ) -> Result<U, Lost> {
+    ) -> Result<U, Absent> {
         let mut state = self.lock();
         if let Some(place) = state.brought.get_mut(rank) {
             *place = Some(item);
         }
-        if state.brought.iter().all(Option::is_some) && state.lost.is_none() {
+        if state.brought.iter().all(Option::is_some) && state.absent.is_none() {
             let items = state.brought.iter_mut().filter_map(Option::take).collect();
             drop(state);
             // Not under the lock: others must be able to hear that this one fails.
@@ -73,17 +73,17 @@ impl<T, U> Meeting<T, U> {
             if let Some(made) = state.made.get_mut(rank).and_then(Option::take) {
                 return Ok(made);
             }
-            if let Some(lost) = &state.lost {
-                return Err(lost.clone());
+            if let Some(absent) = &state.absent {
+                return Err(absent.clone());
             }
             let woken = self.turned.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Lets go all who wait for a rank, now and later. The first that is lost is told of.
-    pub fn lose(&self, lost: &Lost) {
-        self.lock().lost.get_or_insert_with(|| lost.clone());
+    /// Lets go all who wait for a rank, now and later. The first that is absent is told of.
+    pub fn lose(&self, absent: &Absent) {
+        self.lock().absent.get_or_insert_with(|| absent.clone());
         self.turned.notify_all();
     }
 
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     /// What each rank took from each of some meetings.
-    fn meetings(ranks: usize, count: u64) -> Vec<Vec<Result<u64, Lost>>> {
+    fn meetings(ranks: usize, count: u64) -> Vec<Vec<Result<u64, Absent>>> {
         let meeting = Meeting::new(ranks);
         let rank = |rank: usize| {
             let takes = (0..count).map(|round| {
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn who_waits_for_one_that_is_lost_is_let_go() {
         let meeting: Meeting<(), ()> = Meeting::new(3);
-        let lost = Lost {
+        let absent = Absent {
             rank: 2,
             reason: "no memory".into(),
         };
@@ -153,15 +153,15 @@ mod tests {
                 scope.spawn(move || meeting.meet(rank, (), |items| items))
             };
             let waiting = [wait(0), wait(1)];
-            meeting.lose(&lost);
-            meeting.lose(&Lost {
+            meeting.lose(&absent);
+            meeting.lose(&Absent {
                 rank: 0,
                 reason: "rank 2 stopped".into(),
             });
             for thread in waiting {
-                assert_eq!(thread.join().unwrap(), Err(lost.clone()));
+                assert_eq!(thread.join().unwrap(), Err(absent.clone()));
             }
         });
-        assert_eq!(meeting.meet(2, (), |items| items), Err(lost));
+        assert_eq!(meeting.meet(2, (), |items| items), Err(absent));
     }
 }

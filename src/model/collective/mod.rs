@@ -16,18 +16,19 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 pub use devices::Devices;
-pub use meeting::{Lost, Meeting};
+pub use meeting::{Absent, Meeting};
 pub use ordered::Ordered;
 
-use super::ops::{Kernels, Loss, Objective};
+use super::ops::numbers::{Coming, Numbers, Sums};
+use super::ops::{Kernels, Objective};
 use super::{Device, Model};
 use crate::batch::Batch;
 
 /// What a part of a global batch adds to a step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Term {
     /// Its losses.
-    pub loss: Loss,
+    pub sums: Sums,
     /// Its gradients, one for each group that is trained.
     pub gradients: Vec<Tensor<1>>,
 }
@@ -44,7 +45,7 @@ pub enum Grain {
 /// A way to sum over ranks.
 ///
 /// All ranks make the same calls in the same order; each waits in its call for the others.
-/// Once a rank is lost, every call fails, those that wait already included.
+/// Once a rank is absent, every call fails, those that wait already included.
 pub trait Collective: Debug + Send + Sync {
     /// How many ranks there are.
     fn ranks(&self) -> usize;
@@ -57,11 +58,11 @@ pub trait Collective: Debug + Send + Sync {
         rank: usize,
         rounds: usize,
         terms: &mut dyn Iterator<Item = Term>,
-    ) -> Result<Term, Lost>;
+    ) -> Result<Term, Absent>;
     /// Rank 0's tensors, where ranks may have come to others of their own.
-    fn align(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Lost>;
+    fn align(&self, rank: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Absent>;
     /// Says that a rank makes no more calls.
-    fn lose(&self, lost: &Lost);
+    fn lose(&self, absent: &Absent);
 }
 
 /// The way to sum that belongs to some devices, one a rank, all of one kind.
@@ -105,48 +106,63 @@ impl Seat {
         self.collective.ranks()
     }
 
-    /// The loss of the batches together and the gradients of the objective, after all ranks
-    /// have computed their part of them.
+    /// The losses of the batches together and the gradients of the objective, of which all
+    /// ranks have computed, or are computing, their part.
     pub fn gradients(
         &self,
         model: &Model,
         batches: &[Batch],
         objective: &Objective,
-    ) -> Result<(Loss, Vec<Tensor<1>>), Lost> {
-        let mut own = batches.iter().skip(self.rank).step_by(self.ranks());
-        let term = |(loss, gradients)| Term { loss, gradients };
-        let one = |batch| term(model.gradients([batch], objective));
-        let all = |own: &mut dyn Iterator<Item = &Batch>| {
-            let mut own = own.peekable();
-            match own.peek() {
-                Some(_) => term(model.gradients(own, objective)),
-                None => nothing(model),
-            }
-        };
+    ) -> Result<(Sums, Vec<Tensor<1>>), Absent> {
+        if self.ranks() == 1 && !matches!(model.kernels(), Kernels::Fused(_)) {
+            return Ok(model.queue_gradients(batches, objective));
+        }
+        let mut own = batches
+            .iter()
+            .skip(self.rank)
+            .step_by(self.ranks())
+            .peekable();
+        let term = |(sums, gradients)| Term { sums, gradients };
         let rounds = batches.len().div_ceil(self.ranks());
         let sum = match self.collective.grain() {
-            Grain::One => self.collective.sum(self.rank, rounds, &mut own.map(one)),
+            Grain::One => {
+                let one = |batch| term(model.queue_gradients([batch], objective));
+                self.collective.sum(self.rank, rounds, &mut own.map(one))
+            }
             Grain::All => {
-                let mut terms = std::iter::once_with(|| all(&mut own));
-                self.collective.sum(self.rank, 1, &mut terms)
+                let all = || match own.peek() {
+                    Some(_) => term(model.queue_gradients(own, objective)),
+                    None => nothing(model),
+                };
+                self.collective
+                    .sum(self.rank, 1, &mut std::iter::once_with(all))
             }
         }?;
-        Ok((sum.loss, sum.gradients))
+        Ok((sum.sums, sum.gradients))
+    }
+
+    /// [`Self::align`], of the numbers of a step.
+    pub fn align_numbers(&self, numbers: Numbers) -> Result<Numbers, Absent> {
+        let Numbers::Coming(Coming(own)) = numbers else {
+            return Ok(numbers);
+        };
+        let aligned = self.align(vec![own.clone()])?.pop();
+        Ok(Numbers::Coming(Coming(aligned.unwrap_or(own))))
     }
 
     /// Rank 0's tensors, where ranks may have come to others: burn chooses the kernels of a
     /// device by their speed there, and a sum may come out otherwise by another.
-    pub fn align(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Lost> {
+    pub fn align(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Absent> {
         self.collective.align(self.rank, tensors)
     }
 
     /// [`Self::align`], of a model's weights.
-    pub fn align_weights(&self, model: &mut Model) -> Result<(), Lost> {
+    pub fn align_weights(&self, model: &mut Model) -> Result<(), Absent> {
         let mut aligned = Ok(());
         model.train(|_, tensors| {
             let kept = tensors.clone();
-            self.align(tensors).unwrap_or_else(|lost| {
-                aligned = Err(lost);
+            self.align(tensors).unwrap_or_else(|absent| {
+                aligned = Err(absent);
                 kept
             })
         });
@@ -159,7 +175,7 @@ fn nothing(model: &Model) -> Term {
     let device = model.device();
     let groups = model.trained_groups().iter();
     Term {
-        loss: Loss::default(),
+        sums: Sums::Coming(Tensor::zeros([4], &device)),
         gradients: groups
             .map(|group| Tensor::zeros([group.len], &device))
             .collect(),

@@ -12,9 +12,10 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{Collective, Grain, Lost, Meeting, Term};
+use super::{Absent, Collective, Grain, Meeting, Term};
 use crate::model::ops::Loss;
 use crate::model::ops::cpu::{buffer, flex, recycle, vector};
+use crate::model::ops::numbers::Sums;
 
 /// Elements a task.
 const CHUNK: usize = 1 << 14;
@@ -39,7 +40,7 @@ impl Ordered {
     }
 
     /// Every rank's stretches, joined.
-    fn joined(&self, rank: usize, stretches: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, Lost> {
+    fn joined(&self, rank: usize, stretches: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, Absent> {
         if self.ranks() == 1 {
             return Ok(stretches);
         }
@@ -78,12 +79,12 @@ impl Collective for Ordered {
         rank: usize,
         rounds: usize,
         terms: &mut dyn Iterator<Item = Term>,
-    ) -> Result<Term, Lost> {
+    ) -> Result<Term, Absent> {
         let (mut loss, mut stretches) = (Loss::default(), Vec::new());
         for _ in 0..rounds {
             let brought = terms.next().map(|term| {
                 let gradients = term.gradients.into_iter().map(flex);
-                (term.loss, gradients.collect())
+                (term.sums.read(), gradients.collect())
             });
             let all = self.rounds.meet(rank, brought, shared)?;
             for (more, gradients) in all.iter().flatten() {
@@ -104,19 +105,19 @@ impl Collective for Ordered {
         let sums = self.joined(rank, stretches)?.into_iter();
         let tensor = |values| Tensor::from_primitive::<Flex>(vector(values));
         Ok(Term {
-            loss,
+            sums: Sums::Known(loss),
             gradients: sums.map(tensor).collect(),
         })
     }
 
     /// Every rank computed the same bits.
-    fn align(&self, _: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Lost> {
+    fn align(&self, _: usize, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Absent> {
         Ok(tensors)
     }
 
-    fn lose(&self, lost: &Lost) {
-        self.rounds.lose(lost);
-        self.stretches.lose(lost);
+    fn lose(&self, absent: &Absent) {
+        self.rounds.lose(absent);
+        self.stretches.lose(absent);
     }
 }
 
