@@ -29,6 +29,7 @@ mod parameters;
 #[cfg(feature = "train")]
 pub mod peft;
 pub mod precision;
+mod rope_scaling;
 #[cfg(feature = "train")]
 pub mod rows;
 #[cfg(feature = "train")]

@@ -227,10 +227,14 @@ impl Model {
         }
     }
 
+    /// The tensors of [`Self::trained_groups`].
+    pub fn trained_tensors(&self) -> &[Tensor<1>] {
+        self.tensors.get(self.first_trained()..).unwrap_or_default()
+    }
+
     /// The values of the groups that are trained.
     pub fn trained(&self) -> Vec<Vec<f32>> {
-        let trained = self.tensors.iter().skip(self.first_trained());
-        trained.map(to_vec).collect()
+        self.trained_tensors().iter().map(to_vec).collect()
     }
 
     /// The same model with other values for the groups that are trained.

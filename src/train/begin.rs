@@ -18,7 +18,7 @@ use crate::fs;
 use crate::loader::Loader;
 use crate::model::collective::Seat;
 use crate::model::config::NewRows;
-use crate::model::{Device, Kernels, Model, kernels_in};
+use crate::model::{Device, Kernels, kernels_in};
 use crate::progress::{Progress, Silent};
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -177,9 +177,8 @@ fn resumed(
     let (model, average) = match job.train.ema {
         None => (result, None),
         Some(keep) => {
-            let values = checkpoint::read_weights(&checkpoint.folder, checkpoint::RAW_FILE)?.1;
-            let model = Model::from_values(&job.config, values, &job.device);
-            (model, Some(Average::new(keep, &result)))
+            let average = Average::new(keep, &result);
+            (start::raw(job, checkpoint, result)?, Some(average))
         }
     };
     let moments = checkpoint.read(optimizer::FILE)?;

@@ -400,7 +400,7 @@ impl Run<'_> {
             step: learner.step,
             totals: learner.totals,
             reserved,
-            begin: None,
+            begin: manifest.tokenizer.begin,
             pauses: told.then_some(habit),
             loader: Some(self.loader.state(learner.next)),
             watch: learner.watch.clone(),
