@@ -61,7 +61,6 @@ impl<'a> Norm<'a> {
 vectorised! {
     fn forward(norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
         let d = norm.gain.len();
-        let gain = &norm.gain[..d];
         for (row, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
             let (mean, inverse) = norm.statistics(row);
             match norm.bias {
