@@ -469,7 +469,7 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
             fused.0,
             gradient.clone(),
             fused.1,
-            &step,
+            (&step, None),
             &group.parts,
         );
         plain = super::plain::adamw(plain.0, gradient.clone(), plain.1, &step, &group.parts);
@@ -508,7 +508,14 @@ fn muon_equals_its_plain_twin() {
                     .unwrap();
                 let (param, state) = fused.clone();
                 pool.install(|| {
-                    super::muon_step(Kernels::FUSED, param, gradient.clone(), state, &step, of)
+                    super::muon_step(
+                        Kernels::FUSED,
+                        param,
+                        gradient.clone(),
+                        state,
+                        (&step, None),
+                        of,
+                    )
                 })
             };
             let [one, three] = [1, 3].map(threads);
