@@ -89,12 +89,20 @@ mod tests {
                 tree.push(at, piece);
                 at += piece.len() as u64;
             }
-            assert_eq!(tree.finish(), *blake3::hash(&bytes[..length]).as_bytes(), "{length}");
+            assert_eq!(
+                tree.finish(),
+                *blake3::hash(&bytes[..length]).as_bytes(),
+                "{length}"
+            );
             let mut changed = bytes[..length].to_vec();
             let start = length.min(1024);
             changed[..start].fill(9);
             tree.overwrite_start(&changed[..start]);
-            assert_eq!(tree.finish(), *blake3::hash(&changed).as_bytes(), "{length}");
+            assert_eq!(
+                tree.finish(),
+                *blake3::hash(&changed).as_bytes(),
+                "{length}"
+            );
         }
     }
 }

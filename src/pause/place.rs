@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
     use crate::pause::{runs, strip};
-    use crate::row::wide;
     use crate::rng::{Key, Stream};
+    use crate::row::wide;
     use crate::sequence::Sequence;
     use crate::token::TokenId;
 

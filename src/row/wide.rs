@@ -293,7 +293,9 @@ impl Id for [u8; 2] {
         };
         let one = _mm512_set1_epi16(one.number().cast_signed());
         let mut rest = text;
-        let parts = slots.iter().flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
+        let parts = slots
+            .iter()
+            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
         for (part, bits) in row.chunks_mut(N).zip(parts) {
             #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
             let real = !(bits as u32);
@@ -301,7 +303,9 @@ impl Id for [u8; 2] {
             let next = unsafe { _mm512_maskz_loadu_epi16(first(rest.len()), rest.as_ptr().cast()) };
             let spread = _mm512_mask_expand_epi16(one, real, next);
             // SAFETY: lanes that are not there are not written.
-            unsafe { _mm512_mask_storeu_epi16(part.as_mut_ptr().cast(), first(part.len()), spread) };
+            unsafe {
+                _mm512_mask_storeu_epi16(part.as_mut_ptr().cast(), first(part.len()), spread)
+            };
             rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
         }
     }
@@ -363,7 +367,9 @@ impl Id for [u8; 4] {
         };
         let one = _mm512_set1_epi32(one.number().cast_signed());
         let mut rest = text;
-        let parts = slots.iter().flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
+        let parts = slots
+            .iter()
+            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
         for (part, bits) in row.chunks_mut(N).zip(parts) {
             #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
             let real = !(bits as u16);
@@ -371,7 +377,9 @@ impl Id for [u8; 4] {
             let next = unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr().cast()) };
             let spread = _mm512_mask_expand_epi32(one, real, next);
             // SAFETY: lanes that are not there are not written.
-            unsafe { _mm512_mask_storeu_epi32(part.as_mut_ptr().cast(), first(part.len()), spread) };
+            unsafe {
+                _mm512_mask_storeu_epi32(part.as_mut_ptr().cast(), first(part.len()), spread)
+            };
             rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
         }
     }
@@ -395,7 +403,11 @@ mod tests {
         assert_eq!(words.len(), ids.len().div_ceil(64));
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor was just asked and has AVX2.
-            let narrow = ids.as_chunks().0.iter().map(|ids| unsafe { T::equal_avx2(ids, one) });
+            let narrow = ids
+                .as_chunks()
+                .0
+                .iter()
+                .map(|ids| unsafe { T::equal_avx2(ids, one) });
             assert!(narrow.eq(words.iter().copied().take(ids.len() / 64)));
         }
         let mut by_one = Vec::new();

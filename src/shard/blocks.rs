@@ -87,7 +87,10 @@ impl Blocks {
             self.output.overwrite_start(start)?;
         }
         self.output.publish()?;
-        Ok((std::mem::take(&mut self.sums), self.output.digest().map(Digest)))
+        Ok((
+            std::mem::take(&mut self.sums),
+            self.output.digest().map(Digest),
+        ))
     }
 
     /// Why a write through [`io::Write`] failed, if one did.

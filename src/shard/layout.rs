@@ -150,7 +150,10 @@ impl Header {
     /// In version 2 a row, if all are as long as the longest may be, lies in one block.
     pub fn block_bytes(&self) -> usize {
         let row_length = usize::try_from(self.row_length).unwrap_or(usize::MAX);
-        match (self.version, row_length.saturating_mul(self.id_width.bytes())) {
+        match (
+            self.version,
+            row_length.saturating_mul(self.id_width.bytes()),
+        ) {
             (Version::One, _) | (Version::Two, BLOCK_BYTES_MAX..) => BLOCK_BYTES_MAX,
             (Version::Two, row) => BLOCK_BYTES_MIN.next_multiple_of(row.max(1)),
         }

@@ -177,7 +177,11 @@ impl ShardWriter {
         };
         let index = self.index.to_bytes(&self.header, home);
         fs::write(&self.idx, &index)?;
-        let aux = self.aux.map(|aux| aux.finish(&self.header)).transpose()?.flatten();
+        let aux = self
+            .aux
+            .map(|aux| aux.finish(&self.header))
+            .transpose()?
+            .flatten();
         Ok(ShardRecord {
             name: self.name,
             rows: self.header.rows,

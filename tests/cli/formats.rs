@@ -16,9 +16,17 @@ const AS_PARQUET: &str = "--set pretrain.pack.format=parquet --set finetune.pack
 fn datasets_of_an_older_version_convert_to_the_newest() {
     let sandbox = Sandbox::new();
     for name in ["v1-finetune-u16", "v1-pretrain-u32"] {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden").join(name);
-        sandbox.ok(&format!("convert {} --to binary --out {name}", golden.display()));
-        sandbox.ok(&format!("convert {} --to megatron --out {name}-m", golden.display()));
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("data/golden")
+            .join(name);
+        sandbox.ok(&format!(
+            "convert {} --to binary --out {name}",
+            golden.display()
+        ));
+        sandbox.ok(&format!(
+            "convert {} --to megatron --out {name}-m",
+            golden.display()
+        ));
         sandbox.ok(&format!("convert {name}-m --to binary --out {name}-back"));
         // The version is at byte 28, the size of a block at byte 116.
         for (folder, version) in [(golden.clone(), 1), (sandbox.path(name), 2)] {

@@ -209,8 +209,7 @@ fn a_row_touches_only_its_own_blocks() {
         let at = HEADER_BYTES + bad * length * 2;
         change(&path, at, |byte| byte ^ 1);
         for reading in [Reading::Mmap, Reading::Pread] {
-            let shard =
-                Shard::open_by(reading, folder.path(), &record, &manifest(&spec)).unwrap();
+            let shard = Shard::open_by(reading, folder.path(), &record, &manifest(&spec)).unwrap();
             let block = (at - HEADER_BYTES) / shard.header().block_bytes();
             for index in 0..6 {
                 let read = shard.row(index);
