@@ -41,6 +41,8 @@ pub struct Options {
     pub device: Device,
     /// Which form of the operations runs, as [`model::kernels`] names them.
     pub kernels: String,
+    /// Train adapters of this rank instead: what the weights are changes no time.
+    pub lora: Option<usize>,
 }
 
 /// What was measured.
@@ -117,6 +119,9 @@ pub enum Error {
     /// The recipe's model or tokenizer lies in a checkpoint.
     #[error("the recipe takes its model from a checkpoint: expected a shape and a tokenizer")]
     From,
+    /// An exchange holds the gradients of all weights.
+    #[error("`--dump` holds all gradients, and a part of the model is trained")]
+    Part,
     /// There are fewer batches than steps.
     #[error("the exchange has batches of {found} steps, the recipe says more")]
     Steps {
@@ -176,7 +181,11 @@ pub enum Error {
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
     let ceiling = options.ceiling.then(ceiling::gflops);
-    let setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    let mut setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    setup.adapt(options.lora);
+    if options.dump.is_some() && (setup.train.lora.is_some() || setup.train.freeze.is_some()) {
+        return Err(Error::Part);
+    }
     let (steps, warm) = (setup.train.steps, options.warm);
     if steps <= warm {
         return Err(Error::Short { steps, warm });
