@@ -24,6 +24,7 @@ pub mod ops;
 mod parameters;
 #[cfg(feature = "train")]
 pub mod peft;
+pub mod precision;
 mod rope_scaling;
 #[cfg(feature = "train")]
 pub mod rows;
@@ -33,7 +34,7 @@ pub mod tuning;
 #[cfg(feature = "train")]
 pub use ops::Kernels;
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, device, kernels, to_vec};
+pub use parameters::{Device, Error, Model, device, kernels, kernels_in, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 pub(crate) mod testing;

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
+use super::ops::numbers::Sums;
 use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
+use super::precision::Precision;
 use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
@@ -51,12 +53,9 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// The CPU computes in single precision.
-    #[error("kernels `{name}` are those of a GPU: the device is the CPU")]
-    NoSuchKernels {
-        /// What was asked for.
-        name: String,
-    },
+    /// Training on a GPU is single precision.
+    #[error("a GPU trains in f32 alone, and bf16 is asked for")]
+    NoBf16,
     /// Our own kernels do not know a model of this shape.
     #[error("our own kernels on a GPU do not take this model: {reason}")]
     Shape {
@@ -130,24 +129,33 @@ fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     expect(unused_variables, reason = "the CPU's kernels take every model")
 )]
 pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Kernels>, Error> {
-    let on_cpu = Kernels::for_device(device) == Kernels::Fused;
-    let kernels = match (name, on_cpu) {
-        ("auto", _) => return Ok(None),
-        ("burn", _) => Kernels::Plain,
-        ("f32", true) => Kernels::Fused,
-        ("bf16", true) => return Err(Error::NoSuchKernels { name: name.into() }),
-        #[cfg(feature = "cuda")]
-        ("f32" | "bf16", false) => {
-            use ops::cuda::engine::{Precision, supports};
-            supports(&Shape::new(config)).map_err(|reason| Error::Shape { reason })?;
-            Kernels::Cuda(match name {
-                "f32" => Precision::Single,
-                _ => Precision::Bf16,
-            })
-        }
+    let precision = match name {
+        "auto" => return Ok(None),
+        "burn" => return Ok(Some(Kernels::Plain)),
+        "f32" => Precision::Single,
+        "bf16" => Precision::Bf16,
         _ => return Err(Error::UnknownKernels { name: name.into() }),
     };
-    Ok(Some(kernels))
+    let on_cpu = Kernels::for_device(device) == Kernels::FUSED;
+    #[cfg(feature = "cuda")]
+    if !on_cpu {
+        let known = ops::cuda::engine::supports(&Shape::new(config));
+        known.map_err(|reason| Error::Shape { reason })?;
+        return Ok(Some(Kernels::Cuda(precision)));
+    }
+    match on_cpu {
+        true => Ok(Some(Kernels::Fused(precision))),
+        false => Err(Error::UnknownKernels { name: name.into() }),
+    }
+}
+
+/// The form of the operations that trains on a device, in the precision of a recipe.
+pub fn kernels_in(precision: Precision, device: &Device) -> Result<Kernels, Error> {
+    match (Kernels::for_device(device), precision) {
+        (Kernels::Fused(_), precision) => Ok(Kernels::Fused(precision)),
+        (other, Precision::Single) => Ok(other),
+        (_, Precision::Bf16) => Err(Error::NoBf16),
+    }
 }
 
 /// A transformer with its parameters: one flat tensor a group.
@@ -355,6 +363,16 @@ impl Model {
         batches: impl IntoIterator<Item = &'a Batch>,
         objective: &Objective,
     ) -> (Loss, Vec<Tensor<1>>) {
+        let (sums, gradients) = self.queue_gradients(batches, objective);
+        (sums.read(), gradients)
+    }
+
+    /// [`Self::gradients`], which a device may still be computing.
+    pub fn queue_gradients<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+        objective: &Objective,
+    ) -> (Sums, Vec<Tensor<1>>) {
         let mut inputs = batches.into_iter().map(|batch| self.input(batch));
         ops::gradients(self.kernels, self.parameters(), &mut inputs, objective)
     }

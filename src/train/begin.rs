@@ -15,6 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
 use crate::model::config::NewRows;
+use crate::model::{Kernels, kernels_in};
 use crate::progress::Progress;
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -112,6 +113,11 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     Ok(fingerprint)
 }
 
+/// The form of the operations that the job's device has for its precision.
+pub fn kernels(job: &Job) -> Result<Kernels, Error> {
+    Ok(kernels_in(job.train.precision, &job.device)?)
+}
+
 /// A learner that continues a checkpoint.
 pub fn resumed(
     job: &Job,
@@ -138,7 +144,7 @@ pub fn resumed(
     let state = &checkpoint.state;
     Ok(Learner {
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model,
+        model: model.with_kernels(kernels(job)?),
         step: state.step,
         next: state
             .loader
@@ -152,7 +158,7 @@ pub fn resumed(
 
 /// A learner before its first step; `progress` hears of new rows.
 pub fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
-    let model = start::model(job, progress)?;
+    let model = start::model(job, progress)?.with_kernels(kernels(job)?);
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,

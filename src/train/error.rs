@@ -7,6 +7,7 @@ use super::{checkpoint, freeze, optimizer, record};
 use crate::digest::Digest;
 use crate::loader::Clash;
 use crate::model::hub;
+use crate::model::ops::numbers::Lost;
 use crate::{dataset, fingerprint, fs, loader, tokenize};
 
 /// Training that failed. What was saved before is as it was.
@@ -52,6 +53,9 @@ pub enum Error {
         #[source]
         source: Box<Anomaly>,
     },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] Lost),
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]
     Weights {
@@ -132,6 +136,9 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
+    /// The device does not compute as the recipe says.
+    #[error(transparent)]
+    Kernels(#[from] crate::model::Error),
     /// The recipe trains what the model does not have.
     #[error(transparent)]
     NoTarget(#[from] freeze::NoTarget),

@@ -40,7 +40,7 @@ use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
 use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
-use crate::train::step::{Learner, Report};
+use crate::train::step::{Begun, Counted, Learner, Report, Trouble};
 use crate::train::tensorboard::Events;
 use crate::train::watch::Anomaly;
 use crate::train::writer::{Snapshot, Writer};
@@ -96,6 +96,7 @@ pub enum Outcome {
 /// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     begin::check_room(job)?;
+    begin::kernels(job)?;
     let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
     let fingerprint = begin::fingerprint(job)?;
@@ -124,6 +125,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         learner,
         log,
         writer,
+        begun: None,
+        clock: Clock::start(),
     };
     let outcome = loop {
         progress.start(stage(job), Some(job.train.steps), Unit::Steps);
@@ -150,6 +153,9 @@ struct Run<'a> {
     events: Option<Events>,
     rate: Rate,
     writer: Writer,
+    /// The last step and its batch, where a device may still be computing it.
+    begun: Option<(Begun, GlobalBatch)>,
+    clock: Clock,
 }
 
 impl Run<'_> {
@@ -160,17 +166,22 @@ impl Run<'_> {
             true => next,
             false => next + left(self.job, &self.learner),
         };
-        let mut clock = Clock::start();
+        self.clock = Clock::start();
         for batch in self.loader.clone().prefetch(next, end, PREFETCHED) {
-            let batch = batch?;
-            let data_wait_ms = clock.lap_ms();
-            match self.learner.step(&batch, &self.job.train) {
-                Ok(report) => {
-                    let laps = [data_wait_ms, clock.lap_ms()];
-                    self.tell(&batch, report, laps)?;
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.settle()?;
+                    return Err(error.into());
                 }
-                Err(anomaly) => {
-                    if let Went::Back = self.meet(anomaly)? {
+            };
+            self.clock.waited();
+            match self.learner.begin(&batch, &self.job.train) {
+                Ok(begun) => self.begun(begun, batch)?,
+                Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+                Err(Trouble::Anomaly(anomaly)) => {
+                    let at = (self.learner.step + 1, self.learner.next);
+                    if let Went::Back = self.meet(anomaly, at)? {
                         return Ok(None);
                     }
                 }
@@ -179,17 +190,48 @@ impl Run<'_> {
             if let Some(outcome) = self.after_step(stop)? {
                 return Ok(Some(outcome));
             }
-            clock = Clock::start();
+            if self.begun.is_none() {
+                self.clock = Clock::start();
+            }
         }
         Ok(Some(Outcome::Finished))
     }
 
+    /// Writes down what is known: of a step that was just begun on a device, nothing, but
+    /// all of the one before it, which the device has computed while this one was queued.
+    fn begun(&mut self, begun: Begun, batch: GlobalBatch) -> Result<(), Error> {
+        let known = begun.is_known();
+        if let Some((before, batch)) = self.begun.replace((begun, batch)) {
+            self.tell(before, &batch)?;
+        }
+        if known { self.settle() } else { Ok(()) }
+    }
+
+    /// Waits for the last step, and writes it down.
+    fn settle(&mut self) -> Result<(), Error> {
+        match self.begun.take() {
+            Some((begun, batch)) => self.tell(begun, &batch),
+            None => Ok(()),
+        }
+    }
+
     /// Writes down a step that was taken.
-    fn tell(&mut self, batch: &GlobalBatch, report: Report, laps: [f64; 2]) -> Result<(), Error> {
-        let (learner, seconds) = (&self.learner, laps.iter().sum::<f64>() / 1e3);
-        let model = &learner.model;
+    fn tell(&mut self, begun: Begun, batch: &GlobalBatch) -> Result<(), Error> {
+        let after = begun.after;
+        let report = match begun.finish() {
+            Ok(report) => report,
+            Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+            // Numbers come late only where such a step ends the run.
+            Err(Trouble::Anomaly(anomaly)) => {
+                let at = (after.step, after.next.saturating_sub(1));
+                return self.meet(anomaly, at).map(|_| ());
+            }
+        };
+        let laps = self.clock.take();
+        let seconds = laps.iter().sum::<f64>() / 1e3;
+        let model = &self.learner.model;
         let used = self.rate.utilization(model, batch, report.flops, seconds);
-        let mut line = line(&self.loader, learner, batch, report, laps);
+        let mut line = line(&self.loader, &after, batch, report, laps);
         line.used = used;
         let remark = self.rate.remark(report.loss, line.tokens_per_s, used);
         self.progress.remark(&remark);
@@ -219,6 +261,7 @@ impl Run<'_> {
         let best = validates && self.validate()?;
         let (over, stopping) = (last || self.is_over(), stop.requested());
         if due(step, checkpoint_every) || best || over || stopping {
+            self.settle()?;
             self.save()?;
         }
         if self.is_over() && !last {
@@ -251,8 +294,8 @@ impl Run<'_> {
         text
     }
 
-    /// Does what the recipe says about a step that must not be taken.
-    fn meet(&mut self, anomaly: Anomaly) -> Result<Went, Error> {
+    /// Does what the recipe says about a step on a batch that must not be taken.
+    fn meet(&mut self, anomaly: Anomaly, at: (u64, u64)) -> Result<Went, Error> {
         let saved = self.writer.wait()?;
         let before = self.learner.watch.anomalies;
         let spike = self.job.train.spike.as_ref();
@@ -260,7 +303,7 @@ impl Run<'_> {
             Some(spike) => spike.policy,
             None => SpikePolicy::Stop,
         };
-        let mut record = anomaly::record(&self.loader, &self.learner, &anomaly, policy);
+        let mut record = anomaly::record(&self.loader, at, &anomaly, policy);
         let file = anomaly::write(self.job, &record)?;
         let step = record.step;
         let told = |done: &str| format!("step {step}: {anomaly}; {done} ({})", file.display());
@@ -269,7 +312,7 @@ impl Run<'_> {
                 self.write(&Line::Anomaly(record))?;
                 Err(Error::Anomaly {
                     step,
-                    batch: self.learner.next,
+                    batch: at.1,
                     stage: stage(self.job),
                     before,
                     file,
@@ -334,6 +377,7 @@ impl Run<'_> {
     /// Measures the loss on rows held out, where there are any; whether it is the best so
     /// far of a run that looks for it.
     fn validate(&mut self) -> Result<bool, Error> {
+        self.settle()?;
         let (job, learner) = (self.job, &mut self.learner);
         let sample = validation::Sample {
             rows: job.train.validation_rows,
@@ -377,19 +421,19 @@ fn stage(job: &Job) -> &'static str {
     }
 }
 
-/// The metrics of the step that the learner has just done.
+/// The metrics of a step.
 fn line(
     loader: &Loader,
-    learner: &Learner,
+    after: &Counted,
     batch: &GlobalBatch,
     report: Report,
     [data_wait_ms, step_ms]: [f64; 2],
 ) -> record::Step {
-    let rows_seen = learner.step as f64 * loader.rows_per_batch() as f64;
-    let several = || loader.epochs_before(learner.next);
+    let rows_seen = after.step as f64 * loader.rows_per_batch() as f64;
+    let several = || loader.epochs_before(after.next);
     let tokens = batch.counts.real + batch.counts.pauses;
     record::Step {
-        step: learner.step,
+        step: after.step,
         epochs: rows_seen / loader.rows_per_epoch() as f64,
         epochs_of: if loader.is_mixed() {
             several()
@@ -406,7 +450,7 @@ fn line(
         padding: batch.counts.padding,
         scored: batch.counts.scored,
         flops: report.flops,
-        totals: learner.totals,
+        totals: after.totals,
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
         data_wait_ms,
         step_ms,
@@ -419,19 +463,34 @@ fn due(step: u64, every: u64) -> bool {
     0 < every && step.is_multiple_of(every)
 }
 
-/// Measures laps.
-struct Clock(Instant);
+/// Measures what steps take, and how much of that is waiting for data.
+struct Clock {
+    lap: Instant,
+    waited_ms: f64,
+}
 
 impl Clock {
     fn start() -> Self {
-        Self(Instant::now())
+        Self {
+            lap: Instant::now(),
+            waited_ms: 0.0,
+        }
     }
 
-    /// Milliseconds since the last lap.
+    /// All since the last lap was waiting for data.
+    fn waited(&mut self) {
+        self.waited_ms += self.lap_ms();
+    }
+
+    /// Milliseconds of waiting for data, and of everything else.
+    fn take(&mut self) -> [f64; 2] {
+        [std::mem::take(&mut self.waited_ms), self.lap_ms()]
+    }
+
     fn lap_ms(&mut self) -> f64 {
         let now = Instant::now();
-        let lap = now.duration_since(self.0);
-        self.0 = now;
+        let lap = now.duration_since(self.lap);
+        self.lap = now;
         (lap.as_secs_f64() * 1e6).round() / 1e3
     }
 }

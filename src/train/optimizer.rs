@@ -6,7 +6,8 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::model::layout::Group;
-use crate::model::ops::{self, AdamState, AdamStep, Kernels, muon};
+use crate::model::ops::numbers::Coming;
+use crate::model::ops::{self, AdamState, AdamStep, muon};
 use crate::model::{Device, Model};
 use crate::recipe::Optimizer as Kind;
 
@@ -46,12 +47,12 @@ impl Optimizer {
         }
     }
 
-    /// Moves the model's tensors by one step.
+    /// Moves the model's tensors by one step; see [`ops::adamw`].
     pub fn update(
         &mut self,
         model: &mut Model,
         gradients: Vec<Tensor<1>>,
-        step: &AdamStep,
+        step: (&AdamStep, Option<&Coming>),
         kind: Kind,
     ) {
         let (blocks, matrices) = hidden(model, kind);
@@ -119,13 +120,6 @@ fn hidden(model: &Model, kind: Kind) -> (Range<usize>, Vec<muon::Matrix>) {
         (Kind::Muon, None, _) => (1..layers + 1, muon::matrices(shape)),
         (Kind::Muon, Some(_), Some(lora)) => (0..layers, muon::adapter_matrices(lora)),
     }
-}
-
-/// The norm of all gradients together: the root of the sum of their squares.
-pub fn global_norm(kernels: Kernels, gradients: &[Tensor<1>]) -> f64 {
-    let squares = gradients.iter();
-    let squares = squares.map(|gradient| ops::gradient_norm_squared(kernels, gradient));
-    squares.sum::<f64>().sqrt()
 }
 
 /// The trained groups of a model as a safetensors file, each by its name, exact f32.

@@ -5,6 +5,7 @@ mod attention;
 mod mixture;
 mod muon;
 mod new_rows;
+mod precision;
 mod tuning;
 mod watch;
 

@@ -14,12 +14,12 @@ use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
 use crate::model::flops::{Flops, PerToken};
-use crate::model::{self, Device, config};
+use crate::model::precision::Precision;
+use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
-use crate::train::step::{self, Learner};
-use crate::train::watch::Anomaly;
+use crate::train::step::{self, Learner, Trouble};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -143,7 +143,7 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: Anomaly,
+        source: Trouble,
     },
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
@@ -180,7 +180,6 @@ pub enum Error {
 /// Trains for the recipe's steps and measures each; making batches is not measured.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
-    let ceiling = options.ceiling.then(ceiling::gflops);
     let mut setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
     setup.adapt(options.lora);
     if options.dump.is_some() && (setup.train.lora.is_some() || setup.train.freeze.is_some()) {
@@ -193,6 +192,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
     let batches = setup.batches(exchange.as_ref())?;
     let mut learner = learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let precision = match learner.model.kernels() {
+        Kernels::Fused(precision) => precision,
+        _ => Precision::Single,
+    };
+    let ceiling = options.ceiling.then(|| ceiling::gflops(precision));
     if let (Some(folder), Some(first)) = (&options.dump, batches.first()) {
         dump_before(folder, &setup, &learner, first)?;
     }
@@ -219,10 +223,12 @@ fn learner(
     device: &Device,
     kernels: &str,
 ) -> Result<Learner, Error> {
-    let mut model = setup.model(exchange, device)?;
-    if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
-        model = model.with_kernels(kernels);
-    }
+    let model = setup.model(exchange, device)?;
+    let kernels = match model::kernels(kernels, device, &model.config)? {
+        Some(kernels) => kernels,
+        None => model::kernels_in(setup.train.precision, device)?,
+    };
+    let model = model.with_kernels(kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,

@@ -42,8 +42,8 @@ pub struct Train {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
     /// Train adapters of this rank, and leave the model's own weights as they are
@@ -84,8 +84,8 @@ pub struct Parity {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
 }
