@@ -131,7 +131,24 @@ impl Explain for corpus::Error {
     }
 }
 
-impl Explain for tokenize::Error {}
+impl Explain for tokenize::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Begin { .. } => Kind::BadInput,
+            _ => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Begin { .. } => Some(
+                "name a special token of `tokenizer.json`, such as `<s>`, or leave `begin` out"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
 
 impl Explain for inspect::Error {
     fn kind(&self) -> Kind {
@@ -208,6 +225,7 @@ impl Explain for datasets::Error {
             Self::Recipe(_) | Self::NoTokenizer => Kind::BadInput,
             Self::Unproved { .. } => Kind::Damaged,
             Self::Verify(error) => error.kind(),
+            Self::Tokenize(error) => error.kind(),
             _ => Kind::Failed,
         }
     }
@@ -215,6 +233,7 @@ impl Explain for datasets::Error {
     fn advice(&self) -> Option<String> {
         match self {
             Self::Prepare { source, .. } => source.advice(),
+            Self::Tokenize(error) => error.advice(),
             Self::Unproved { folder, .. } => {
                 Some(format!("`pausedata verify {}` names what is wrong", folder.display()))
             }
@@ -253,7 +272,7 @@ mod training {
             match self {
                 Self::Datasets(error) => error.advice(),
                 Self::Dataset(error) => error.advice(),
-                Self::Train { source, .. } => source.hint(),
+                Self::Train { source, .. } => source.advice(),
                 Self::Checkpoint(error) => error.hint(),
                 Self::Corpus(error) => error.advice(),
                 Self::Eval(error) => error.advice(),
@@ -268,12 +287,17 @@ mod training {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
                 Self::Loader(error) => error.kind(),
                 Self::Clash(clash) => clash.kind(),
+                Self::FewBatches { .. } => Kind::BadInput,
+                Self::Kernels(error) => error.kind(),
                 _ => Kind::Failed,
             }
         }
 
         fn advice(&self) -> Option<String> {
-            self.hint()
+            match self {
+                Self::Kernels(error) => error.advice(),
+                _ => self.hint(),
+            }
         }
     }
 
@@ -326,9 +350,15 @@ mod training {
                 Self::Incomplete { hint, .. } => {
                     format!("{hint}; `--device cpu` trains without a GPU")
                 }
-                Self::UnknownKernels { .. } | Self::NoSuchKernels { .. } | Self::Shape { .. } => {
+                Self::UnknownKernels { .. } | Self::Shape { .. } => {
                     "leave `--kernels` out, or say `--kernels burn`".into()
                 }
+                Self::Several { .. } => "name one of them".into(),
+                Self::Twice { .. } => {
+                    "name each GPU once; only the CPU may be named several times, as in `cpu,cpu`"
+                        .into()
+                }
+                Self::NoBf16 => "train with `precision = \"f32\"`, or on the CPU".into(),
                 _ => "`pausedata doctor` shows the devices of this machine".into(),
             })
         }

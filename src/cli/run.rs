@@ -19,7 +19,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub recipe: Recipe,
-    /// Where to train: auto, cpu or cuda:<index>
+    /// Where to train: auto, cpu, cuda:<index>; or several that share each batch: cuda:0,1,
+    /// cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Show what would be done, and do nothing
@@ -43,7 +44,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         );
     }
     let stop = ui.stop_on_signal()?;
-    let device = model::device(&args.device)?;
+    let devices = model::devices(&args.device)?;
     if args.force {
         for (stage, _) in plan.stages() {
             train::forget(&plan.train_dir(stage))?;
@@ -52,7 +53,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             fs::remove_dir(&plan.out.join(part))?;
         }
     }
-    let summary = run::training::run(&plan, &device, ui, &stop)?;
+    let summary = run::training::run(&plan, &devices, ui, &stop)?;
     match ui.format() {
         super::ui::Format::Json => ui.print_json(&summary)?,
         super::ui::Format::Text => ui.print(&super::summary::text(&plan, &summary))?,

@@ -18,7 +18,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub recipe: Recipe,
-    /// Where to train: auto, cpu or cuda:<index>
+    /// Where to train: auto, cpu, cuda:<index>; or several that share each batch: cuda:0,1,
+    /// cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Train one stage only
@@ -35,7 +36,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     use pausedata::{model, run, train};
 
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    let device = model::device(&args.device)?;
+    let devices = model::devices(&args.device)?;
     let only = args.only.map(Into::into);
     if args.force {
         for (stage, _) in plan
@@ -45,7 +46,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             train::forget(&plan.train_dir(stage))?;
         }
     }
-    let stages = run::training::train(&plan, &device, only, ui, &stop)?;
+    let stages = run::training::train(&plan, &devices, only, ui, &stop)?;
     match ui.format() {
         super::ui::Format::Json => ui.print_json(&stages)?,
         super::ui::Format::Text => ui.print(&super::summary::stages(&stages))?,

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
+use super::ops::numbers::Sums;
 use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
+use super::precision::Precision;
 use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
@@ -22,8 +24,25 @@ pub(super) const DEVIATION: f64 = 0.02;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is none of ours.
-    #[error("unknown device `{name}`: expected `auto`, `cpu` or `cuda:N`")]
+    #[error(
+        "unknown device `{name}`: expected `auto`, `cpu` or `cuda:N`, or several, as in \
+         `cuda:0,1`, `cuda:all` or `cpu,cpu`"
+    )]
     UnknownDevice {
+        /// What was asked for.
+        name: String,
+    },
+    /// A GPU would have two ranks.
+    #[error("`{name}` names GPU {number} twice: expected one rank on each")]
+    Twice {
+        /// What was asked for.
+        name: String,
+        /// Which GPU.
+        number: usize,
+    },
+    /// Several devices for what one does.
+    #[error("expected one device, found `{name}`: several share the batches of training alone")]
+    Several {
         /// What was asked for.
         name: String,
     },
@@ -51,12 +70,9 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// The CPU computes in single precision.
-    #[error("kernels `{name}` are those of a GPU: the device is the CPU")]
-    NoSuchKernels {
-        /// What was asked for.
-        name: String,
-    },
+    /// Training on a GPU is single precision.
+    #[error("a GPU trains in f32 alone, and bf16 is asked for")]
+    NoBf16,
     /// Our own kernels do not know a model of this shape.
     #[error("our own kernels on a GPU do not take this model: {reason}")]
     Shape {
@@ -73,52 +89,22 @@ pub enum Error {
     },
 }
 
-/// Finds a device by name: `auto`, `cpu` or `cuda:N`.
-pub fn device(name: &str) -> Result<Device, Error> {
-    let unknown = || Error::UnknownDevice { name: name.into() };
-    match name {
-        "cpu" => Ok(Device::flex()),
-        "auto" => {
-            let gpu = cuda_devices(name)?.into_iter().next();
-            Ok(gpu.unwrap_or(Device::flex()))
-        }
-        _ => {
-            let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
-            let index: usize = index.parse().map_err(|_| unknown())?;
-            if cfg!(not(feature = "cuda")) {
-                return Err(Error::NoCuda { name: name.into() });
-            }
-            let devices = cuda_devices(name)?;
-            let found = devices.len();
-            devices.into_iter().nth(index).ok_or(Error::NoSuchDevice {
-                name: name.into(),
-                found,
-            })
-        }
-    }
-}
-
 /// Asks before opening one: opening a device that is not there, or that lacks its
 /// compiler, would panic in burn. `auto` takes no driver for no GPU, not for an error.
 #[cfg(feature = "cuda")]
-fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
     use super::gpu;
     if name == "auto" && !gpu::has_driver() {
         return Ok(Vec::new());
     }
     if let Some(need) = gpu::missing().next() {
-        return Err(Error::Incomplete {
-            name: name.into(),
-            what: need.name,
-            looked: need.looked.clone(),
-            hint: need.hint,
-        });
+        return Err(need.lacking(name));
     }
     Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     Ok(Vec::new())
 }
 
@@ -130,24 +116,33 @@ fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     expect(unused_variables, reason = "the CPU's kernels take every model")
 )]
 pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Kernels>, Error> {
-    let on_cpu = Kernels::for_device(device) == Kernels::Fused;
-    let kernels = match (name, on_cpu) {
-        ("auto", _) => return Ok(None),
-        ("burn", _) => Kernels::Plain,
-        ("f32", true) => Kernels::Fused,
-        ("bf16", true) => return Err(Error::NoSuchKernels { name: name.into() }),
-        #[cfg(feature = "cuda")]
-        ("f32" | "bf16", false) => {
-            use ops::cuda::engine::{Precision, supports};
-            supports(&Shape::new(config)).map_err(|reason| Error::Shape { reason })?;
-            Kernels::Cuda(match name {
-                "f32" => Precision::Single,
-                _ => Precision::Bf16,
-            })
-        }
+    let precision = match name {
+        "auto" => return Ok(None),
+        "burn" => return Ok(Some(Kernels::Plain)),
+        "f32" => Precision::Single,
+        "bf16" => Precision::Bf16,
         _ => return Err(Error::UnknownKernels { name: name.into() }),
     };
-    Ok(Some(kernels))
+    let on_cpu = Kernels::for_device(device) == Kernels::FUSED;
+    #[cfg(feature = "cuda")]
+    if !on_cpu {
+        let known = ops::cuda::engine::supports(&Shape::new(config));
+        known.map_err(|reason| Error::Shape { reason })?;
+        return Ok(Some(Kernels::Cuda(precision)));
+    }
+    match on_cpu {
+        true => Ok(Some(Kernels::Fused(precision))),
+        false => Err(Error::UnknownKernels { name: name.into() }),
+    }
+}
+
+/// The form of the operations that trains on a device, in the precision of a recipe.
+pub fn kernels_in(precision: Precision, device: &Device) -> Result<Kernels, Error> {
+    match (Kernels::for_device(device), precision) {
+        (Kernels::Fused(_), precision) => Ok(Kernels::Fused(precision)),
+        (other, Precision::Single) => Ok(other),
+        (_, Precision::Bf16) => Err(Error::NoBf16),
+    }
 }
 
 /// A transformer with its parameters: one flat tensor a group.
@@ -210,8 +205,7 @@ impl Model {
     /// The same model, of which training changes a part. Adapters begin by the key, and
     /// change nothing yet.
     pub fn tuned(mut self, tuning: Tuning, key: Key) -> Self {
-        let device = self.tensors.first().map(Tensor::device);
-        let device = device.unwrap_or_else(Device::flex);
+        let device = self.device();
         for group in tuning.groups(&self.config) {
             let values = match group.name == tuning::ROWS {
                 true => self.rows_of(&tuning.rows),
@@ -233,10 +227,14 @@ impl Model {
         }
     }
 
+    /// The tensors of [`Self::trained_groups`].
+    pub fn trained_tensors(&self) -> &[Tensor<1>] {
+        self.tensors.get(self.first_trained()..).unwrap_or_default()
+    }
+
     /// The values of the groups that are trained.
     pub fn trained(&self) -> Vec<Vec<f32>> {
-        let trained = self.tensors.iter().skip(self.first_trained());
-        trained.map(to_vec).collect()
+        self.trained_tensors().iter().map(to_vec).collect()
     }
 
     /// The same model with other values for the groups that are trained.
@@ -249,6 +247,12 @@ impl Model {
             values.into_iter().zip(&tensors).map(tensor).collect()
         });
         self
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        let first = self.tensors.first();
+        first.map_or_else(Device::flex, Tensor::device)
     }
 
     /// Which form of the operations it runs.
@@ -351,6 +355,16 @@ impl Model {
         batches: impl IntoIterator<Item = &'a Batch>,
         objective: &Objective,
     ) -> (Loss, Vec<Tensor<1>>) {
+        let (sums, gradients) = self.queue_gradients(batches, objective);
+        (sums.read(), gradients)
+    }
+
+    /// [`Self::gradients`], which a device may still be computing.
+    pub fn queue_gradients<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+        objective: &Objective,
+    ) -> (Sums, Vec<Tensor<1>>) {
         let mut inputs = batches.into_iter().map(|batch| self.input(batch));
         ops::gradients(self.kernels, self.parameters(), &mut inputs, objective)
     }

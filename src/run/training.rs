@@ -136,14 +136,14 @@ const SAMPLE_TOKENS: usize = 60;
 /// Does the whole recipe; what stands already is found.
 pub fn run(
     plan: &Plan,
-    device: &Device,
+    devices: &[Device],
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<Summary, Error> {
     datasets::prepare(plan, datasets::Scope::WHOLE, progress, stop)?;
     let checks = datasets::prove(plan, progress, stop)?;
     progress.note(&format!("the datasets pass {checks} checks"));
-    let stages = train(plan, device, None, progress, stop)?;
+    let stages = train(plan, devices, None, progress, stop)?;
     let sample = match last_model(plan) {
         Ok(model) => sample(plan, &model)?,
         Err(_) => None,
@@ -164,17 +164,18 @@ pub fn run(
     })
 }
 
-/// Trains the stages of a recipe, each from the one before.
+/// Trains the stages of a recipe, each from the one before, on devices that share each
+/// global batch.
 pub fn train(
     plan: &Plan,
-    device: &Device,
+    devices: &[Device],
     only: Option<Stage>,
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<Vec<StageSummary>, Error> {
     let mut summaries = Vec::new();
     for stage in trained(plan).filter(|stage| only.is_none_or(|only| only == *stage)) {
-        let job = job(plan, stage, device)?;
+        let job = job(plan, stage, devices)?;
         let name = crate::prepare::stage_name(stage);
         let outcome = train::run(&job, progress, stop);
         match outcome.map_err(|source| Error::Train {
@@ -196,7 +197,7 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
         .map(|(stage, _)| stage)
 }
 
-fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
+fn job(plan: &Plan, stage: Stage, devices: &[Device]) -> Result<train::Job, Error> {
     let found = plan.stage(stage).ok_or(Error::Untrained)?;
     let recipe = found.train.clone().ok_or(Error::Untrained)?;
     let open = |folder: &Path| Dataset::open_by(recipe.read, folder);
@@ -235,7 +236,8 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         new_rows: plan.recipe.model.new_rows.unwrap_or_default(),
         train: recipe,
         seed: plan.recipe.seed,
-        device: device.clone(),
+        device: devices.first().cloned().unwrap_or_else(Device::flex),
+        others: devices.iter().skip(1).cloned().collect(),
     })
 }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::step::Learner;
 use super::watch::Anomaly;
 use super::{Error, Job, data, record};
 use crate::fs;
@@ -15,17 +14,17 @@ use crate::recipe::SpikePolicy;
 /// The folder in a training folder.
 const FOLDER: &str = "anomalies";
 
-/// What is known of a step that the learner was about to take.
+/// What is known of a step on a batch that must not be taken.
 pub fn record(
     loader: &Loader,
-    learner: &Learner,
+    (step, batch): (u64, u64),
     anomaly: &Anomaly,
     policy: SpikePolicy,
 ) -> record::Anomaly {
-    let rows = loader.rows_of(learner.next).into_iter();
+    let rows = loader.rows_of(batch).into_iter();
     record::Anomaly {
-        step: learner.step + 1,
-        batch: learner.next,
+        step,
+        batch,
         quantity: anomaly.quantity().into(),
         value: anomaly.value(),
         limit: anomaly.limit(),

@@ -11,6 +11,7 @@ mod data;
 mod error;
 pub mod freeze;
 pub mod optimizer;
+pub mod ranks;
 mod rate;
 pub mod record;
 pub mod schedule;
@@ -33,14 +34,16 @@ use crate::fingerprint::Fingerprint;
 use crate::loader::{GlobalBatch, Loader};
 use crate::manifest::Stage;
 use crate::model::Device;
+use crate::model::collective::Absent;
 use crate::model::config::{Config, NewRows};
 use crate::pause::Habit;
 use crate::progress::{Progress, Silent, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
+use crate::train::ranks::Ranks;
 use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
-use crate::train::step::{Learner, Report};
+use crate::train::step::{Begun, Counted, Learner, Report, Trouble};
 use crate::train::tensorboard::Events;
 use crate::train::watch::Anomaly;
 use crate::train::writer::{Snapshot, Writer};
@@ -49,6 +52,7 @@ use crate::train::writer::{Snapshot, Writer};
 const PREFETCHED: usize = 4;
 
 /// What to train, on what, and where.
+#[derive(Clone)]
 pub struct Job {
     /// The training folder; a run that was started in it is continued.
     pub folder: PathBuf,
@@ -66,8 +70,18 @@ pub struct Job {
     pub train: Train,
     /// Decides the order of rows, and the weights of a fresh start.
     pub seed: u64,
-    /// Where to compute.
+    /// Where to compute: the device of a rank, of the first where there are several.
     pub device: Device,
+    /// Where further ranks compute, with which the first shares each global batch.
+    pub others: Vec<Device>,
+}
+
+impl Job {
+    /// The device of each rank.
+    pub fn devices(&self) -> Vec<Device> {
+        let first = std::iter::once(&self.device);
+        first.chain(&self.others).cloned().collect()
+    }
 }
 
 /// The weights to start from.
@@ -96,16 +110,16 @@ pub enum Outcome {
 /// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     begin::check_room(job)?;
+    begin::kernels(job)?;
     let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
     let fingerprint = begin::fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
-    let learner = match &latest {
-        Some(checkpoint) => begin::resumed(job, checkpoint, &fingerprint, &loader)?,
-        None => begin::started(job, progress)?,
-    };
+    let mut ranks = Ranks::start(&job.devices())?;
+    let way = (latest.clone(), fingerprint.clone(), loader.clone());
+    let learner = begin::learner(&mut ranks, job, way, progress)?;
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -115,7 +129,9 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let events = job.train.tensorboard;
     let mut run = Run {
         events: events.then(|| Events::open(&job.folder)).transpose()?,
-        rate: Rate::new(job.train.peak_gflops, &learner.model),
+        rate: Rate::new(job.train.peak_gflops, &learner.model, ranks.processors()),
+        train: Arc::new(job.train.clone()),
+        ranks,
         job,
         progress,
         store,
@@ -124,6 +140,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         learner,
         log,
         writer,
+        begun: None,
+        clock: Clock::start(),
     };
     let outcome = loop {
         progress.start(stage(job), Some(job.train.steps), Unit::Steps);
@@ -141,6 +159,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
 /// A run in progress.
 struct Run<'a> {
     job: &'a Job,
+    train: Arc<Train>,
+    ranks: Ranks,
     progress: &'a dyn Progress,
     store: Store,
     fingerprint: Fingerprint,
@@ -150,6 +170,9 @@ struct Run<'a> {
     events: Option<Events>,
     rate: Rate,
     writer: Writer,
+    /// The last step and its batch, where a device may still be computing it.
+    begun: Option<(Begun, Arc<GlobalBatch>)>,
+    clock: Clock,
 }
 
 impl Run<'_> {
@@ -160,17 +183,23 @@ impl Run<'_> {
             true => next,
             false => next + left(self.job, &self.learner),
         };
-        let mut clock = Clock::start();
+        self.clock = Clock::start();
         for batch in self.loader.clone().prefetch(next, end, PREFETCHED) {
-            let batch = batch?;
-            let data_wait_ms = clock.lap_ms();
-            match self.learner.step(&batch, &self.job.train) {
-                Ok(report) => {
-                    let laps = [data_wait_ms, clock.lap_ms()];
-                    self.tell(&batch, report, laps)?;
+            let batch = match batch {
+                Ok(batch) => Arc::new(batch),
+                Err(error) => {
+                    self.settle()?;
+                    return Err(error.into());
                 }
-                Err(anomaly) => {
-                    if let Went::Back = self.meet(anomaly)? {
+            };
+            self.clock.waited();
+            match self.step(&batch)? {
+                Ok(begun) => self.begun(begun, batch)?,
+                Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+                Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
+                Err(Trouble::Anomaly(anomaly)) => {
+                    let at = (self.learner.step + 1, self.learner.next);
+                    if let Went::Back = self.meet(anomaly, at)? {
                         return Ok(None);
                     }
                 }
@@ -179,17 +208,65 @@ impl Run<'_> {
             if let Some(outcome) = self.after_step(stop)? {
                 return Ok(Some(outcome));
             }
-            clock = Clock::start();
+            if self.begun.is_none() {
+                self.clock = Clock::start();
+            }
         }
         Ok(Some(Outcome::Finished))
     }
 
+    /// Lets all ranks begin a step, and says what the first did.
+    fn step(&mut self, batch: &Arc<GlobalBatch>) -> Result<Result<Begun, Trouble>, Error> {
+        let (batch, train) = (batch.clone(), self.train.clone());
+        let step = move |learner: &mut Learner| learner.begin(&batch, &train);
+        let (first, others) = self.ranks.all(&mut self.learner, step)?;
+        let mut others = (1..).zip(others);
+        match others.find_map(|(rank, other)| Some((rank, other.err()?))) {
+            // What all find, all find alike.
+            Some((rank, trouble)) if first.is_ok() => {
+                let reason = trouble.to_string();
+                Err(ranks::Error::Absent(Absent { rank, reason }).into())
+            }
+            _ => Ok(first),
+        }
+    }
+
+    /// Writes down what is known: of a step that was just begun on a device, nothing, but
+    /// all of the one before it, which the device has computed while this one was queued.
+    fn begun(&mut self, begun: Begun, batch: Arc<GlobalBatch>) -> Result<(), Error> {
+        let known = begun.is_known();
+        if let Some((before, batch)) = self.begun.replace((begun, batch)) {
+            self.tell(before, &batch)?;
+        }
+        if known { self.settle() } else { Ok(()) }
+    }
+
+    /// Waits for the last step, and writes it down.
+    fn settle(&mut self) -> Result<(), Error> {
+        match self.begun.take() {
+            Some((begun, batch)) => self.tell(begun, &batch),
+            None => Ok(()),
+        }
+    }
+
     /// Writes down a step that was taken.
-    fn tell(&mut self, batch: &GlobalBatch, report: Report, laps: [f64; 2]) -> Result<(), Error> {
-        let (learner, seconds) = (&self.learner, laps.iter().sum::<f64>() / 1e3);
-        let model = &learner.model;
+    fn tell(&mut self, begun: Begun, batch: &GlobalBatch) -> Result<(), Error> {
+        let after = begun.after;
+        let report = match begun.finish() {
+            Ok(report) => report,
+            Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+            Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
+            // Numbers come late only where such a step ends the run.
+            Err(Trouble::Anomaly(anomaly)) => {
+                let at = (after.step, after.next.saturating_sub(1));
+                return self.meet(anomaly, at).map(|_| ());
+            }
+        };
+        let laps = self.clock.take();
+        let seconds = laps.iter().sum::<f64>() / 1e3;
+        let model = &self.learner.model;
         let used = self.rate.utilization(model, batch, report.flops, seconds);
-        let mut line = line(&self.loader, learner, batch, report, laps);
+        let mut line = line(&self.loader, &after, batch, report, laps);
         line.used = used;
         let remark = self.rate.remark(report.loss, line.tokens_per_s, used);
         self.progress.remark(&remark);
@@ -219,6 +296,7 @@ impl Run<'_> {
         let best = validates && self.validate()?;
         let (over, stopping) = (last || self.is_over(), stop.requested());
         if due(step, checkpoint_every) || best || over || stopping {
+            self.settle()?;
             self.save()?;
         }
         if self.is_over() && !last {
@@ -251,8 +329,8 @@ impl Run<'_> {
         text
     }
 
-    /// Does what the recipe says about a step that must not be taken.
-    fn meet(&mut self, anomaly: Anomaly) -> Result<Went, Error> {
+    /// Does what the recipe says about a step on a batch that must not be taken.
+    fn meet(&mut self, anomaly: Anomaly, at: (u64, u64)) -> Result<Went, Error> {
         let saved = self.writer.wait()?;
         let before = self.learner.watch.anomalies;
         let spike = self.job.train.spike.as_ref();
@@ -260,7 +338,7 @@ impl Run<'_> {
             Some(spike) => spike.policy,
             None => SpikePolicy::Stop,
         };
-        let mut record = anomaly::record(&self.loader, &self.learner, &anomaly, policy);
+        let mut record = anomaly::record(&self.loader, at, &anomaly, policy);
         let file = anomaly::write(self.job, &record)?;
         let step = record.step;
         let told = |done: &str| format!("step {step}: {anomaly}; {done} ({})", file.display());
@@ -269,7 +347,7 @@ impl Run<'_> {
                 self.write(&Line::Anomaly(record))?;
                 Err(Error::Anomaly {
                     step,
-                    batch: self.learner.next,
+                    batch: at.1,
                     stage: stage(self.job),
                     before,
                     file,
@@ -278,7 +356,7 @@ impl Run<'_> {
                 })
             }
             SpikePolicy::Skip => {
-                self.learner.skip();
+                self.ranks.all(&mut self.learner, Learner::skip)?;
                 self.learner.watch.anomalies = before + 1;
                 self.progress.note(&told("its batch is skipped"));
                 self.write(&Line::Anomaly(record))?;
@@ -304,15 +382,15 @@ impl Run<'_> {
     }
 
     /// The learner of the newest checkpoint, or of the start.
-    fn last_saved(&self) -> Result<Learner, Error> {
-        match self.store.latest()? {
-            Some(latest) => begin::resumed(self.job, &latest, &self.fingerprint, &self.loader),
-            None => begin::started(self.job, &Silent),
-        }
+    fn last_saved(&mut self) -> Result<Learner, Error> {
+        let latest = self.store.latest()?;
+        let way = (latest, self.fingerprint.clone(), self.loader.clone());
+        begin::learner(&mut self.ranks, self.job, way, &Silent)
     }
 
     /// Begins to write a checkpoint of the learner.
     fn save(&mut self) -> Result<(), Error> {
+        self.ranks.check_alike(&mut self.learner)?;
         let (job, learner) = (self.job, &self.learner);
         let manifest = &job.dataset.manifest;
         let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
@@ -322,7 +400,7 @@ impl Run<'_> {
             step: learner.step,
             totals: learner.totals,
             reserved,
-            begin: None,
+            begin: manifest.tokenizer.begin,
             pauses: told.then_some(habit),
             loader: Some(self.loader.state(learner.next)),
             watch: learner.watch.clone(),
@@ -334,14 +412,24 @@ impl Run<'_> {
     /// Measures the loss on rows held out, where there are any; whether it is the best so
     /// far of a run that looks for it.
     fn validate(&mut self) -> Result<bool, Error> {
-        let (job, learner) = (self.job, &mut self.learner);
+        self.settle()?;
+        let job = self.job;
         let sample = validation::Sample {
             rows: job.train.validation_rows,
             rows_per_batch: data::loading(job).rows_per_micro_batch,
         };
-        let Some(loss) = validation::loss(&learner.result(), &*job.dataset, sample)? else {
+        let dataset = job.dataset.clone();
+        let part = move |learner: &mut Learner| {
+            let share = (learner.seat.rank(), learner.seat.ranks());
+            validation::part(&learner.result(), &*dataset, sample, share)
+        };
+        let (first, others) = self.ranks.all(&mut self.learner, part)?;
+        let parts = std::iter::once(first).chain(others);
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let Some(loss) = validation::mean(&parts, sample.rows(&*job.dataset)) else {
             return Ok(false);
         };
+        let learner = &mut self.learner;
         let step = learner.step;
         self.progress
             .note(&format!("step {step}: validation loss {:.4}", loss.mean));
@@ -377,19 +465,19 @@ fn stage(job: &Job) -> &'static str {
     }
 }
 
-/// The metrics of the step that the learner has just done.
+/// The metrics of a step.
 fn line(
     loader: &Loader,
-    learner: &Learner,
+    after: &Counted,
     batch: &GlobalBatch,
     report: Report,
     [data_wait_ms, step_ms]: [f64; 2],
 ) -> record::Step {
-    let rows_seen = learner.step as f64 * loader.rows_per_batch() as f64;
-    let several = || loader.epochs_before(learner.next);
+    let rows_seen = after.step as f64 * loader.rows_per_batch() as f64;
+    let several = || loader.epochs_before(after.next);
     let tokens = batch.counts.real + batch.counts.pauses;
     record::Step {
-        step: learner.step,
+        step: after.step,
         epochs: rows_seen / loader.rows_per_epoch() as f64,
         epochs_of: if loader.is_mixed() {
             several()
@@ -406,7 +494,7 @@ fn line(
         padding: batch.counts.padding,
         scored: batch.counts.scored,
         flops: report.flops,
-        totals: learner.totals,
+        totals: after.totals,
         tokens_per_s: tokens as f64 / (data_wait_ms + step_ms).max(1e-3) * 1e3,
         data_wait_ms,
         step_ms,
@@ -419,19 +507,34 @@ fn due(step: u64, every: u64) -> bool {
     0 < every && step.is_multiple_of(every)
 }
 
-/// Measures laps.
-struct Clock(Instant);
+/// Measures what steps take, and how much of that is waiting for data.
+struct Clock {
+    lap: Instant,
+    waited_ms: f64,
+}
 
 impl Clock {
     fn start() -> Self {
-        Self(Instant::now())
+        Self {
+            lap: Instant::now(),
+            waited_ms: 0.0,
+        }
     }
 
-    /// Milliseconds since the last lap.
+    /// All since the last lap was waiting for data.
+    fn waited(&mut self) {
+        self.waited_ms += self.lap_ms();
+    }
+
+    /// Milliseconds of waiting for data, and of everything else.
+    fn take(&mut self) -> [f64; 2] {
+        [std::mem::take(&mut self.waited_ms), self.lap_ms()]
+    }
+
     fn lap_ms(&mut self) -> f64 {
         let now = Instant::now();
-        let lap = now.duration_since(self.0);
-        self.0 = now;
+        let lap = now.duration_since(self.lap);
+        self.lap = now;
         (lap.as_secs_f64() * 1e6).round() / 1e3
     }
 }

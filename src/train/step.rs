@@ -3,17 +3,20 @@
 use burn::tensor::Tensor;
 
 use crate::batch::Counts;
+use crate::digest::Checksum;
 use crate::loader::GlobalBatch;
+use crate::model::collective::{Absent, Seat};
 use crate::model::config::Config;
 use crate::model::flops::Flops;
+use crate::model::ops::numbers::{self, Arrival, Known, Limits, Lost, Numbers, Sums};
 use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
 use crate::model::{Device, Model};
-use crate::recipe::Train;
+use crate::recipe::{Optimizer as Optimizing, Train};
 use crate::train::average::Average;
-use crate::train::optimizer::{self, Optimizer};
+use crate::train::optimizer::Optimizer;
 use crate::train::record::Totals;
 use crate::train::schedule::learning_rate;
-use crate::train::watch::{Anomaly, Watch};
+use crate::train::watch::{self, Anomaly, Watch};
 
 /// A model in training.
 pub struct Learner {
@@ -32,6 +35,8 @@ pub struct Learner {
     pub watch: Watch,
     /// The average of the weights over steps, with `train.ema`.
     pub average: Option<Average>,
+    /// Its place among those that share each global batch.
+    pub seat: Seat,
 }
 
 /// What one step did.
@@ -49,6 +54,65 @@ pub struct Report {
     pub flops: Flops,
 }
 
+/// A step that was begun, whose numbers a device may still be computing.
+pub struct Begun {
+    /// What the learner counts after it.
+    pub after: Counted,
+    lr: f64,
+    flops: Flops,
+    has_z_loss: bool,
+    numbers: Arrival,
+}
+
+/// What a learner counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// See [`Learner::step`].
+    pub step: u64,
+    /// See [`Learner::next`].
+    pub next: u64,
+    /// See [`Learner::totals`].
+    pub totals: Totals,
+}
+
+/// Why a step was not taken.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Trouble {
+    /// It must not be.
+    #[error(transparent)]
+    Anomaly(#[from] Anomaly),
+    /// The device failed.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// Another rank is gone.
+    #[error(transparent)]
+    Absent(#[from] Absent),
+}
+
+impl Begun {
+    /// Whether nobody need wait for its numbers.
+    pub fn is_known(&self) -> bool {
+        matches!(self.numbers, Arrival::Known(_))
+    }
+
+    /// What it did; waits for the device. Where that met an anomaly it changed no weight.
+    pub fn finish(self) -> Result<Report, Trouble> {
+        let Known { loss, norm } = self.numbers.wait()?;
+        watch::finite(total(loss), norm)?;
+        Ok(Report {
+            loss: loss.cross_entropy,
+            z_loss: self.has_z_loss.then_some(loss.z_loss),
+            lr: self.lr,
+            grad_norm: norm,
+            flops: self.flops,
+        })
+    }
+}
+
+fn total(loss: Loss) -> f64 {
+    loss.cross_entropy + loss.z_loss
+}
+
 impl Learner {
     /// A learner before its first step.
     pub fn new(model: Model, device: &Device) -> Self {
@@ -60,29 +124,61 @@ impl Learner {
             totals: Totals::default(),
             watch: Watch::default(),
             average: None,
+            seat: Seat::alone(device),
         }
     }
 
-    /// Trains on one global batch; on an anomaly, all is as before.
+    /// Trains on one global batch, together with the other ranks; on an anomaly, all is as
+    /// before.
     ///
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
-    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
+    pub fn step(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Trouble> {
+        let before = self.counted();
+        let done = self.begin(batch, train)?.finish();
+        if done.is_err() {
+            (self.step, self.next, self.totals) = (before.step, before.next, before.totals);
+        }
+        done
+    }
+
+    /// [`Self::step`], without waiting for a device: an anomaly that it meets shows when the
+    /// step is finished, and then no weight is changed by it. With `train.spike` the numbers
+    /// are waited for, because those of a step decide whether its update may be made.
+    pub fn begin(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Begun, Trouble> {
         match self.model.kernels() {
             // On a thread of the pool, so that the many parallel loops of a step need not
             // wake one each.
-            Kernels::Fused => rayon::scope(|_| self.compute(batch, train)),
+            Kernels::Fused(_) => rayon::scope(|_| self.compute(batch, train)),
             // A GPU gives each thread that asks a stream and memory of its own.
             _ => self.compute(batch, train),
         }
     }
 
-    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Report, Anomaly> {
-        let (loss, gradients) = gradients(&self.model, batch, train);
-        let grad_norm = optimizer::global_norm(self.model.kernels(), &gradients);
-        let losses = loss.cross_entropy + loss.z_loss;
+    fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Begun, Trouble> {
+        let (sums, gradients) = queue_gradients(&self.model, batch, train, &self.seat)?;
+        let limits = Limits {
+            mean: 1.0 / scored(batch.counts),
+            clip: train.clip,
+        };
+        let kernels = self.model.kernels();
+        // What burn computes, devices may compute by different kernels.
+        let alike = kernels != Kernels::Plain && train.optimizer == Optimizing::Adamw;
+        let mut numbers = numbers::numbers(kernels, sums, &gradients, &limits);
+        if !alike {
+            numbers = self.seat.align_numbers(numbers)?;
+        }
         let spike = train.spike.as_ref();
-        self.watch.judge(spike, losses, grad_norm)?;
+        let (known, coming) = match numbers {
+            Numbers::Known(known) => (Some(known), None),
+            Numbers::Coming(coming) if spike.is_some() => {
+                (Some(coming.send().wait()?), Some(coming))
+            }
+            Numbers::Coming(coming) => (None, Some(coming)),
+        };
+        if let Some(Known { loss, norm }) = known {
+            self.watch.judge(spike, total(loss), norm)?;
+        }
         let lr = learning_rate(train, self.step + 1);
         let update = AdamStep {
             // What was skipped moved no moment.
@@ -93,25 +189,47 @@ impl Learner {
             eps: train.eps,
             weight_decay: train.weight_decay,
             decay_tables: train.decay_embeddings,
-            gradient_scale: clip(grad_norm, train.clip),
+            // Where the device has the norm, it scales gradients itself.
+            gradient_scale: match (known, &coming) {
+                (Some(known), None) => limits.scale(known.norm),
+                _ => 1.0,
+            },
         };
+        let step = (&update, coming.as_ref());
         self.optimizer
-            .update(&mut self.model, gradients, &update, train.optimizer);
+            .update(&mut self.model, gradients, step, train.optimizer);
+        if !alike {
+            self.seat.align_weights(&mut self.model)?;
+        }
         if let Some(average) = &mut self.average {
             average.take_in(&self.model, update.index);
         }
-        self.watch.remember(spike, losses, grad_norm);
+        if let Some(Known { loss, norm }) = known {
+            self.watch.remember(spike, total(loss), norm);
+        }
         self.step += 1;
         self.next += 1;
         let flops = flops(&self.model.config, batch, train);
         self.totals.add(batch.counts, flops);
-        Ok(Report {
-            loss: loss.cross_entropy,
-            z_loss: (0.0 < train.z_loss).then_some(loss.z_loss),
+        let numbers = match (known, coming) {
+            (None, Some(coming)) => coming.send(),
+            (known, _) => Arrival::Known(known.unwrap_or_default()),
+        };
+        Ok(Begun {
+            after: self.counted(),
             lr,
-            grad_norm,
             flops,
+            has_z_loss: 0.0 < train.z_loss,
+            numbers,
         })
+    }
+
+    fn counted(&self) -> Counted {
+        Counted {
+            step: self.step,
+            next: self.next,
+            totals: self.totals,
+        }
     }
 
     /// Goes on with the next batch, and leaves everything else as it is.
@@ -129,6 +247,15 @@ impl Learner {
         }
     }
 
+    /// A checksum of the weights: ranks that are alike have the same.
+    pub fn checksum(&self) -> u64 {
+        let mut sum = Checksum::default();
+        for tensor in &self.model.tensors {
+            sum.update(tensor.clone().into_data().as_bytes());
+        }
+        sum.finish()
+    }
+
     /// Whether every weight is a number: an update may overflow though its
     /// gradients were finite.
     pub fn is_finite(&self) -> bool {
@@ -137,24 +264,41 @@ impl Learner {
     }
 }
 
-/// The mean loss of a global batch and its gradients, summed over the micro-batches.
-pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Vec<Tensor<1>>) {
-    let scale = 1.0 / scored(batch.counts);
+/// The mean loss of a global batch and its gradients, summed over the micro-batches of all
+/// ranks.
+pub fn gradients(
+    model: &Model,
+    batch: &GlobalBatch,
+    train: &Train,
+    seat: &Seat,
+) -> Result<(Loss, Vec<Tensor<1>>), Absent> {
+    let (sums, gradients) = queue_gradients(model, batch, train, seat)?;
+    let (sum, scale) = (sums.read(), 1.0 / scored(batch.counts));
+    let mean = Loss {
+        cross_entropy: sum.cross_entropy * scale,
+        z_loss: sum.z_loss * scale,
+    };
+    Ok((mean, gradients))
+}
+
+/// The sums of the losses of a global batch and the gradients of their mean, which a device
+/// may still be computing.
+fn queue_gradients(
+    model: &Model,
+    batch: &GlobalBatch,
+    train: &Train,
+    seat: &Seat,
+) -> Result<(Sums, Vec<Tensor<1>>), Absent> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "gradients are single precision"
     )]
     let objective = Objective {
-        scale: scale as f32,
+        scale: (1.0 / scored(batch.counts)) as f32,
         z_loss: train.z_loss as f32,
         recompute: train.recompute,
     };
-    let (sum, gradients) = model.gradients(&batch.micro_batches, &objective);
-    let mean = Loss {
-        cross_entropy: sum.cross_entropy * scale,
-        z_loss: sum.z_loss * scale,
-    };
-    (mean, gradients)
+    seat.gradients(model, &batch.micro_batches, &objective)
 }
 
 /// The operations of a global batch.
@@ -179,23 +323,4 @@ pub fn flops(config: &Config, batch: &GlobalBatch, train: &Train) -> Flops {
 /// such as one short row of one id, has a loss and gradients of 0.
 fn scored(counts: Counts) -> f64 {
     counts.scored.max(1) as f64
-}
-
-/// What gradients are multiplied by so that their norm is `largest` at most.
-fn clip(norm: f64, largest: f64) -> f64 {
-    if norm <= largest { 1.0 } else { largest / norm }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_large_gradients_are_clipped() {
-        assert_eq!(clip(0.5, 1.0), 1.0);
-        assert_eq!(clip(1.0, 1.0), 1.0);
-        assert_eq!(clip(4.0, 1.0), 0.25);
-        assert_eq!(clip(0.0, 0.0), 1.0);
-        assert_eq!(clip(1e30, f64::INFINITY), 1.0);
-    }
 }

@@ -97,11 +97,7 @@ impl Anomaly {
 impl Watch {
     /// Whether a step with this loss and gradient norm may be taken.
     pub fn judge(&self, spike: Option<&Spike>, loss: f64, norm: f64) -> Result<(), Anomaly> {
-        for (quantity, value) in [(LOSS, loss), (NORM, norm)] {
-            if !value.is_finite() {
-                return Err(Anomaly::NonFinite { quantity, value });
-            }
-        }
+        finite(loss, norm)?;
         let Some(spike) = spike else { return Ok(()) };
         let judged = [
             (LOSS, loss, &self.losses, spike.loss),
@@ -163,6 +159,16 @@ impl Watch {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Whether loss and gradient norm are numbers.
+pub fn finite(loss: f64, norm: f64) -> Result<(), Anomaly> {
+    for (quantity, value) in [(LOSS, loss), (NORM, norm)] {
+        if !value.is_finite() {
+            return Err(Anomaly::NonFinite { quantity, value });
+        }
+    }
+    Ok(())
 }
 
 const LOSS: &str = "loss";

@@ -6,6 +6,7 @@ pub mod parity;
 pub mod setup;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,13 +14,15 @@ use self::exchange::Folder;
 use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
+use crate::model::collective::Seat;
 use crate::model::flops::{Flops, PerToken};
-use crate::model::{self, Device, config};
+use crate::model::precision::Precision;
+use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
-use crate::train::freeze;
-use crate::train::step::{self, Learner};
-use crate::train::watch::Anomaly;
+use crate::train::ranks::Ranks;
+use crate::train::step::{self, Learner, Trouble};
+use crate::train::{freeze, ranks};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -37,10 +40,12 @@ pub struct Options {
     pub warm: u64,
     /// Whether to measure what the machine's matrix product could do.
     pub ceiling: bool,
-    /// Where to train.
-    pub device: Device,
+    /// Where to train: the device of each rank.
+    pub devices: Vec<Device>,
     /// Which form of the operations runs, as [`model::kernels`] names them.
     pub kernels: String,
+    /// Train adapters of this rank instead: what the weights are changes no time.
+    pub lora: Option<usize>,
 }
 
 /// What was measured.
@@ -48,6 +53,8 @@ pub struct Options {
 pub struct Report {
     /// Threads that compute.
     pub threads: usize,
+    /// Devices, or parts of the CPU, that share each global batch.
+    pub ranks: usize,
     /// Parameters of the model.
     pub parameters: usize,
     /// Positions a step, padding included.
@@ -117,6 +124,9 @@ pub enum Error {
     /// The recipe's model or tokenizer lies in a checkpoint.
     #[error("the recipe takes its model from a checkpoint: expected a shape and a tokenizer")]
     From,
+    /// An exchange holds the gradients of all weights.
+    #[error("`--dump` holds all gradients, and a part of the model is trained")]
+    Part,
     /// There are fewer batches than steps.
     #[error("the exchange has batches of {found} steps, the recipe says more")]
     Steps {
@@ -138,8 +148,11 @@ pub enum Error {
         step: u64,
         /// What is not finite.
         #[source]
-        source: Anomaly,
+        source: Trouble,
     },
+    /// Ranks could not go on together.
+    #[error(transparent)]
+    Ranks(#[from] ranks::Error),
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
     Toml(#[source] toml::ser::Error),
@@ -175,15 +188,33 @@ pub enum Error {
 /// Trains for the recipe's steps and measures each; making batches is not measured.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
-    let ceiling = options.ceiling.then(ceiling::gflops);
-    let setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    let mut setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    setup.adapt(options.lora);
+    if options.dump.is_some() && (setup.train.lora.is_some() || setup.train.freeze.is_some()) {
+        return Err(Error::Part);
+    }
     let (steps, warm) = (setup.train.steps, options.warm);
     if steps <= warm {
         return Err(Error::Short { steps, warm });
     }
+    let ranks = Ranks::start(&options.devices)?;
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
-    let batches = setup.batches(exchange.as_ref())?;
-    let mut learner = learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let batches = setup.batches(exchange.as_ref(), ranks.len())?.into_iter();
+    let batches: Vec<_> = batches.map(Arc::new).collect();
+    let setup = Arc::new(setup);
+    let (mine, kernels) = (setup.clone(), options.kernels.clone());
+    let make = move |device: &Device| learner(&mine, exchange.as_ref(), device, &kernels);
+    let first = options
+        .devices
+        .first()
+        .cloned()
+        .unwrap_or_else(Device::flex);
+    let mut learner = ranks.seat(make(&first)?, make)?;
+    let precision = match learner.model.kernels() {
+        Kernels::Fused(precision) => precision,
+        _ => Precision::Single,
+    };
+    let ceiling = options.ceiling.then(|| ceiling::gflops(precision));
     if let (Some(folder), Some(first)) = (&options.dump, batches.first()) {
         dump_before(folder, &setup, &learner, first)?;
     }
@@ -192,13 +223,14 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         if let Some(folder) = &options.dump {
             exchange::write_batch(folder, batch)?;
         }
-        laps.step(&mut learner, batch, &setup, warm)?;
+        laps.step((&ranks, &mut learner), batch, &setup, warm)?;
     }
     if let Some(folder) = &options.dump {
         dump_after(folder, &setup, &learner, &laps)?;
     }
     Ok(Report {
         memory_before_bytes,
+        ranks: ranks.len(),
         ..laps.report(&setup, &learner, &batches, ceiling)
     })
 }
@@ -210,10 +242,12 @@ fn learner(
     device: &Device,
     kernels: &str,
 ) -> Result<Learner, Error> {
-    let mut model = setup.model(exchange, device)?;
-    if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
-        model = model.with_kernels(kernels);
-    }
+    let model = setup.model(exchange, device)?;
+    let kernels = match model::kernels(kernels, device, &model.config)? {
+        Some(kernels) => kernels,
+        None => model::kernels_in(setup.train.precision, device)?,
+    };
+    let model = model.with_kernels(kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
@@ -229,7 +263,9 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
+    let alone = Seat::alone(&learner.model.device());
+    let gradients = step::gradients(&learner.model, first, &setup.train, &alone);
+    let (_, gradients) = gradients.map_err(ranks::Error::from)?;
     let values: Vec<_> = gradients.iter().map(model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -262,14 +298,16 @@ struct Laps {
 impl Laps {
     fn step(
         &mut self,
-        learner: &mut Learner,
-        batch: &GlobalBatch,
-        setup: &Setup,
+        (ranks, learner): (&Ranks, &mut Learner),
+        batch: &Arc<GlobalBatch>,
+        setup: &Arc<Setup>,
         warm: u64,
     ) -> Result<(), Error> {
-        let (report, took) = clock::measure_all(|| learner.step(batch, &setup.train));
+        let (batch, setup) = (batch.clone(), setup.clone());
+        let step = move |learner: &mut Learner| learner.step(&batch, &setup.train);
+        let (reports, took) = clock::measure_all(|| ranks.all(learner, step));
         let step = learner.step;
-        let report = report.map_err(|source| Error::NonFinite {
+        let report = reports?.0.map_err(|source| Error::NonFinite {
             step: step + 1,
             source,
         })?;
@@ -288,7 +326,7 @@ impl Laps {
         &self,
         setup: &Setup,
         learner: &Learner,
-        batches: &[GlobalBatch],
+        batches: &[Arc<GlobalBatch>],
         ceiling: Option<f64>,
     ) -> Report {
         let n = self.took.len() as f64;
@@ -309,6 +347,7 @@ impl Laps {
         let mean = |sum: u64| sum as f64 / learner.step as f64;
         Report {
             threads: rayon::current_num_threads(),
+            ranks: 1,
             parameters: learner.model.n_parameters(),
             tokens_per_step: tokens,
             real_per_step: mean(learner.totals.real),
@@ -336,7 +375,7 @@ impl Laps {
 }
 
 /// Positions of a step and of a row, of the first batch.
-fn size(batches: &[GlobalBatch]) -> (u64, usize) {
+fn size(batches: &[Arc<GlobalBatch>]) -> (u64, usize) {
     let micro = batches
         .iter()
         .take(1)

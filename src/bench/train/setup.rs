@@ -14,6 +14,7 @@ use crate::fs;
 use crate::loader::{At, BoxError, Config as Loading, GlobalBatch, Loader, Order, Rows, Share};
 use crate::manifest::Split;
 use crate::model::config::Config;
+use crate::model::lora::Lora;
 use crate::model::{Device, Model};
 use crate::pause::{self, Insertion};
 use crate::recipe::{Recipe, Stage, Train};
@@ -22,6 +23,7 @@ use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
 use crate::token::{IdWidth, Reserved, TokenId};
 use crate::tokenize::Tokenizer;
+use crate::train::ranks::dealt;
 
 /// The recipe of a measurement that names none: a GPT-2 of 10.8 M parameters, as it is
 /// trained where nothing but speed is of interest.
@@ -72,6 +74,16 @@ impl Setup {
         })
     }
 
+    /// Has adapters of a rank trained in place of the model's own weights.
+    pub fn adapt(&mut self, rank: Option<usize>) {
+        let lora = rank.map(|rank| Lora {
+            rank,
+            alpha: 2.0 * rank as f64,
+            targets: None,
+        });
+        self.train.lora = lora.or(self.train.lora.take());
+    }
+
     /// The model before its first step: with the weights of an exchange, or its own.
     pub fn model(&self, exchange: Option<&Folder>, device: &Device) -> Result<Model, Error> {
         let Some(folder) = exchange else {
@@ -82,8 +94,13 @@ impl Setup {
         Ok(Model::from_values(&self.config, values, device))
     }
 
-    /// The global batches of all steps: of an exchange where it has any, else its own.
-    pub fn batches(&self, exchange: Option<&Folder>) -> Result<Vec<GlobalBatch>, Error> {
+    /// The global batches of all steps, for so many ranks: of an exchange where it has any,
+    /// else its own.
+    pub fn batches(
+        &self,
+        exchange: Option<&Folder>,
+        ranks: usize,
+    ) -> Result<Vec<GlobalBatch>, Error> {
         let steps = 0..self.train.steps;
         if let Some(folder) = exchange
             && folder.batch(0, &self.config)?.is_some()
@@ -94,7 +111,7 @@ impl Setup {
             };
             return steps.map(batch).collect();
         }
-        let loader = self.loader()?;
+        let loader = self.loader(ranks)?;
         Ok(steps
             .map(|step| loader.batch(step))
             .collect::<Result<_, _>>()?)
@@ -115,7 +132,7 @@ impl Setup {
         }
     }
 
-    fn loader(&self) -> Result<Loader, Error> {
+    fn loader(&self, ranks: usize) -> Result<Loader, Error> {
         let rows: Arc<dyn Rows> = match &self.dataset {
             Some(dataset) => dataset.clone(),
             None => Arc::new(Walk::new(self)?),
@@ -130,7 +147,9 @@ impl Setup {
         let loading = Loading {
             seed: self.recipe.seed,
             rows_per_batch,
-            rows_per_micro_batch: micro.unwrap_or(rows_per_batch).min(rows_per_batch),
+            rows_per_micro_batch: micro
+                .unwrap_or_else(|| dealt(rows_per_batch, ranks))
+                .min(rows_per_batch),
             split: Split::Train,
             order: Order::Shuffled,
             bucket: self.train.bucket,

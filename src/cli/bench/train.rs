@@ -39,13 +39,17 @@ pub struct Train {
     /// Measure this machine's matrix product first, and tell what share of it training reaches
     #[arg(long)]
     pub ceiling: bool,
-    /// Where to train: auto, cpu or cuda:<index>
+    /// Where to train: auto, cpu, cuda:<index>; or several that share each batch: cuda:0,1,
+    /// cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
+    /// Train adapters of this rank, and leave the model's own weights as they are
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    pub lora: Option<u16>,
 }
 
 /// Arguments of `bench parity`.
@@ -81,8 +85,8 @@ pub struct Parity {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
 }
@@ -133,8 +137,9 @@ mod with_training {
             dump: args.dump.clone(),
             warm: args.warm,
             ceiling: args.ceiling,
-            device: model::device(&args.device)?,
+            devices: model::devices(&args.device)?,
             kernels: args.kernels.clone(),
+            lora: args.lora.map(usize::from),
         })?;
         match ui.format() {
             Format::Json => ui.print_json(&report)?,
@@ -165,11 +170,15 @@ mod with_training {
 
     fn text(report: &Report) -> String {
         let mut text = format!(
-            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}\n",
+            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}{}\n",
             grouped(report.parameters as u64),
             grouped(report.tokens_per_step),
             report.scored_per_step,
             report.threads,
+            match report.ranks {
+                1 => String::new(),
+                ranks => format!(", ranks: {ranks}"),
+            },
         );
         text += &format!(
             "{NAME}step{NAME:#}    {:.2} ms ({:.2} to {:.2}; the first {:.2}): {:.0} positions a second\n",
@@ -271,6 +280,7 @@ mod with_training {
                     "give a lower `--warm` or `--set pretrain.train.steps=N`".into()
                 }
                 Self::Steps { found } => format!("`--set pretrain.train.steps={found}`"),
+                Self::Ranks(error) => error.hint().into(),
                 Self::Exchange(_) => {
                     "`pausedata bench parity --help` says what a folder holds".into()
                 }

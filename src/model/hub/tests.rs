@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::super::config::{Attention, Config};
+use super::super::config::{Attention, Config, RopeScaling};
 use super::super::{Device, Model, testing};
 use super::tensors::{Draft, Precision, assemble};
 use super::{Error, read, to_hub};
@@ -48,13 +48,21 @@ fn foreign_configurations_are_understood_without_our_object() {
         window: Some(7),
         ..testing::llama()
     };
+    let scaled = |scaling| Config {
+        head_dim: Some(8),
+        rope_scaling: Some(scaling),
+        ..testing::llama()
+    };
     for config in [
         testing::llama(),
         testing::gpt2(),
         testing::qwen2(),
         testing::qwen3(),
+        testing::wide(),
         biased,
         mistral,
+        scaled(RopeScaling::Linear { linear: 2.5 }),
+        scaled(RopeScaling::Dynamic { dynamic: 2.0 }),
     ] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
@@ -63,6 +71,42 @@ fn foreign_configurations_are_understood_without_our_object() {
         assert_eq!(found, config);
         assert!(back == values);
     }
+}
+
+/// What files leave out is as `transformers` has it.
+#[test]
+fn yarn_is_understood_in_all_its_words() {
+    let config = testing::wide();
+    let (mut json, bytes) = to_hub(&values(&config), &config).unwrap();
+    json.as_object_mut().unwrap().remove("pausedata").unwrap();
+    let mut with = |scaling: Value| {
+        json["rope_scaling"] = scaling;
+        let (found, _) = from_hub(&json.to_string(), &bytes).unwrap();
+        let Some(RopeScaling::Yarn {
+            amplitude,
+            beta_fast,
+            truncate,
+            original_context,
+            ..
+        }) = found.rope_scaling
+        else {
+            panic!("{found:?}")
+        };
+        (amplitude, beta_fast, truncate, original_context)
+    };
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    let found = with(json!({"type": "yarn", "factor": 4.0}));
+    assert_eq!(found, (usual, 32.0, true, config.context));
+    let found = with(json!({
+        "rope_type": "yarn", "factor": 4.0, "beta_fast": 16, "truncate": false,
+        "original_max_position_embeddings": 40, "attention_factor": 1.5, "mscale": 2.0,
+    }));
+    assert_eq!(found, (1.5, 16.0, false, 40));
+    let found = with(json!({
+        "rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": null,
+    }));
+    let scaled = usual / (0.05 * 4f64.ln() + 1.0);
+    assert!((found.0 - scaled).abs() < 1e-12 && found.1 == 32.0);
 }
 
 #[test]
@@ -102,17 +146,45 @@ fn gpt2_matrices_lie_as_ours() {
     assert!(file.tensor("lm_head.weight").is_err(), "tied");
 }
 
+/// What is said of a foreign model with another value of a key.
+fn refusal((json, bytes): (&Value, &[u8]), key: &str, value: Value) -> String {
+    let mut json = json.clone();
+    let object = json.as_object_mut().unwrap();
+    object.remove("pausedata");
+    object.insert(key.to_owned(), value);
+    from_hub(&json.to_string(), bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn heads_and_angles_that_are_not_understood_are_named() {
+    let config = testing::llama();
+    let (json, bytes) = to_hub(&values(&config), &config).unwrap();
+    let with = |key: &str, value: Value| refusal((&json, &bytes), key, value);
+    let scaled = |value: Value| with("rope_scaling", value);
+    let found = [
+        scaled(json!({"rope_type": "longrope", "factor": 2.0})),
+        scaled(json!({"rope_type": "linear", "factor": 2.0, "mscale": 1.0})),
+        scaled(json!({"rope_type": "linear", "factor": 0.0})),
+        scaled(json!({"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.5})),
+        with("head_dim", json!(7)),
+        with("head_dim", json!(8)),
+    ];
+    expect_test::expect![[r#"
+        config.json says `rope_scaling` = {"rope_type":"longrope","factor":2.0}, which is not supported
+        config.json says `rope_scaling` = {"rope_type":"linear","factor":2.0,"mscale":1.0}, which is not supported
+        config.json has a shape that cannot be built
+        config.json says `rope_scaling` = {"rope_type":"yarn","factor":2.0,"partial_rotary_factor":0.5}, which is not supported
+        config.json has a shape that cannot be built
+        tensor `model.layers.0.self_attn.q_proj.weight` has shape [24, 24], expected [32, 24]
+    "#]]
+    .assert_eq(&(found.join("\n") + "\n"));
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let config = testing::llama();
     let (json, bytes) = to_hub(&values(&config), &config).unwrap();
-    let with = |key: &str, value: Value| {
-        let mut json = json.clone();
-        let object = json.as_object_mut().unwrap();
-        object.remove("pausedata");
-        object.insert(key.to_owned(), value);
-        from_hub(&json.to_string(), &bytes).unwrap_err().to_string()
-    };
+    let with = |key: &str, value: Value| refusal((&json, &bytes), key, value);
     let found = [
         with("hidden_size", json!(32)),
         with("hidden_act", json!("relu")),
@@ -140,11 +212,11 @@ fn what_does_not_fit_is_named() {
         with("max_position_embeddings", json!(1 << 29)),
     ];
     expect_test::expect![[r#"
-        config.json says `head_dim` = 6, which is not supported
+        tensor `model.embed_tokens.weight` has shape [37, 24], expected [37, 32]
         config.json says `hidden_act` = "relu", which is not supported
         config.json says `rope_scaling` = {"factor":2.0}, which is not supported
         tensor `model.layers.2.input_layernorm.weight` is missing
-        config.json says `head_dim` = 6, which is not supported
+        config.json has a shape that cannot be built
         config.json has no usable `rms_norm_eps`
         config.json says `model_type` = "mamba", which is not supported
         the model's config.json cannot be read

@@ -10,6 +10,7 @@ pub mod cuda;
 #[cfg(test)]
 mod mask_tests;
 pub mod muon;
+pub mod numbers;
 pub mod plain;
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,10 @@ use burn::tensor::{Device, Tensor};
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
+use super::precision::Precision;
 use super::tuning::LoraLayout;
 use cpu::rotary::Rope;
+use numbers::{Coming, Sums};
 
 /// Which form of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +37,21 @@ pub enum Kernels {
     /// Burn tensors: any device, the gradient by burn. The other's oracle.
     Plain,
     /// Our own, on the CPU.
-    Fused,
+    Fused(Precision),
     /// Our own, on a GPU, with activations in a precision.
     #[cfg(feature = "cuda")]
-    Cuda(cuda::engine::Precision),
+    Cuda(Precision),
 }
 
 impl Kernels {
-    /// The fastest form that runs on a device.
+    /// Our own on the CPU, in single precision: what parity is proved in.
+    pub const FUSED: Self = Self::Fused(Precision::Single);
+
+    /// The fastest form in single precision that runs on a device.
     pub fn for_device(device: &Device) -> Self {
         let probe = Tensor::<1>::zeros([1], &device.clone().inner());
         match probe.try_into_primitive::<Flex>() {
-            Ok(_) => Self::Fused,
+            Ok(_) => Self::FUSED,
             Err(_) => Self::Plain,
         }
     }
@@ -96,7 +102,7 @@ pub struct Shape {
 impl Shape {
     /// What a configuration says, with its tables.
     pub fn new(config: &Config) -> Self {
-        let head = config.d_model / config.n_heads.max(1);
+        let head = config.head();
         #[expect(
             clippy::cast_possible_truncation,
             reason = "the model computes in single precision"
@@ -128,6 +134,16 @@ impl Shape {
     /// Query heads that share a key and value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads.max(1)
+    }
+
+    /// Query columns, and columns of what attention returns.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head
+    }
+
+    /// Key columns, and value columns.
+    pub fn key_width(&self) -> usize {
+        self.kv_heads * self.head
     }
 
     /// Query, key and value columns together.
@@ -296,23 +312,27 @@ impl AddAssign for Loss {
 pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
     match kernels.of(parameters) {
         Kernels::Plain => plain::loss(parameters, input, z_loss),
-        Kernels::Fused => cpu::loss(parameters, input, z_loss),
+        Kernels::Fused(precision) => cpu::loss(parameters, input, z_loss, precision),
         #[cfg(feature = "cuda")]
         Kernels::Cuda(precision) => cuda::pass::loss(parameters, input, z_loss, precision),
     }
 }
 
-/// The loss of all batches together and the gradients of the objective, one for each group
-/// that is trained: those of the base, or of adapters and then of rows.
+/// The losses of all batches together and the gradients of the objective, one for each group
+/// that is trained: those of the base, or of adapters and then of rows. A device may still be
+/// computing them.
 pub fn gradients(
     kernels: Kernels,
     parameters: Parameters<'_>,
     inputs: &mut dyn Iterator<Item = Input>,
     objective: &Objective,
-) -> (Loss, Vec<Tensor<1>>) {
+) -> (Sums, Vec<Tensor<1>>) {
     match kernels.of(parameters) {
         Kernels::Plain => plain::gradients(parameters, inputs, objective),
-        Kernels::Fused => cpu::gradients(parameters, inputs, objective),
+        Kernels::Fused(precision) => {
+            let (loss, gradients) = cpu::gradients(parameters, inputs, objective, precision);
+            (Sums::Known(loss), gradients)
+        }
         #[cfg(feature = "cuda")]
         Kernels::Cuda(precision) => cuda::pass::gradients(parameters, inputs, objective, precision),
     }
@@ -322,7 +342,7 @@ pub fn gradients(
 pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     match kernels {
         Kernels::Plain => plain::logits(parameters, ids, pass),
-        Kernels::Fused => cpu::logits(parameters, ids, pass),
+        Kernels::Fused(precision) => cpu::logits(parameters, ids, pass, precision),
         // Logits are asked for where speed does not count.
         #[cfg(feature = "cuda")]
         Kernels::Cuda(_) => plain::logits(parameters, ids, pass),
@@ -338,26 +358,34 @@ pub fn replace_rows(
     d: usize,
 ) -> Tensor<1> {
     match kernels {
-        Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
+        Kernels::Fused(_) => cpu::replace_rows(table, ids, rows, d),
         _ => plain::replace_rows(table, ids, rows, d),
     }
 }
 
 /// One step of AdamW (arXiv 1711.05101) on one group; in place where nobody else
-/// holds the tensors.
+/// holds the tensors. Numbers that are on the device say there what becomes of the gradient,
+/// and whether there is a step.
 pub fn adamw(
     kernels: Kernels,
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
-    step: &AdamStep,
+    (step, numbers): (&AdamStep, Option<&Coming>),
     parts: &[Part],
 ) -> (Tensor<1>, AdamState) {
-    match kernels {
-        Kernels::Plain => plain::adamw(param, gradient, state, step, parts),
-        Kernels::Fused => cpu::adamw_step(param, gradient, state, step, parts),
+    let numbers = numbers.map(|numbers| &numbers.0);
+    match (kernels, numbers) {
+        (Kernels::Fused(_), _) => cpu::adamw_step(param, gradient, state, step, parts),
         #[cfg(feature = "cuda")]
-        Kernels::Cuda(_) => cuda::pass::adamw(param, gradient, state, step, parts),
+        (Kernels::Cuda(_), Some(numbers)) => {
+            cuda::pass::adamw(param, gradient, state, (step, numbers), parts)
+        }
+        _ => plain::guarded(
+            numbers,
+            (param, gradient, state),
+            |param, gradient, state| plain::adamw(param, gradient, state, step, parts),
+        ),
     }
 }
 
@@ -368,21 +396,24 @@ pub fn muon_step(
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
-    step: &AdamStep,
+    (step, numbers): (&AdamStep, Option<&Coming>),
     of: (&[Part], &[muon::Matrix]),
 ) -> (Tensor<1>, AdamState) {
+    let numbers = numbers.map(|numbers| &numbers.0);
     match kernels {
-        Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
-        _ => plain::muon_step(param, gradient, state, step, of),
+        Kernels::Fused(_) => cpu::muon_step(param, gradient, state, step, of),
+        _ => plain::guarded(
+            numbers,
+            (param, gradient, state),
+            |param, gradient, state| plain::muon_step(param, gradient, state, step, of),
+        ),
     }
 }
 
 /// The sum of the squares of a gradient; on the CPU its bits do not depend on threads.
 pub fn gradient_norm_squared(kernels: Kernels, gradient: &Tensor<1>) -> f64 {
     match kernels {
-        Kernels::Plain => plain::gradient_norm_squared(gradient),
-        Kernels::Fused => cpu::gradient_norm_squared(gradient),
-        #[cfg(feature = "cuda")]
-        Kernels::Cuda(_) => cuda::pass::squares(gradient),
+        Kernels::Fused(_) => cpu::gradient_norm_squared(gradient),
+        _ => plain::gradient_norm_squared(gradient),
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use super::numbers::{Limits, Sums};
 use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape, muon};
 use crate::model::config::{Activation, Norm};
 use crate::model::layout::{LinearLayout, NormLayout, Part};
@@ -49,8 +50,8 @@ pub fn gradients(
     parameters: Parameters<'_>,
     inputs: &mut dyn Iterator<Item = Input>,
     objective: &Objective,
-) -> (Loss, Vec<Tensor<1>>) {
-    let mut total = Loss::default();
+) -> (Sums, Vec<Tensor<1>>) {
+    let mut total: Option<Tensor<1>> = None;
     let wanted: Vec<&Tensor<1>> = match parameters.rows {
         None => parameters.base.iter().collect(),
         // The rows' are part of the first one's.
@@ -81,10 +82,11 @@ pub fn gradients(
             ..parameters
         };
         let [entropy, z_loss] = losses(tracked, &input, objective.z_loss);
-        total += Loss {
-            cross_entropy: value(entropy.clone()),
-            z_loss: value(z_loss.clone()),
-        };
+        let both = Tensor::cat(vec![entropy.clone().inner(), z_loss.clone().inner()], 0);
+        total = Some(match total {
+            None => both,
+            Some(before) => before + both,
+        });
         let mut found = ((entropy + z_loss) * objective.scale).backward();
         for (sum, leaf) in sums.iter_mut().zip(adapters.iter().chain(&base)) {
             if let Some(gradient) = leaf.grad_remove(&mut found) {
@@ -102,7 +104,47 @@ pub fn gradients(
             .collect::<Vec<_>>();
         sums.extend((!rows.is_empty()).then(|| Tensor::cat(rows, 0)));
     }
-    (total, sums)
+    let device = sums.first().map(Tensor::device);
+    let none = || Tensor::zeros([2], &device.unwrap_or_else(Device::flex));
+    (Sums::Coming(total.unwrap_or_else(none)), sums)
+}
+
+/// See [`super::numbers::Coming`].
+pub fn numbers(sums: Tensor<1>, gradients: &[Tensor<1>], limits: &Limits) -> Tensor<1> {
+    let means = sums.slice([0..2]) * limits.mean;
+    let squares = gradients.iter();
+    let squares = squares.map(|gradient| (gradient.clone() * gradient.clone()).sum());
+    let norm = squares.reduce(|sum, more| sum + more);
+    let norm = norm.unwrap_or_else(|| Tensor::zeros([1], &means.device()));
+    let norm = norm.sqrt();
+    let small = norm.clone().lower_equal_elem(limits.clip);
+    let scale = (norm.clone().recip() * limits.clip).mask_fill(small, 1.0);
+    let numbers = Tensor::cat(vec![means, norm], 0);
+    // 0, or not a number.
+    let scale = scale + (numbers.clone() * 0.0).sum();
+    Tensor::cat(vec![numbers, scale], 0)
+}
+
+/// An update whose gradient is scaled as the numbers of its step say, and which leaves
+/// everything as it is where they say that there is none.
+pub fn guarded(
+    numbers: Option<&Tensor<1>>,
+    (param, gradient, state): (Tensor<1>, Tensor<1>, AdamState),
+    update: impl FnOnce(Tensor<1>, Tensor<1>, AdamState) -> (Tensor<1>, AdamState),
+) -> (Tensor<1>, AdamState) {
+    let Some(numbers) = numbers else {
+        return update(param, gradient, state);
+    };
+    let scale = numbers.clone().slice([3..4]);
+    let refused = scale.clone().is_nan().expand(param.dims());
+    let or_old = |new: Tensor<1>, old| new.mask_where(refused.clone(), old);
+    let (old, before) = (param.clone(), state.clone());
+    let (param, state) = update(param, gradient * scale, state);
+    let state = AdamState {
+        first: or_old(state.first, before.first),
+        second: or_old(state.second, before.second),
+    };
+    (or_old(param, old), state)
 }
 
 /// See [`super::replace_rows`].
@@ -330,11 +372,11 @@ fn linear(
     })
 }
 
-/// `[n, (h + 2 kv) head]` to `[n, d]`.
+/// `[n, (h + 2 kv) head]` to `[n, h head]`.
 fn attention(qkv: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
     let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
     let n = rows * length;
-    let keys = shape.kv_heads * shape.head;
+    let (queries, keys) = (shape.query_width(), shape.key_width());
     let heads = |start: usize, count: usize| {
         qkv.clone()
             .slice([0..n, start..start + count * shape.head])
@@ -347,15 +389,15 @@ fn attention(qkv: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
         Some(params.clone().slice([range]).reshape([1, 1, 1, shape.head]))
     };
     let query = level(heads(0, shape.heads), gain(0), shape);
-    let key = level(heads(shape.d, shape.kv_heads), gain(1), shape);
+    let key = level(heads(queries, shape.kv_heads), gain(1), shape);
     let (query, key) = (rotate(query, pass), share(rotate(key, pass), shape));
-    let value = share(heads(shape.d + keys, shape.kv_heads), shape);
+    let value = share(heads(queries + keys, shape.kv_heads), shape);
     let scores = query.matmul(key.transpose()) / (shape.head as f64).sqrt();
     let unseen = unseen(pass, &scores.device());
     softmax(scores + unseen, 3)
         .matmul(value)
         .swap_dims(1, 2)
-        .reshape([n, shape.d])
+        .reshape([n, queries])
 }
 
 /// Each head by its root mean square, where it has a gain.

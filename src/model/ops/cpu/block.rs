@@ -23,6 +23,7 @@ use super::{SPAN, TOKENS, feed_forward};
 use crate::model::config;
 use crate::model::layout::BlockLayout;
 use crate::model::ops::{Pass, Shape};
+use crate::model::precision::Precision;
 use crate::model::tuning::{AdapterLayout, LoraLayout};
 
 /// What the forward pass keeps for the backward pass.
@@ -50,6 +51,7 @@ struct Layers<'a> {
     norm2: Norm<'a>,
     up: Linear<'a>,
     down: Linear<'a>,
+    precision: Precision,
 }
 
 /// A block's parameters, and those of its adapters where it has any.
@@ -59,6 +61,8 @@ pub struct Params<'a> {
     pub own: &'a [f32],
     /// Those of its adapters; empty where it has none.
     pub adapters: &'a [f32],
+    /// What its layers and its attention multiply in.
+    pub precision: Precision,
 }
 
 /// Where a block's gradients are added: those of its own parameters, where they are wanted,
@@ -92,10 +96,11 @@ impl<'a> Adapters<'a> {
 
 impl<'a> Layers<'a> {
     /// One way through the layers.
-    fn new(params: &'a [f32], adapters: &'a Adapters<'a>, pass: &Pass, way: Way) -> Self {
+    fn new(params: Params<'a>, adapters: &'a Adapters<'a>, pass: &Pass, way: Way) -> Self {
+        let (precision, params) = (params.precision, params.own);
         let (shape, rows) = (&*pass.shape, pass.extent.positions());
         let layout = &shape.block;
-        let linear = |layout| Linear::new(params, layout, rows, way);
+        let linear = |layout| Linear::new(params, layout, rows, (way, precision));
         Self {
             norm1: Norm::new(params, &layout.norm1, shape.norm, shape.eps),
             qkv: linear(&layout.qkv).with(adapters.qkv.as_ref()),
@@ -104,6 +109,7 @@ impl<'a> Layers<'a> {
             norm2: Norm::new(params, &layout.norm2, shape.norm, shape.eps),
             up: linear(&layout.up).with(adapters.up.as_ref()),
             down: linear(&layout.down).with(adapters.down.as_ref()),
+            precision,
         }
     }
 }
@@ -135,9 +141,9 @@ fn run(x: &[f32], params: Params<'_>, pass: &Pass, y: Option<&mut [f32]>) -> Sav
     let shape = &*pass.shape;
     let (n, d) = (pass.extent.positions(), shape.d);
     let adapters = Adapters::new(params, shape);
-    let layers = Layers::new(params.own, &adapters, pass, Way::Forward);
+    let layers = Layers::new(params, &adapters, pass, Way::Forward);
     let (qkv, raw) = project(x, &layers, pass);
-    let (attended, logs) = attention::forward(&qkv, pass);
+    let (attended, logs) = attention::forward(&qkv, pass, params.precision);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
     let outputs: Vec<Option<&mut [f32]>> = match y {
@@ -151,7 +157,7 @@ fn run(x: &[f32], params: Params<'_>, pass: &Pass, y: Option<&mut [f32]>) -> Sav
         .zip(up.par_chunks_mut(TOKENS * width))
         .zip(
             x.par_chunks(TOKENS * d)
-                .zip(attended.par_chunks(TOKENS * d)),
+                .zip(attended.par_chunks(TOKENS * shape.query_width())),
         )
         .for_each(|(((y, middle), up), (x, attended))| {
             middle.copy_from_slice(x);
@@ -186,7 +192,7 @@ pub fn backward(
 ) -> Vec<f32> {
     let shape = &*pass.shape;
     let adapters = Adapters::new(params, shape);
-    let layers = Layers::new(params.own, &adapters, pass, Way::Back);
+    let layers = Layers::new(params, &adapters, pass, Way::Back);
     let mut parts = Parts {
         own: into.own.map(|own| OwnParts::new(own, &shape.block)),
         adapters: AdapterParts::new(into.adapters, shape),
@@ -196,6 +202,7 @@ pub fn backward(
         qkv: &saved.qkv,
         out: &saved.attended,
         logs: &saved.logs,
+        precision: params.precision,
     };
     let mut d_qkv = attention::backward(&attention, &d_attended, pass);
     if let Some(raw) = &saved.raw {
@@ -210,7 +217,8 @@ pub fn backward(
 fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffer>) {
     let shape = &*pass.shape;
     let (d, width) = (shape.d, shape.qkv_width());
-    let rotated = shape.d + shape.kv_heads * shape.head;
+    let queries = shape.query_width();
+    let rotated = queries + shape.key_width();
     let n = pass.extent.positions();
     let mut qkv = Buffer::new(n * width);
     let kept = if layers.qk_norm.is_some() { rotated } else { 0 };
@@ -229,11 +237,11 @@ fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffe
             let mut hidden = Buffer::new(x.len());
             layers.norm1.forward(x, &mut hidden);
             layers.qkv.apply(&hidden, qkv, Onto::Nothing);
-            if let Some([queries, keys]) = &layers.qk_norm {
+            if let Some([query_norm, key_norm]) = &layers.qk_norm {
                 for (row, raw) in qkv.chunks_exact_mut(width).zip(raw.chunks_exact_mut(kept)) {
                     raw.copy_from_slice(&row[..kept]);
-                    queries.forward(&raw[..d], &mut row[..d]);
-                    keys.forward(&raw[d..], &mut row[d..kept]);
+                    query_norm.forward(&raw[..queries], &mut row[..queries]);
+                    key_norm.forward(&raw[queries..], &mut row[queries..kept]);
                 }
             }
             if let Some(rope) = &shape.rope {
@@ -254,11 +262,11 @@ fn backward_heads(
     shape: &Shape,
     parts: &mut Parts<'_>,
 ) {
-    let Some([queries, keys]) = &layers.qk_norm else {
+    let Some([query_norm, key_norm]) = &layers.qk_norm else {
         return;
     };
-    let (d, width) = (shape.d, shape.qkv_width());
-    let kept = d + shape.kv_heads * shape.head;
+    let (queries, width) = (shape.query_width(), shape.qkv_width());
+    let kept = queries + shape.key_width();
     let mut norms = Partials::new(raw.len() / kept, 2 * shape.head);
     d_qkv
         .par_chunks_mut(TOKENS * width)
@@ -270,8 +278,11 @@ fn backward_heads(
             for (row, raw) in d_qkv.chunks_exact_mut(width).zip(raw.chunks_exact(kept)) {
                 dy.copy_from_slice(&row[..kept]);
                 row[..kept].fill(0.0);
-                queries.backward(&raw[..d], &dy[..d], &mut row[..d], d_queries);
-                keys.backward(&raw[d..], &dy[d..], &mut row[d..kept], d_keys);
+                let (raw_queries, raw_keys) = raw.split_at(queries);
+                let (dy_queries, dy_keys) = dy.split_at(queries);
+                let (row_queries, row_keys) = row[..kept].split_at_mut(queries);
+                query_norm.backward(raw_queries, dy_queries, row_queries, d_queries);
+                key_norm.backward(raw_keys, dy_keys, row_keys, d_keys);
             }
         });
     if let Some(own) = &mut parts.own {
@@ -290,7 +301,8 @@ fn backward_upper(
 ) -> (Vec<f32>, Buffer) {
     let (d, ff, width) = (shape.d, shape.d_ff, shape.block.up.outputs);
     let mut dx = buffer::array(dy.len());
-    let mut d_attended = Buffer::new(dy.len());
+    let queries = shape.query_width();
+    let mut d_attended = Buffer::new(dy.len() / d * queries);
     for start in (0..dy.len() / d).step_by(SPAN) {
         let end = (start + SPAN).min(dy.len() / d);
         let n = end - start;
@@ -300,7 +312,7 @@ fn backward_upper(
         let mut norms = Partials::new(n, layers.norm2.parameters());
         let outputs = dx[rows(d)]
             .par_chunks_mut(TOKENS * d)
-            .zip(d_attended[rows(d)].par_chunks_mut(TOKENS * d))
+            .zip(d_attended[rows(queries)].par_chunks_mut(TOKENS * queries))
             .zip(hidden.par_chunks_mut(TOKENS * d))
             .zip(active.par_chunks_mut(TOKENS * ff))
             .zip(d_up.par_chunks_mut(TOKENS * width))
@@ -326,15 +338,18 @@ fn backward_upper(
         });
         let up: Sides<'_> = (&hidden, &d_up);
         let down: Sides<'_> = (&active, &dy[rows(d)]);
-        let out: Sides<'_> = (&saved.attended[rows(d)], &dx[rows(d)]);
+        let out: Sides<'_> = (&saved.attended[rows(queries)], &dx[rows(d)]);
         if let Some(own) = &mut parts.own {
             norms.sum_into(own.norm2);
             let layout = &shape.block;
-            add_weight_sums(vec![
-                WeightSum::new(halves(own.up, &layout.up), up, n),
-                WeightSum::new(halves(own.down, &layout.down), down, n),
-                WeightSum::new(halves(own.out, &layout.out), out, n),
-            ]);
+            add_weight_sums(
+                layers.precision,
+                vec![
+                    WeightSum::new(halves(own.up, &layout.up), up, n),
+                    WeightSum::new(halves(own.down, &layout.down), down, n),
+                    WeightSum::new(halves(own.out, &layout.out), out, n),
+                ],
+            );
         }
         let into = &mut parts.adapters;
         add_adapter_sums(vec![
@@ -379,7 +394,7 @@ fn backward_lower(
         if let Some(own) = &mut parts.own {
             norms.sum_into(own.norm1);
             let into = halves(own.qkv, &shape.block.qkv);
-            add_weight_sums(vec![WeightSum::new(into, qkv, n)]);
+            add_weight_sums(layers.precision, vec![WeightSum::new(into, qkv, n)]);
         }
         let into = &mut *parts.adapters.qkv;
         add_adapter_sums(vec![(layers.qkv.adapter(), qkv, into)]);

@@ -6,10 +6,15 @@
 
 use std::cell::RefCell;
 
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{Cube, CubeBackend};
 use cubecl::cuda::CudaRuntime;
 use cubecl_common::device_handle::DeviceHandle;
 use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::bytes::Bytes;
+use cubecl_environment::future::{DynFut, reader};
 use cubecl_environment::stream::StreamId;
 use cubecl_server::id::KernelId;
 use cubecl_server::runtime::Runtime;
@@ -19,6 +24,7 @@ use cubecl_server::stream::{ExecuteScope, WriteScoped};
 use super::driver::Gpu;
 use super::engine::{Engine, Error, Pointer, Precision};
 
+type Client = cubecl::client::Client;
 type Server = <CudaRuntime as Runtime>::Server;
 
 /// Names our work in CubeCL's records.
@@ -27,6 +33,8 @@ struct Operation;
 thread_local! {
     /// What this device's thread has compiled. A thread has one device.
     static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
+    /// Those of [`client_of`].
+    static CLIENTS: RefCell<Vec<&'static Client>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs work on the device after all that was queued before it, with the addresses of
@@ -75,6 +83,63 @@ pub fn submit(
             })
         }));
     });
+}
+
+/// A copy of an array on its way to the host.
+pub struct Fetched {
+    len: usize,
+    bytes: DynFut<Result<Vec<Bytes>, ServerError>>,
+}
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fetched({})", self.len)
+    }
+}
+
+impl Fetched {
+    /// Queues the copy behind all that was queued before, and hands everything that was to
+    /// the device; nothing where the array lies on no GPU.
+    pub fn of(tensor: &Tensor<1>) -> Option<Self> {
+        let tensor = resolved(tensor)?;
+        let len = tensor.meta.shape().num_elements();
+        let bytes = client_of(&tensor).read_async(vec![tensor.handle.clone()]);
+        Some(Self {
+            len,
+            bytes: Box::pin(bytes),
+        })
+    }
+
+    /// The numbers; waits for their copy, and for nothing that was queued behind it.
+    pub fn wait(self) -> Result<TensorData, String> {
+        let read = reader::read_sync(self.bytes).map_err(|error| error.to_string())?;
+        let bytes = read.into_iter().next();
+        let mut bytes = bytes.map(|bytes| bytes.to_vec()).unwrap_or_default();
+        bytes.resize(4 * self.len, 0xff);
+        Ok(TensorData::from_bytes_vec(bytes, [self.len], DType::F32))
+    }
+}
+
+/// The client of a tensor's device, of which one stays for good: a copy that is queued
+/// borrows it.
+fn client_of(tensor: &CubeTensor) -> &'static Client {
+    CLIENTS.with_borrow_mut(|clients| {
+        let of = tensor.client.service_id();
+        let known = clients.iter().find(|client| client.service_id() == of);
+        known.copied().unwrap_or_else(|| {
+            let client: &'static Client = Box::leak(Box::new(tensor.client.clone()));
+            clients.push(client);
+            client
+        })
+    })
+}
+
+/// The array behind a tensor, when all that burn has queued was handed to the device.
+fn resolved(tensor: &Tensor<1>) -> Option<CubeTensor> {
+    let fused = tensor.clone().try_into_primitive::<Cube>().ok()?;
+    let client = fused.client.clone();
+    let tensor = client.resolve_tensor_float::<CubeBackend>(fused).ok()?;
+    Some(into_contiguous(tensor))
 }
 
 fn run(

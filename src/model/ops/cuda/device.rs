@@ -23,6 +23,7 @@ use super::engine::{Error, Pointer, Precision};
 use super::kernels::{Kernels, Tables, element};
 use super::loss::{self, Factors};
 use crate::model::layout::Part;
+use crate::model::ops::numbers::Limits;
 use crate::model::ops::{AdamStep, Pass};
 
 /// What the operations of a pass need of it on the device; uploaded once a pass.
@@ -164,7 +165,7 @@ pub trait Programs: Backend {
         FloatTensor<Self>,
     );
     /// Parameters and both moments after a step.
-    #[fusion(meta = |param, _gradient, first, second, _step, _parts| {
+    #[fusion(meta = |param, _gradient, first, second, _numbers, _step, _parts| {
         (param.clone(), first.clone(), second.clone())
     })]
     fn adamw(
@@ -172,12 +173,20 @@ pub trait Programs: Backend {
         gradient: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
+        numbers: FloatTensor<Self>,
         step: AdamStep,
         parts: Vec<Part>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// The sum of the squares, one number.
-    #[fusion(meta = |_gradient| vector(1))]
-    fn squares(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// One number, the sum of the squares added to one before.
+    #[fusion(meta = |_gradient, _before| vector(1))]
+    fn squares(gradient: FloatTensor<Self>, before: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The numbers of a step.
+    #[fusion(meta = |_sums, _squares, _limits| vector(4))]
+    fn numbers(
+        sums: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
+        limits: Limits,
+    ) -> FloatTensor<Self>;
 }
 
 fn stream(pass: &Pass) -> TensorSpec {
@@ -416,18 +425,19 @@ impl Programs for CubeBackend {
         gradient: CubeTensor,
         first: CubeTensor,
         second: CubeTensor,
+        numbers: CubeTensor,
         step: AdamStep,
         parts: Vec<Part>,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let tensors = [param, gradient, first, second];
-        let [param, gradient, first, second] = tensors.map(into_contiguous);
+        let tensors = [param, gradient, first, second, numbers];
+        let [param, gradient, first, second, numbers] = tensors.map(into_contiguous);
         // In place where nobody else holds the array.
         let [to_param, to_first, to_second] =
             [&param, &first, &second].map(|of| match of.can_mut() {
                 true => of.clone(),
                 false => beside(of, vector(of.meta.shape().num_elements())),
             });
-        let reads = [&param, &gradient, &first, &second];
+        let reads = [&param, &gradient, &first, &second, &numbers];
         let writes = [&to_param, &to_first, &to_second];
         submit(
             &param,
@@ -435,13 +445,14 @@ impl Programs for CubeBackend {
             &reads,
             &writes,
             move |engine, read, written| {
-                let ([param, gradient, first, second], to) = (known(read)?, known(written)?);
+                let [param, gradient, first, second, numbers] = known(read)?;
+                let to = known(written)?;
                 let kernels = &mut Kernels::new(engine);
                 for part in &parts {
                     let at = |array| element(array, part.range.start);
                     let from = [param, gradient, first, second].map(at);
-                    let keep = step.keep(part.decay);
-                    kernels.adamw(from, to.map(at), (&step, keep), part.range.len())?;
+                    let step = (&step, step.keep(part.decay));
+                    kernels.adamw(from, to.map(at), numbers, step, part.range.len())?;
                 }
                 Ok(())
             },
@@ -449,22 +460,39 @@ impl Programs for CubeBackend {
         (to_param, to_first, to_second)
     }
 
-    fn squares(gradient: CubeTensor) -> CubeTensor {
-        let gradient = into_contiguous(gradient);
+    fn squares(gradient: CubeTensor, before: CubeTensor) -> CubeTensor {
+        let [gradient, before] = [gradient, before].map(into_contiguous);
         let count = gradient.meta.shape().num_elements();
         let (sum, partial) = (beside(&gradient, vector(1)), bytes(&gradient, 4 * 512));
-        let writes = [&sum, &partial];
+        let (reads, writes) = ([&gradient, &before], [&sum, &partial]);
         submit(
             &gradient,
             Precision::Single,
-            &[&gradient],
+            &reads,
             &writes,
             move |engine, read, written| {
-                let ([gradient], [sum, partial]) = (known(read)?, known(written)?);
-                Kernels::new(engine).sum(gradient, (partial, sum), true, count)
+                let ([gradient, before], [sum, partial]) = (known(read)?, known(written)?);
+                let from = (gradient, before);
+                Kernels::new(engine).squares(from, (partial, sum), count)
             },
         );
         sum
+    }
+
+    fn numbers(sums: CubeTensor, squares: CubeTensor, limits: Limits) -> CubeTensor {
+        let [sums, squares] = [sums, squares].map(into_contiguous);
+        let numbers = beside(&sums, vector(4));
+        submit(
+            &sums,
+            Precision::Single,
+            &[&sums, &squares],
+            &[&numbers],
+            move |engine, read, written| {
+                let ([sums, squares], [numbers]) = (known(read)?, known(written)?);
+                Kernels::new(engine).numbers((sums, squares), numbers, &limits)
+            },
+        );
+        numbers
     }
 }
 

@@ -8,6 +8,7 @@ pub use attention::Attended;
 pub use rows::{Norm, Residual, Sums};
 
 use super::engine::{Argument, Engine, Error, Launch, Module, Pointer, Precision, Product};
+use crate::model::ops::numbers::Limits;
 use crate::model::ops::{AdamStep, Extent, Shape};
 
 /// An engine with the kernels as methods.
@@ -49,6 +50,14 @@ fn blocks(what: &'static str, found: usize, most: u32) -> Result<u32, Error> {
         found,
         most: most as usize,
     })
+}
+
+fn single(value: f64) -> Argument {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "parameters are single precision"
+    )]
+    Float(value as f32)
 }
 
 fn flag(on: bool) -> Argument {
@@ -171,18 +180,32 @@ impl<'a> Kernels<'a> {
         self.pointwise(kernel, count / 4, &[&arrays[..], &extents].concat())
     }
 
+    /// What a step comes to, given its losses' sums and the sum of its gradient's squares:
+    /// see [`Coming`](crate::model::ops::numbers::Coming).
+    pub fn numbers(
+        &mut self,
+        (sums, squares): (Pointer, Pointer),
+        to: Pointer,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        let arrays = [sums, squares, to].map(Array);
+        let factors = [limits.mean, limits.clip].map(single);
+        self.pointwise("numbers", 1, &[&arrays[..], &factors].concat())
+    }
+
     /// One step of AdamW on `count` numbers that keep `keep` of themselves: parameters,
-    /// gradient and moments are read, parameters and moments written.
+    /// gradient and moments are read, parameters and moments written. The numbers of the
+    /// step scale the gradient.
     pub fn adamw(
         &mut self,
         from: [Pointer; 4],
         to: [Pointer; 3],
+        numbers: Pointer,
         (step, keep): (&AdamStep, f64),
         count: usize,
     ) -> Result<(), Error> {
         let correct = |beta: f64| 1.0 - beta.powf(step.index as f64);
         let factors = [
-            step.gradient_scale,
             step.beta1,
             step.beta2,
             step.eps,
@@ -190,14 +213,14 @@ impl<'a> Kernels<'a> {
             correct(step.beta2),
             keep,
         ];
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "parameters are single precision"
-        )]
-        let factors = factors.map(|factor| Float(factor as f32));
-        let counted = [Int(int("a group of parameters", count)?)];
-        let arguments = [&from.map(Array)[..], &to.map(Array), &factors, &counted].concat();
-        self.pointwise("adamw", count, &arguments)
+        let arguments = [
+            &from.map(Array)[..],
+            &to.map(Array),
+            &[Array(numbers)],
+            &factors.map(single),
+            &[Int(int("a group of parameters", count)?)],
+        ];
+        self.pointwise("adamw", count, &arguments.concat())
     }
 
     fn pointwise(

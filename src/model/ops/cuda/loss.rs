@@ -171,9 +171,9 @@ pub fn run(
         kernels.sum_rows(head.work(head.work.partial), to, (blocks, width))?;
     }
     let (losses, sums) = (head.work(head.work.losses), head.work(head.work.sums));
-    kernels.sum(losses, (sums, loss), false, scored)?;
+    kernels.sum(losses, (sums, loss), scored)?;
     let (losses, loss) = (element(losses, scored), element(loss, 1));
-    kernels.sum(losses, (sums, loss), false, scored)
+    kernels.sum(losses, (sums, loss), scored)
 }
 
 struct Head<'a> {

@@ -23,3 +23,6 @@ pub mod loss;
 pub mod pass;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "cuda")]
+pub use bridge::Fetched;

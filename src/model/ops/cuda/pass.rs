@@ -11,6 +11,7 @@ use super::embedding::Segments;
 use super::engine::Precision;
 use super::loss::{Factors, Scored};
 use crate::model::layout::Part;
+use crate::model::ops::numbers::{Limits, Sums};
 use crate::model::ops::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass};
 
 /// The groups of a model: embedding, blocks, what follows them.
@@ -139,7 +140,7 @@ pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: P
     for params in groups.blocks {
         (x, _) = sent.block(&x, params, precision);
     }
-    read(Tensor::from_dispatch(<Dispatch as Programs>::loss_forward(
+    let sums = <Dispatch as Programs>::loss_forward(
         x.into_dispatch(),
         groups.last.clone().into_dispatch(),
         groups.embedding.clone().into_dispatch(),
@@ -148,7 +149,8 @@ pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: P
         Factors { scale: 1.0, z_loss },
         sent.pass,
         precision,
-    )))
+    );
+    Sums::Coming(Tensor::from_dispatch(sums)).read()
 }
 
 /// See [`crate::model::ops::gradients`]; of models that are trained whole.
@@ -157,7 +159,7 @@ pub fn gradients(
     inputs: &mut dyn Iterator<Item = Input>,
     objective: &Objective,
     precision: Precision,
-) -> (Loss, Vec<Tensor<1>>) {
+) -> (Sums, Vec<Tensor<1>>) {
     let groups = Groups::new(parameters);
     let mut total: Option<(Tensor<1>, Vec<Tensor<1>>)> = None;
     for input in inputs {
@@ -175,7 +177,7 @@ pub fn gradients(
         (Tensor::zeros([4], &groups.device), zeros)
     };
     let (loss, gradients) = total.unwrap_or_else(none);
-    (read(loss), gradients)
+    (Sums::Coming(loss), gradients)
 }
 
 /// Losses and gradients of one batch, all on the device.
@@ -223,15 +225,16 @@ fn differentiate(
     (Tensor::from_dispatch(loss), gradients)
 }
 
-/// What the device counted; waits for it.
-fn read(loss: Tensor<1>) -> Loss {
-    let data = loss.into_data();
-    let mut sums = data.iter::<f32>().map(f64::from);
-    let mut next = || sums.next().unwrap_or(f64::NAN);
-    Loss {
-        cross_entropy: next(),
-        z_loss: next(),
-    }
+/// See [`crate::model::ops::numbers::Coming`].
+pub fn numbers(sums: Tensor<1>, gradients: &[Tensor<1>], limits: &Limits) -> Tensor<1> {
+    let none = Tensor::<1>::zeros([1], &sums.device());
+    let squares = gradients.iter().fold(none, |before, gradient| {
+        let gradient = gradient.clone().into_dispatch();
+        let squares = <Dispatch as Programs>::squares(gradient, before.into_dispatch());
+        Tensor::from_dispatch(squares)
+    });
+    let (sums, squares) = (sums.into_dispatch(), squares.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Programs>::numbers(sums, squares, *limits))
 }
 
 /// See [`crate::model::ops::adamw`].
@@ -239,23 +242,23 @@ pub fn adamw(
     param: Tensor<1>,
     gradient: Tensor<1>,
     state: AdamState,
-    step: &AdamStep,
+    (step, numbers): (&AdamStep, &Tensor<1>),
     parts: &[Part],
 ) -> (Tensor<1>, AdamState) {
-    let tensors = [param, gradient, state.first, state.second];
-    let [param, gradient, first, second] = tensors.map(Tensor::into_dispatch);
-    let (param, first, second) =
-        <Dispatch as Programs>::adamw(param, gradient, first, second, *step, parts.to_vec());
+    let tensors = [param, gradient, state.first, state.second, numbers.clone()];
+    let [param, gradient, first, second, numbers] = tensors.map(Tensor::into_dispatch);
+    let (param, first, second) = <Dispatch as Programs>::adamw(
+        param,
+        gradient,
+        first,
+        second,
+        numbers,
+        *step,
+        parts.to_vec(),
+    );
     let state = AdamState {
         first: Tensor::from_dispatch(first),
         second: Tensor::from_dispatch(second),
     };
     (Tensor::from_dispatch(param), state)
-}
-
-/// The sum of the squares of a gradient; waits for it.
-pub fn squares(gradient: &Tensor<1>) -> f64 {
-    let gradient = gradient.clone().into_dispatch();
-    let sum = Tensor::<1>::from_dispatch(<Dispatch as Programs>::squares(gradient));
-    f64::from(sum.into_scalar::<f32>())
 }

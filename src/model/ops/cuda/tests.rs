@@ -15,15 +15,16 @@ use super::kernels::{Kernels, Tables, element};
 use super::loss::{self, Scored};
 use crate::batch::Batch;
 use crate::model::config::{Attention, Config};
-use crate::model::layout::layout;
+use crate::model::layout::{Part, layout};
 use crate::model::mask::Mask;
+use crate::model::ops::numbers::Limits;
 use crate::model::ops::tests::adam_step;
-use crate::model::ops::{Extent, Objective, Pass, Shape, Targets, cpu};
+use crate::model::ops::{AdamStep, Extent, Objective, Pass, Shape, Targets, cpu};
 use crate::model::testing::{batch, distance, gpt2, llama};
 use crate::rng::Key;
 use crate::token::TokenId;
 
-/// Heads of 16 and 32 dimensions, with and without biases, shared heads, both norms.
+/// Heads of 16 and 32 dimensions, also together wider or narrower than the stream, with and without biases, shared heads, both norms.
 fn shapes() -> Vec<Config> {
     vec![
         Config {
@@ -48,6 +49,21 @@ fn shapes() -> Vec<Config> {
             tied: true,
             bias: true,
             ..llama()
+        },
+        Config {
+            d_model: 48,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: Some(16),
+            context: 160,
+            d_ff: 40,
+            ..llama()
+        },
+        Config {
+            d_model: 64,
+            head_dim: Some(16),
+            context: 160,
+            ..gpt2()
         },
     ]
 }
@@ -157,6 +173,7 @@ fn check_block(pass: &Pass, precision: Precision, at: &str) {
     let of = cpu::block::Params {
         own: &params,
         adapters: &[],
+        precision: Precision::Single,
     };
     let (expected, kept) = cpu::block::forward(&x, of, pass);
     let mut expected_gradient = vec![0.0; params.len()];
@@ -254,6 +271,7 @@ fn check_loss(
     let head = cpu::loss::Head {
         last: &last,
         embedding: &embedding,
+        precision: Precision::Single,
     };
     let (mut expected_last, mut expected_embedding) =
         (vec![0.0; last.len()], vec![0.0; embedding.len()]);
@@ -395,47 +413,91 @@ fn embeddings_equal_those_of_the_cpu() {
 fn adamw_equals_that_of_the_cpu() {
     let config = &shapes()[0];
     let group = &layout(config)[1];
-    let step = adam_step(3);
     let gradient = noise(group.len, 9, 2.0);
-    let fresh = || {
-        let second = noise(group.len, 12, 1.0).iter().map(|x| x * x).collect();
-        (noise(group.len, 10, 2.0), noise(group.len, 11, 1.0), second)
+    let norm = cpu::adamw::norm_squared(&gradient).sqrt();
+    let sums = [3.0f32, 0.5];
+    for clip in [f64::INFINITY, 2.0 * norm, 0.25 * norm] {
+        let limits = Limits { mean: 0.25, clip };
+        let (found, found_numbers) = one_step(&group.parts, &gradient, sums, &limits);
+        let step = AdamStep {
+            gradient_scale: limits.scale(norm),
+            ..adam_step(3)
+        };
+        let (mut param, mut first, mut second) = fresh(group.len);
+        let moments = (&mut first[..], &mut second[..]);
+        cpu::adamw::step(&mut param, &gradient, moments, &step, &group.parts);
+        for (found, expected) in found.iter().zip([&param, &first, &second]) {
+            assert!(distance(found, expected) < 1e-6, "clip {clip}");
+        }
+        let expected = [0.75, 0.125, norm, limits.scale(norm)];
+        for (found, expected) in found_numbers.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5 * expected);
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_change_nothing() {
+    let group = &layout(&shapes()[0])[1];
+    let gradient = noise(group.len, 9, 2.0);
+    let mut spoilt = gradient.clone();
+    spoilt[7] = f32::INFINITY;
+    let limits = Limits {
+        mean: 0.25,
+        clip: 1.0,
     };
-    let (mut param, mut first, mut second): (Vec<f32>, Vec<f32>, Vec<f32>) = fresh();
-    cpu::adamw::step(
-        &mut param,
-        &gradient,
-        (&mut first, &mut second),
-        &step,
-        &group.parts,
-    );
-    let mut found = fresh();
+    let (param, first, second) = fresh(group.len);
+    for (gradient, sums) in [
+        (&spoilt, [3.0, 0.5]),
+        (&gradient, [f32::NAN, 0.5]),
+        (&gradient, [3.0, f32::INFINITY]),
+    ] {
+        let (found, numbers) = one_step(&group.parts, gradient, sums, &limits);
+        assert!(numbers[3].is_nan(), "{numbers:?}");
+        assert!(numbers[..3].iter().any(|number| !number.is_finite()));
+        assert_eq!(found, [param.clone(), first.clone(), second.clone()]);
+    }
+}
+
+/// Parameters and moments before a step.
+fn fresh(len: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let second = noise(len, 12, 1.0).iter().map(|x| x * x).collect();
+    (noise(len, 10, 2.0), noise(len, 11, 1.0), second)
+}
+
+/// What the device makes of [`fresh`], and the numbers of the step.
+fn one_step(
+    parts: &[Part],
+    gradient: &[f32],
+    sums: [f32; 2],
+    limits: &Limits,
+) -> ([Vec<f32>; 3], [f32; 4]) {
     let mut host = Host(Precision::Single);
     let mut kernels = Kernels::new(&mut host);
-    for part in &group.parts {
-        let start = part.range.start;
-        let to = |array: &mut [f32]| element(room(array), start);
-        let [param, first, second] = [&mut found.0, &mut found.1, &mut found.2].map(|a| to(a));
-        let from = [param, element(address(&gradient), start), first, second];
-        let keep = step.keep(part.decay);
+    let (mut partial, mut squares, mut numbers) = (vec![f32::NAN; 512], [0.0], [f32::NAN; 4]);
+    // In two pieces, as the groups of a model are.
+    let (head, tail) = gradient.split_at(gradient.len() / 3);
+    for piece in [head, tail] {
+        let before = room(&mut squares);
+        let to = (room(&mut partial), before);
         kernels
-            .adamw(
-                from,
-                [param, first, second],
-                (&step, keep),
-                part.range.len(),
-            )
+            .squares((address(piece), before), to, piece.len())
             .unwrap();
     }
-    assert!(distance(&found.0, &param) < 1e-6);
-    assert!(distance(&found.1, &first) < 1e-6);
-    assert!(distance(&found.2, &second) < 1e-6);
-    let mut sums = vec![f32::NAN; 512];
-    let mut norm = [f32::NAN];
-    let to = (room(&mut sums), room(&mut norm));
-    kernels
-        .sum(address(&gradient), to, true, gradient.len())
-        .unwrap();
-    let expected = cpu::adamw::norm_squared(&gradient);
-    assert!((f64::from(norm[0]) - expected).abs() < 1e-5 * expected);
+    let from = (address(&sums), address(&squares));
+    kernels.numbers(from, room(&mut numbers), limits).unwrap();
+    let (mut param, mut first, mut second) = fresh(gradient.len());
+    let step = adam_step(3);
+    for part in parts {
+        let start = part.range.start;
+        let to = [&mut param, &mut first, &mut second].map(|a| element(room(a), start));
+        let [p, m, v] = to;
+        let from = [p, element(address(gradient), start), m, v];
+        let step = (&step, step.keep(part.decay));
+        let count = part.range.len();
+        kernels
+            .adamw(from, to, address(&numbers), step, count)
+            .unwrap();
+    }
+    ([param, first, second], numbers)
 }

@@ -120,19 +120,39 @@ extern "C" __global__ void activate_back(const real *up, real *active, real *d_u
 }
 ENTRY(activate_back)
 
-// One step of AdamW (arXiv 1711.05101); what is written may be what is read.
+// What a step comes to, by one thread: the means of cross entropy and z-loss, the norm of
+// the gradient, and what it is multiplied with, which is not a number where any of the
+// others is not finite.
+extern "C" __global__ void numbers(const float *sums, const float *squares, float *out, float mean,
+                                   float clip) {
+    if (threadIdx.x != 0 || blockIdx.x != 0) return;
+    float entropy = sums[0] * mean, z_loss = sums[1] * mean, norm = sqrtf(squares[0]);
+    float scale = norm <= clip ? 1 : clip / norm;
+    out[0] = entropy;
+    out[1] = z_loss;
+    out[2] = norm;
+    out[3] = scale + 0 * entropy + 0 * z_loss + 0 * norm;
+}
+ENTRY(numbers)
+
+// One step of AdamW (arXiv 1711.05101), or none where the numbers of the step say so; what is
+// written may be what is read.
 extern "C" __global__ void adamw(const float *parameters, const float *gradient,
                                  const float *first, const float *second, float *new_parameters,
-                                 float *new_first, float *new_second, float gradient_scale,
+                                 float *new_first, float *new_second, const float *numbers,
                                  float beta1, float beta2, float eps, float rate,
                                  float correction2, float keep, int count) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    float g = gradient[at] * gradient_scale;
-    float m = beta1 * first[at] + (1 - beta1) * g;
-    float v = beta2 * second[at] + (1 - beta2) * g * g;
+    float p = parameters[at], m = first[at], v = second[at], scale = numbers[3];
+    if (scale == scale) {
+        float g = gradient[at] * scale;
+        m = beta1 * m + (1 - beta1) * g;
+        v = beta2 * v + (1 - beta2) * g * g;
+        p = p * keep - rate * m / (sqrtf(v / correction2) + eps);
+    }
     new_first[at] = m;
     new_second[at] = v;
-    new_parameters[at] = parameters[at] * keep - rate * m / (sqrtf(v / correction2) + eps);
+    new_parameters[at] = p;
 }
 ENTRY(adamw)

@@ -110,15 +110,16 @@ extern "C" __global__ void sum_rows(const float *from, float *to, int width, int
 }
 ENTRY(sum_rows)
 
-// The sum of the squares, or of the values themselves, of `each` elements a block.
-extern "C" __global__ void block_sums(const float *from, float *partial, int squared, int each,
-                                      int count) {
+// The sum of the squares, or of the values themselves, of `each` elements a block, and of
+// one number before them where it is given.
+extern "C" __global__ void block_sums(const float *from, const float *before, float *partial,
+                                      int squared, int each, int count) {
     int end = min((int)(blockIdx.x + 1) * each, count);
     float total = 0;
     for (int at = blockIdx.x * each + threadIdx.x; at < end; at += blockDim.x)
         total += squared ? from[at] * from[at] : from[at];
     total = block_sum(total);
-    if (threadIdx.x == 0) partial[blockIdx.x] = total;
+    if (threadIdx.x == 0) partial[blockIdx.x] = (before ? before[0] : 0) + total;
 }
 ENTRY(block_sums)
 

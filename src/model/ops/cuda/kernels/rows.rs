@@ -175,30 +175,50 @@ impl Kernels<'_> {
         self.engine.launch(&launch)
     }
 
-    /// The sum of `count` numbers, or of their squares, by way of `partial` ([`SUMMING`]
-    /// numbers).
+    /// The sum of `count` numbers, by way of `partial` ([`SUMMING`] numbers).
     pub fn sum(
         &mut self,
         from: Pointer,
+        (partial, to): (Pointer, Pointer),
+        count: usize,
+    ) -> Result<(), Error> {
+        self.total((from, Pointer::NONE), (partial, to), false, count)
+    }
+
+    /// The sum of the squares of `count` numbers, added to one that is there already.
+    pub fn squares(
+        &mut self,
+        (from, before): (Pointer, Pointer),
+        (partial, to): (Pointer, Pointer),
+        count: usize,
+    ) -> Result<(), Error> {
+        self.total((from, before), (partial, to), true, count)
+    }
+
+    fn total(
+        &mut self,
+        (from, before): (Pointer, Pointer),
         (partial, to): (Pointer, Pointer),
         squared: bool,
         count: usize,
     ) -> Result<(), Error> {
         let sums = Sums::new(count);
-        self.block_sums(from, partial, squared, sums.each, count)?;
-        self.block_sums(partial, to, false, sums.blocks, sums.blocks)
+        let none = Pointer::NONE;
+        self.block_sums((from, none), partial, squared, (sums.each, count))?;
+        let last = (sums.blocks, sums.blocks);
+        self.block_sums((partial, before), to, false, last)
     }
 
     fn block_sums(
         &mut self,
-        from: Pointer,
+        (from, before): (Pointer, Pointer),
         to: Pointer,
         squared: bool,
-        each: usize,
-        count: usize,
+        (each, count): (usize, usize),
     ) -> Result<(), Error> {
         let arguments = [
             Array(from),
+            Array(before),
             Array(to),
             flag(squared),
             Int(int("an array", each)?),
