@@ -23,7 +23,7 @@ pub(super) const DEVIATION: f64 = 0.02;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is none of ours.
-    #[error("unknown device `{name}`: expected `auto`, `cpu` or `cuda:N`")]
+    #[error("unknown device `{name}`: expected `auto`, `cpu`, `cuda` or `cuda:N`")]
     UnknownDevice {
         /// What was asked for.
         name: String,
@@ -74,7 +74,7 @@ pub enum Error {
     },
 }
 
-/// Finds a device by name: `auto`, `cpu` or `cuda:N`.
+/// Finds a device by name: `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn device(name: &str) -> Result<Device, Error> {
     let unknown = || Error::UnknownDevice { name: name.into() };
     match name {
@@ -84,8 +84,12 @@ pub fn device(name: &str) -> Result<Device, Error> {
             Ok(gpu.unwrap_or(Device::flex()))
         }
         _ => {
-            let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
-            let index: usize = index.parse().map_err(|_| unknown())?;
+            let index = name.strip_prefix("cuda").ok_or_else(unknown)?;
+            let index: usize = match (index, index.strip_prefix(':')) {
+                ("", _) => 0,
+                (_, Some(index)) => index.parse().map_err(|_| unknown())?,
+                _ => return Err(unknown()),
+            };
             if cfg!(not(feature = "cuda")) {
                 return Err(Error::NoCuda { name: name.into() });
             }

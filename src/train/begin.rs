@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::average::Average;
 use super::checkpoint::{self, Checkpoint};
+use super::kernels::{self, Choice};
 use super::optimizer::{self, Optimizer};
 use super::step::Learner;
 use super::{Error, Job, Start, data, start};
@@ -16,6 +17,7 @@ use crate::fs;
 use crate::loader::Loader;
 use crate::model::Model;
 use crate::model::config::NewRows;
+use crate::model::ops::Kernels;
 use crate::progress::Progress;
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -111,6 +113,16 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     fingerprint.add("model", &json!(job.config));
     fingerprint.add("train", &train);
     Ok(fingerprint)
+}
+
+/// The form of the operations that a job computes with; `progress` hears why.
+pub fn kernels(job: &Job, progress: &dyn Progress) -> Result<Kernels, Error> {
+    let Choice { kernels, note } =
+        kernels::choose(job.kernels, &job.device, &job.config, &job.train)?;
+    if let Some(note) = note {
+        progress.note(&note);
+    }
+    Ok(kernels)
 }
 
 /// A learner that continues a checkpoint.

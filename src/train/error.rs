@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::kernels::Refused;
 use super::watch::Anomaly;
 use super::{checkpoint, freeze, optimizer, record};
 use crate::digest::Digest;
@@ -56,6 +57,9 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] Lost),
+    /// Kernels that were wanted cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] Refused),
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]
     Weights {
@@ -175,6 +179,7 @@ impl Error {
             Self::Leak { share, .. } => Some(format!(
                 "prepare it with `validation = {share}` or more: then both hold out the same texts"
             )),
+            Self::Kernels(_) => Some("leave `--kernels` out, or say `--kernels burn`".into()),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
             Self::Loader(error) => error.hint().map(String::from),

@@ -10,6 +10,7 @@ pub mod checkpoint;
 mod data;
 mod error;
 pub mod freeze;
+pub mod kernels;
 pub mod optimizer;
 mod rate;
 pub mod record;
@@ -34,10 +35,12 @@ use crate::loader::{GlobalBatch, Loader};
 use crate::manifest::Stage;
 use crate::model::Device;
 use crate::model::config::{Config, NewRows};
+use crate::model::ops::Kernels;
 use crate::pause::Habit;
 use crate::progress::{Progress, Silent, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
+use crate::train::kernels::Wish;
 use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
 use crate::train::step::{Begun, Counted, Learner, Report, Trouble};
@@ -68,6 +71,8 @@ pub struct Job {
     pub seed: u64,
     /// Where to compute.
     pub device: Device,
+    /// With which form of the operations.
+    pub kernels: Wish,
 }
 
 /// The weights to start from.
@@ -102,10 +107,12 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
+    let kernels = begin::kernels(job, progress)?;
     let learner = match &latest {
         Some(checkpoint) => begin::resumed(job, checkpoint, &fingerprint, &loader)?,
         None => begin::started(job, progress)?,
     };
+    let learner = learner.with_kernels(kernels);
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -121,6 +128,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         store,
         fingerprint,
         loader,
+        kernels,
         learner,
         log,
         writer,
@@ -147,6 +155,7 @@ struct Run<'a> {
     store: Store,
     fingerprint: Fingerprint,
     loader: Arc<Loader>,
+    kernels: Kernels,
     learner: Learner,
     log: Log,
     events: Option<Events>,
@@ -347,10 +356,11 @@ impl Run<'_> {
 
     /// The learner of the newest checkpoint, or of the start.
     fn last_saved(&self) -> Result<Learner, Error> {
-        match self.store.latest()? {
+        let learner = match self.store.latest()? {
             Some(latest) => begin::resumed(self.job, &latest, &self.fingerprint, &self.loader),
             None => begin::started(self.job, &Silent),
-        }
+        };
+        Ok(learner?.with_kernels(self.kernels))
     }
 
     /// Begins to write a checkpoint of the learner.

@@ -214,6 +214,14 @@ impl Learner {
         }
     }
 
+    /// The same learner with another form of the operations.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self {
+            model: self.model.with_kernels(kernels),
+            ..self
+        }
+    }
+
     /// Goes on with the next batch, and leaves everything else as it is.
     pub fn skip(&mut self) {
         self.step += 1;
@@ -250,11 +258,7 @@ pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Ve
 
 /// The sums of the losses of a global batch and the gradients of their mean, which a device
 /// may still be computing.
-fn queue_gradients(
-    model: &Model,
-    batch: &GlobalBatch,
-    train: &Train,
-) -> (Sums, Vec<Tensor<1>>) {
+fn queue_gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Sums, Vec<Tensor<1>>) {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "gradients are single precision"

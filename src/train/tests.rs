@@ -2,6 +2,7 @@
 //! and what stops a run.
 
 mod attention;
+mod late;
 mod mixture;
 mod muon;
 mod new_rows;
@@ -179,6 +180,7 @@ fn job(data: &Path, folder: &Path) -> Job {
         train: toml::from_str(text).unwrap(),
         seed: 3,
         device: Device::flex(),
+        kernels: Wish::Auto,
     }
 }
 

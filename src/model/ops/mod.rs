@@ -367,9 +367,11 @@ pub fn adamw(
         (Kernels::Cuda(_), Some(numbers)) => {
             cuda::pass::adamw(param, gradient, state, (step, numbers), parts)
         }
-        _ => plain::guarded(numbers, (param, gradient, state), |param, gradient, state| {
-            plain::adamw(param, gradient, state, step, parts)
-        }),
+        _ => plain::guarded(
+            numbers,
+            (param, gradient, state),
+            |param, gradient, state| plain::adamw(param, gradient, state, step, parts),
+        ),
     }
 }
 
@@ -386,9 +388,11 @@ pub fn muon_step(
     let numbers = numbers.map(|numbers| &numbers.0);
     match kernels {
         Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
-        _ => plain::guarded(numbers, (param, gradient, state), |param, gradient, state| {
-            plain::muon_step(param, gradient, state, step, of)
-        }),
+        _ => plain::guarded(
+            numbers,
+            (param, gradient, state),
+            |param, gradient, state| plain::muon_step(param, gradient, state, step, of),
+        ),
     }
 }
 

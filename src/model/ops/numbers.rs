@@ -129,17 +129,11 @@ impl Arrival {
 }
 
 /// The numbers of a step with these sums and gradients.
-pub fn numbers(
-    kernels: Kernels,
-    sums: Sums,
-    gradients: &[Tensor<1>],
-    limits: &Limits,
-) -> Numbers {
+pub fn numbers(kernels: Kernels, sums: Sums, gradients: &[Tensor<1>], limits: &Limits) -> Numbers {
     match sums {
         Sums::Known(sum) => {
             let squares = gradients.iter();
-            let squares =
-                squares.map(|gradient| super::gradient_norm_squared(kernels, gradient));
+            let squares = squares.map(|gradient| super::gradient_norm_squared(kernels, gradient));
             Numbers::Known(Known {
                 loss: Loss {
                     cross_entropy: sum.cross_entropy * limits.mean,

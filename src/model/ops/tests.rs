@@ -483,7 +483,14 @@ fn muon_equals_its_plain_twin() {
                     .unwrap();
                 let (param, state) = fused.clone();
                 pool.install(|| {
-                    super::muon_step(Kernels::Fused, param, gradient.clone(), state, (&step, None), of)
+                    super::muon_step(
+                        Kernels::Fused,
+                        param,
+                        gradient.clone(),
+                        state,
+                        (&step, None),
+                        of,
+                    )
                 })
             };
             let [one, three] = [1, 3].map(threads);

@@ -35,6 +35,7 @@ fn law_8_holds_with_muon() {
         start: Start::Fresh,
         new_rows: stopped.new_rows,
         seed: stopped.seed,
+        kernels: Wish::Auto,
         device: stopped.device.clone(),
     };
     let error = run(&other, &Silent, &Stop::default()).unwrap_err();

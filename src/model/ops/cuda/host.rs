@@ -81,6 +81,12 @@ impl Engine for Host {
         }
         Ok(())
     }
+
+    fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {
+        // SAFETY: the array is one of the host's, as long as the caller says.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) }
+        Ok(())
+    }
 }
 
 /// The address of an array of the host.
@@ -158,6 +164,8 @@ fn compile(module: Module, precision: Precision) -> Run {
             "-DHOST",
             "-shared",
             "-fPIC",
+            "-fsanitize=alignment",
+            "-fsanitize-undefined-trap-on-error",
             "-x",
             "c++",
         ])

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::block::{self, Saved};
-use super::embedding::{self, Segments};
+use super::embedding::{self, Runs, Segments};
 use super::engine::{Pointer, Precision};
 use super::host::{Host, address, room};
 use super::kernels::{Kernels, Tables, element};
@@ -17,8 +17,8 @@ use crate::batch::Batch;
 use crate::model::config::{Attention, Config};
 use crate::model::layout::{Part, layout};
 use crate::model::mask::Mask;
-use crate::model::ops::tests::adam_step;
 use crate::model::ops::numbers::Limits;
+use crate::model::ops::tests::adam_step;
 use crate::model::ops::{AdamStep, Extent, Objective, Pass, Shape, Targets, cpu};
 use crate::model::testing::{batch, distance, gpt2, llama};
 use crate::rng::Key;
@@ -373,17 +373,13 @@ fn embeddings_equal_those_of_the_cpu() {
             let by_id = Segments::new(int);
             let place = |at| i32::try_from(pass.mask.reach(at).place()).unwrap();
             let by_place = Segments::new((0..n).map(place));
-            let (ids_array, places_array) = (by_id.joined(), by_place.joined());
+            let runs = [&by_id, &by_place].map(|of| Runs {
+                at: [&of.order, &of.start, &of.target].map(|array| address(array)),
+                targets: of.target.len(),
+            });
             let mut gradient = vec![f32::NAN; shape.embedding.len];
-            embedding::backward(
-                &mut kernels,
-                &pass,
-                address(&dy),
-                (&by_id, address(&ids_array)),
-                (&by_place, address(&places_array)),
-                room(&mut gradient),
-            )
-            .unwrap();
+            let to = room(&mut gradient);
+            embedding::backward(&mut kernels, &pass, address(&dy), runs, to).unwrap();
             // The same additions in the same order.
             let mut expected = vec![0.0; gradient.len()];
             cpu::embedding::backward(&dy, &ids, &pass, &mut expected);
