@@ -253,7 +253,7 @@ mod training {
             match self {
                 Self::Datasets(error) => error.advice(),
                 Self::Dataset(error) => error.advice(),
-                Self::Train { source, .. } => source.hint(),
+                Self::Train { source, .. } => source.advice(),
                 Self::Checkpoint(error) => error.hint(),
                 Self::Corpus(error) => error.advice(),
                 Self::Eval(error) => error.advice(),
@@ -268,12 +268,26 @@ mod training {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
                 Self::Loader(error) => error.kind(),
                 Self::Clash(clash) => clash.kind(),
+                Self::Kernels(error) => error.kind(),
                 _ => Kind::Failed,
             }
         }
 
         fn advice(&self) -> Option<String> {
-            self.hint()
+            match self {
+                Self::Kernels(error) => error.advice(),
+                _ => self.hint(),
+            }
+        }
+    }
+
+    impl Explain for train::kernels::Refused {
+        fn kind(&self) -> Kind {
+            Kind::BadInput
+        }
+
+        fn advice(&self) -> Option<String> {
+            Some(self.hint().into())
         }
     }
 
@@ -326,7 +340,7 @@ mod training {
                 Self::Incomplete { hint, .. } => {
                     format!("{hint}; `--device cpu` trains without a GPU")
                 }
-                Self::UnknownKernels { .. } | Self::NoSuchKernels { .. } | Self::Shape { .. } => {
+                Self::UnknownKernels { .. } | Self::Shape { .. } => {
                     "leave `--kernels` out, or say `--kernels burn`".into()
                 }
                 _ => "`pausedata doctor` shows the devices of this machine".into(),

@@ -19,6 +19,7 @@ use super::ops::cpu::norm::Norm;
 use super::ops::cpu::product::{Onto, matmul};
 use super::ops::cpu::rotary::Turn;
 use super::ops::cpu::simd::softmax;
+use super::precision::Precision;
 use crate::token::TokenId;
 
 /// A row that cannot be continued.
@@ -207,7 +208,7 @@ impl Cache {
         let (m, width) = (x.len() / d, shape.qkv_width());
         let mut hidden = vec![0.0; m * d];
         let mut qkv = vec![0.0; m * width];
-        let linear = |layer| Linear::new(params, layer, m, Way::Forward);
+        let linear = |layer| Linear::new(params, layer, m, (Way::Forward, Precision::Single));
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
         linear(&layout.qkv).apply(&hidden, &mut qkv, Onto::Nothing);
         if let Some([queries, keys]) = head_norms(params, &shape) {

@@ -24,6 +24,7 @@ pub mod ops;
 mod parameters;
 #[cfg(feature = "train")]
 pub mod peft;
+pub mod precision;
 #[cfg(feature = "train")]
 pub mod rows;
 #[cfg(feature = "train")]

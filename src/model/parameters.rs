@@ -11,6 +11,7 @@ use super::layout::{Group, Part, layout};
 use super::mask::Mask;
 use super::ops::numbers::Sums;
 use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
+use super::precision::Precision;
 use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
@@ -49,12 +50,6 @@ pub enum Error {
     /// The name of a form of the operations is none of ours.
     #[error("unknown kernels `{name}`: expected `auto`, `burn`, `f32` or `bf16`")]
     UnknownKernels {
-        /// What was asked for.
-        name: String,
-    },
-    /// The CPU computes in single precision.
-    #[error("kernels `{name}` are those of a GPU: the device is the CPU")]
-    NoSuchKernels {
         /// What was asked for.
         name: String,
     },
@@ -135,24 +130,24 @@ fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     expect(unused_variables, reason = "the CPU's kernels take every model")
 )]
 pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Kernels>, Error> {
-    let on_cpu = Kernels::for_device(device) == Kernels::Fused;
-    let kernels = match (name, on_cpu) {
-        ("auto", _) => return Ok(None),
-        ("burn", _) => Kernels::Plain,
-        ("f32", true) => Kernels::Fused,
-        ("bf16", true) => return Err(Error::NoSuchKernels { name: name.into() }),
-        #[cfg(feature = "cuda")]
-        ("f32" | "bf16", false) => {
-            use ops::cuda::engine::{Precision, supports};
-            supports(&Shape::new(config)).map_err(|reason| Error::Shape { reason })?;
-            Kernels::Cuda(match name {
-                "f32" => Precision::Single,
-                _ => Precision::Bf16,
-            })
-        }
+    let precision = match name {
+        "auto" => return Ok(None),
+        "burn" => return Ok(Some(Kernels::Plain)),
+        "f32" => Precision::Single,
+        "bf16" => Precision::Bf16,
         _ => return Err(Error::UnknownKernels { name: name.into() }),
     };
-    Ok(Some(kernels))
+    let on_cpu = Kernels::for_device(device) == Kernels::FUSED;
+    #[cfg(feature = "cuda")]
+    if !on_cpu {
+        let known = ops::cuda::engine::supports(&Shape::new(config));
+        known.map_err(|reason| Error::Shape { reason })?;
+        return Ok(Some(Kernels::Cuda(precision)));
+    }
+    match on_cpu {
+        true => Ok(Some(Kernels::Fused(precision))),
+        false => Err(Error::UnknownKernels { name: name.into() }),
+    }
 }
 
 /// A transformer with its parameters: one flat tensor a group.

@@ -180,6 +180,11 @@ pub struct Train {
     /// apart from the loss.
     #[serde(default, skip_serializing_if = "is_default")]
     pub z_loss: f64,
+    /// What matrix products read: numbers as they are, or rounded to bfloat16, which is
+    /// faster where the processor has instructions for it (`avx512_bf16`) and right
+    /// everywhere. Weights, moments, sums, softmax and loss are single precision in both.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precision: model::precision::Precision,
     /// Whether a block's activations are computed again in the backward pass instead of
     /// kept: the same weights to the bit, less memory, up to a third more operations.
     #[serde(default, skip_serializing_if = "curate::is_false")]

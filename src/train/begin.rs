@@ -15,9 +15,8 @@ use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
-use crate::model::Model;
 use crate::model::config::NewRows;
-use crate::model::ops::Kernels;
+use crate::model::{Kernels, Model};
 use crate::progress::Progress;
 
 /// Keys of `train` that may change between a run and one that continues it:

@@ -179,7 +179,7 @@ impl Error {
             Self::Leak { share, .. } => Some(format!(
                 "prepare it with `validation = {share}` or more: then both hold out the same texts"
             )),
-            Self::Kernels(_) => Some("leave `--kernels` out, or say `--kernels burn`".into()),
+            Self::Kernels(refused) => Some(refused.hint().into()),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
             Self::Loader(error) => error.hint().map(String::from),

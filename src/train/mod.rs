@@ -12,6 +12,8 @@ mod error;
 pub mod freeze;
 pub mod kernels;
 pub mod optimizer;
+#[cfg(feature = "cuda")]
+mod products;
 mod rate;
 pub mod record;
 pub mod schedule;
@@ -113,6 +115,8 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         None => begin::started(job, progress)?,
     };
     let learner = learner.with_kernels(kernels);
+    #[cfg(feature = "cuda")]
+    products::recall(&job.folder, &learner.model);
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -380,6 +384,8 @@ impl Run<'_> {
             watch: learner.watch.clone(),
             fingerprint: self.fingerprint.clone(),
         };
+        #[cfg(feature = "cuda")]
+        products::keep(&job.folder, &learner.model)?;
         self.writer.begin(Snapshot::new(job, learner, state)?)
     }
 

@@ -1,6 +1,5 @@
 //! How fast a run is, as the person who waits for it wants to know.
 
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::fs;
@@ -9,7 +8,8 @@ use crate::model::Model;
 use crate::model::flops::{Flops, PerToken};
 use crate::model::ops::Kernels;
 use crate::model::ops::cpu::matrix::{Mat, MatMut};
-use crate::model::ops::cpu::product::{Onto, matmul};
+use crate::model::ops::cpu::product::{Onto, Packed, matmul_packed};
+use crate::model::precision::Precision;
 use crate::train::record::Utilization;
 
 /// How much of a mean stays at a step.
@@ -26,8 +26,10 @@ impl Rate {
     /// Of a run whose peak the recipe gives in billions of operations a second, or which
     /// computes on the CPU, where the peak is measured.
     pub fn new(given_gflops: Option<f64>, model: &Model) -> Self {
-        let cpu = model.kernels() == Kernels::Fused;
-        let measured = || cpu.then(|| *PEAK.get_or_init(measured_peak));
+        let measured = || match model.kernels() {
+            Kernels::Fused(precision) => Some(measured_peak(precision)),
+            _ => None,
+        };
         Self {
             peak: given_gflops.map(|peak| peak * 1e9).or_else(measured),
             tokens_per_s: None,
@@ -75,9 +77,6 @@ impl Rate {
     }
 }
 
-/// Operations a second of this machine, measured once: nothing computed depends on it.
-static PEAK: OnceLock<f64> = OnceLock::new();
-
 /// Rows and columns of the matrices: all three in the second-level cache.
 const SIZE: usize = 320;
 /// Products each time.
@@ -85,8 +84,9 @@ const PRODUCTS: usize = 8;
 /// The best of so many times.
 const TIMES: usize = 3;
 
-/// Single-precision operations a second of products that all threads do at once.
-fn measured_peak() -> f64 {
+/// Operations a second of products that all threads do at once; nothing computed depends on
+/// it.
+fn measured_peak(precision: Precision) -> f64 {
     let operations = 2.0 * (SIZE as f64).powi(3) * (PRODUCTS * rayon::current_num_threads()) as f64;
     let time = || {
         let start = Instant::now();
@@ -94,9 +94,10 @@ fn measured_peak() -> f64 {
             let (a, b) = (vec![0.5; SIZE * SIZE], vec![0.25; SIZE * SIZE]);
             let mut to = vec![0.0; SIZE * SIZE];
             let [a, b] = [&a, &b].map(|values| Mat::new(values, SIZE, SIZE));
+            let b = Packed::new(b, precision);
             for _ in 0..PRODUCTS {
                 let mut to = MatMut::new(&mut to, SIZE, SIZE);
-                matmul(&mut to, Onto::Nothing, a, b, 1.0);
+                matmul_packed(&mut to, Onto::Nothing, a, &b, 1.0);
             }
         });
         start.elapsed().as_secs_f64()

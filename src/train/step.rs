@@ -140,7 +140,7 @@ impl Learner {
         match self.model.kernels() {
             // On a thread of the pool, so that the many parallel loops of a step need not
             // wake one each.
-            Kernels::Fused => rayon::scope(|_| self.compute(batch, train)),
+            Kernels::Fused(_) => rayon::scope(|_| self.compute(batch, train)),
             // A GPU gives each thread that asks a stream and memory of its own.
             _ => self.compute(batch, train),
         }

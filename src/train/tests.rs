@@ -6,6 +6,7 @@ mod late;
 mod mixture;
 mod muon;
 mod new_rows;
+mod precision;
 mod tuning;
 mod watch;
 

@@ -2,6 +2,8 @@
 
 mod ceiling;
 pub mod exchange;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod parity;
 pub mod setup;
 
@@ -14,11 +16,15 @@ use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
 use crate::model::flops::{Flops, PerToken};
-use crate::model::{self, Device, config};
+#[cfg(feature = "cuda")]
+use crate::model::ops::cuda::examine;
+use crate::model::precision::Precision;
+use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
 use crate::train::freeze;
-use crate::train::step::{self, Learner, Trouble};
+use crate::train::kernels::{self, Choice, Refused, Wish};
+use crate::train::step::{self, Begun, Learner, Trouble};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -82,6 +88,13 @@ pub struct Report {
     pub memory_bytes: Option<u64>,
     /// What it had before the model was made.
     pub memory_before_bytes: Option<u64>,
+    /// Whose operations ran, as `Debug` names them.
+    pub kernels: String,
+    /// How that was decided, where there was something to decide.
+    pub kernels_note: Option<String>,
+    /// The GPU, where there is one.
+    #[cfg(feature = "cuda")]
+    pub gpu: Option<gpu::Gpu>,
     /// The mean loss of the first step.
     pub loss_first: f64,
     /// That of the last.
@@ -145,6 +158,9 @@ pub enum Error {
     /// The operations cannot be had.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The precision cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] Refused),
     /// The model cannot have this shape.
     #[error("the model's shape is wrong")]
     Shape(#[from] config::Error),
@@ -174,7 +190,6 @@ pub enum Error {
 /// Trains for the recipe's steps and measures each; making batches is not measured.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
-    let ceiling = options.ceiling.then(ceiling::gflops);
     let setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
     let (steps, warm) = (setup.train.steps, options.warm);
     if steps <= warm {
@@ -182,23 +197,45 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     }
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
     let batches = setup.batches(exchange.as_ref())?;
-    let mut learner = learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let (mut learner, kernels_note) =
+        learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let precision = match learner.model.kernels() {
+        Kernels::Fused(precision) => precision,
+        _ => Precision::Single,
+    };
+    let ceiling = options.ceiling.then(|| ceiling::gflops(precision));
     if let (Some(folder), Some(first)) = (&options.dump, batches.first()) {
         dump_before(folder, &setup, &learner, first)?;
     }
     let mut laps = Laps::default();
+    #[cfg(feature = "cuda")]
+    let before = learner
+        .model
+        .tensors
+        .first()
+        .and_then(|on| examine(on, false)?.ok());
     for batch in &batches {
         if let Some(folder) = &options.dump {
             exchange::write_batch(folder, batch)?;
         }
         laps.step(&mut learner, batch, &setup, warm)?;
     }
+    laps.finish()?;
     if let Some(folder) = &options.dump {
         dump_after(folder, &setup, &learner, &laps)?;
     }
+    let report = laps.report(&setup, &learner, &batches, ceiling);
     Ok(Report {
         memory_before_bytes,
-        ..laps.report(&setup, &learner, &batches, ceiling)
+        kernels: format!("{:?}", learner.model.kernels()),
+        kernels_note,
+        #[cfg(feature = "cuda")]
+        gpu: {
+            let peak = setup.train.peak_gflops;
+            let rates = (report.tokens_per_s, report.flops_per_token, peak);
+            gpu::Gpu::of(&learner.model, &laps, before.as_ref(), rates)
+        },
+        ..report
     })
 }
 
@@ -208,16 +245,21 @@ fn learner(
     exchange: Option<&Folder>,
     device: &Device,
     kernels: &str,
-) -> Result<Learner, Error> {
-    let mut model = setup.model(exchange, device)?;
-    if let Some(kernels) = model::kernels(kernels, device, &model.config)? {
-        model = model.with_kernels(kernels);
-    }
+) -> Result<(Learner, Option<String>), Error> {
+    let model = setup.model(exchange, device)?;
+    let choice = match model::kernels(kernels, device, &model.config)? {
+        Some(kernels) => Choice {
+            kernels,
+            note: None,
+        },
+        None => kernels::choose(Wish::Auto, device, &model.config, &setup.train)?,
+    };
+    let model = model.with_kernels(choice.kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
     };
-    Ok(Learner::new(model, device))
+    Ok((Learner::new(model, device), choice.note))
 }
 
 fn dump_before(
@@ -250,12 +292,17 @@ fn dump_after(folder: &Path, setup: &Setup, learner: &Learner, laps: &Laps) -> R
 }
 
 /// What steps took and gave.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Laps {
     losses: Vec<f64>,
     norms: Vec<f64>,
     first_ms: f64,
     took: Vec<Took>,
+    /// The last step, where a device may still be computing it.
+    begun: Option<Begun>,
+    /// Milliseconds in which the host queued each timed step.
+    #[cfg(feature = "cuda")]
+    host_ms: Vec<f64>,
 }
 
 impl Laps {
@@ -266,21 +313,55 @@ impl Laps {
         setup: &Setup,
         warm: u64,
     ) -> Result<(), Error> {
-        let (report, took) = clock::measure_all(|| learner.step(batch, &setup.train));
-        let step = learner.step;
-        let report = report.map_err(|source| Error::NonFinite {
-            step: step + 1,
-            source,
-        })?;
-        self.losses.push(report.loss);
-        self.norms.push(report.grad_norm);
-        if step == 1 {
+        let first = learner.step == 0;
+        let (done, took) = clock::measure_all(|| {
+            let (begun, _queued) = clock::measure(|| learner.begin(batch, &setup.train));
+            #[cfg(feature = "cuda")]
+            if warm < learner.step {
+                self.host_ms.push(_queued.wall_seconds * 1e3);
+            }
+            let begun = begun.map_err(|source| Error::NonFinite {
+                step: learner.step + 1,
+                source,
+            })?;
+            // As in a run, a device computes a step while the next is queued.
+            let waits = first || begun.is_known();
+            if let Some(before) = self.begun.replace(begun) {
+                self.tell(before)?;
+            }
+            if waits { self.finish() } else { Ok(()) }
+        });
+        done?;
+        if first {
             self.first_ms = took.wall_seconds * 1e3;
         }
-        if warm < step {
+        if warm < learner.step {
             self.took.push(took);
         }
         Ok(())
+    }
+
+    /// Waits for the last step.
+    fn finish(&mut self) -> Result<(), Error> {
+        match self.begun.take() {
+            Some(begun) => self.tell(begun),
+            None => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, begun: Begun) -> Result<(), Error> {
+        let step = begun.after.step;
+        let report = begun.finish();
+        let report = report.map_err(|source| Error::NonFinite { step, source })?;
+        self.losses.push(report.loss);
+        self.norms.push(report.grad_norm);
+        Ok(())
+    }
+
+    /// Milliseconds in which the host queued a timed step, on average.
+    #[cfg(feature = "cuda")]
+    fn host_ms_per_step(&self) -> f64 {
+        self.host_ms.iter().sum::<f64>() / self.host_ms.len().max(1) as f64
     }
 
     fn report(
@@ -328,6 +409,10 @@ impl Laps {
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,
+            kernels: String::new(),
+            kernels_note: None,
+            #[cfg(feature = "cuda")]
+            gpu: None,
             loss_first: self.losses.first().copied().unwrap_or(f64::NAN),
             loss_last: self.losses.last().copied().unwrap_or(f64::NAN),
         }

@@ -77,7 +77,7 @@ pub fn run(
     }
     let setup = Setup::new(recipe, None)?;
     let batches = setup.batches(Some(&arrays))?;
-    let mut learner = learner(&setup, Some(&arrays), device, kernels)?;
+    let (mut learner, _) = learner(&setup, Some(&arrays), device, kernels)?;
     let first = batches.first().ok_or(Error::Steps { found: 0 })?;
     let (loss, gradients) = step::gradients(&learner.model, first, &setup.train);
     let ours: Vec<_> = gradients.iter().map(to_vec).collect();

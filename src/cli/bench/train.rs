@@ -42,8 +42,8 @@ pub struct Train {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
 }
@@ -81,8 +81,8 @@ pub struct Parity {
     /// Where to train: auto, cpu or cuda:<index>
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Whose operations run: burn's (burn), or our own with activations in f32 or bf16; bf16
-    /// needs a GPU
+    /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
+    /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
 }
@@ -257,6 +257,7 @@ mod with_training {
                 Self::Dataset(error) => error.kind(),
                 Self::Loader(error) => error.kind(),
                 Self::Model(error) => error.kind(),
+                Self::Kernels(error) => error.kind(),
                 _ => Kind::BadInput,
             }
         }
@@ -264,6 +265,7 @@ mod with_training {
         fn advice(&self) -> Option<String> {
             Some(match self {
                 Self::Model(error) => return error.advice(),
+                Self::Kernels(error) => return error.advice(),
                 Self::From => {
                     "name another recipe, or one with `tokenizer` and a model shape".into()
                 }

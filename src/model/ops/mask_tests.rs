@@ -74,7 +74,7 @@ fn fused_equals_plain_under_every_mask() {
     for (index, config) in table().iter().flat_map(masked).enumerate() {
         for (n, length) in [(1, 1), (3, 7), (2, 80)] {
             let batch = rows(&config, n, length, 5 + index as u64);
-            let [fused, plain] = [Kernels::Fused, Kernels::Plain].map(|form| model(&config, form));
+            let [fused, plain] = [Kernels::FUSED, Kernels::Plain].map(|form| model(&config, form));
             let (loss, found) = gradients(&fused, &batch, 0.5);
             let (oracle, expected) = gradients(&plain, &batch, 0.5);
             let at = format!(
@@ -99,7 +99,7 @@ fn fused_equals_plain_under_every_mask() {
 fn masked_gradients_equal_finite_differences() {
     for config in [gpt2(), llama()].iter().flat_map(masked) {
         let batch = rows(&config, 2, 19, 4);
-        let model = model(&config, Kernels::Fused);
+        let model = model(&config, Kernels::FUSED);
         let (_, gradients) = gradients(&model, &batch, 1.0);
         let norm = gradient_norm(&gradients);
         let loss_at = |t: f64| {
@@ -124,7 +124,7 @@ fn a_packed_row_is_its_documents_alone() {
             attention: Attention::Document,
             ..config
         };
-        for form in [Kernels::Fused, Kernels::Plain] {
+        for form in [Kernels::FUSED, Kernels::Plain] {
             let model = model(&config, form);
             let mut packed = documents.concat();
             // The fourth has no end: its row is over.
@@ -154,7 +154,7 @@ fn nothing_is_heard_that_is_not_seen() {
             n_layers: 1,
             ..config
         };
-        let model = model(&config, Kernels::Fused);
+        let model = model(&config, Kernels::FUSED);
         let batch = Batch {
             lengths: vec![70, 66],
             ..rows(&config, 2, 70, 8)
@@ -192,7 +192,7 @@ fn a_prefix_hears_all_of_itself_and_nothing_of_the_target() {
             attention: Attention::PrefixLm,
             ..config
         };
-        for form in [Kernels::Fused, Kernels::Plain] {
+        for form in [Kernels::FUSED, Kernels::Plain] {
             let model = model(&config, form);
             let of = |ids: &[u32]| {
                 let batch = Batch {
@@ -220,7 +220,7 @@ fn masks_give_the_same_bits_on_any_number_of_threads() {
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             pool.unwrap().install(|| {
-                let (loss, found) = gradients(&model(&config, Kernels::Fused), &batch, 0.1);
+                let (loss, found) = gradients(&model(&config, Kernels::FUSED), &batch, 0.1);
                 let found = found.concat().into_iter().map(|x| u64::from(x.to_bits()));
                 found.chain([loss.to_bits()]).collect::<Vec<_>>()
             })
@@ -234,7 +234,7 @@ fn masks_give_the_same_bits_on_any_number_of_threads() {
 fn a_mask_that_hides_nothing_changes_no_bit() {
     for config in table() {
         let batch = batch(&config, 3, 77, 5);
-        let causal = gradients(&model(&config, Kernels::Fused), &batch, 0.1);
+        let causal = gradients(&model(&config, Kernels::FUSED), &batch, 0.1);
         for (attention, window) in [
             (Attention::Document, None),
             (Attention::PrefixLm, None),
@@ -245,7 +245,7 @@ fn a_mask_that_hides_nothing_changes_no_bit() {
                 window,
                 ..config.clone()
             };
-            let found = gradients(&model(&config, Kernels::Fused), &batch, 0.1);
+            let found = gradients(&model(&config, Kernels::FUSED), &batch, 0.1);
             assert!(found == causal, "{attention:?} {window:?}");
         }
     }

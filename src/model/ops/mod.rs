@@ -26,6 +26,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
+use super::precision::Precision;
 use super::tuning::LoraLayout;
 use cpu::rotary::Rope;
 use numbers::{Coming, Sums};
@@ -36,18 +37,21 @@ pub enum Kernels {
     /// Burn tensors: any device, the gradient by burn. The other's oracle.
     Plain,
     /// Our own, on the CPU.
-    Fused,
+    Fused(Precision),
     /// Our own, on a GPU, with activations in a precision.
     #[cfg(feature = "cuda")]
-    Cuda(cuda::engine::Precision),
+    Cuda(Precision),
 }
 
 impl Kernels {
-    /// The fastest form that runs on a device.
+    /// Our own on the CPU, in single precision: what parity is proved in.
+    pub const FUSED: Self = Self::Fused(Precision::Single);
+
+    /// The fastest form in single precision that runs on a device.
     pub fn for_device(device: &Device) -> Self {
         let probe = Tensor::<1>::zeros([1], &device.clone().inner());
         match probe.try_into_primitive::<Flex>() {
-            Ok(_) => Self::Fused,
+            Ok(_) => Self::FUSED,
             Err(_) => Self::Plain,
         }
     }
@@ -298,7 +302,7 @@ impl AddAssign for Loss {
 pub fn loss(kernels: Kernels, parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
     match kernels.of(parameters) {
         Kernels::Plain => plain::loss(parameters, input, z_loss),
-        Kernels::Fused => cpu::loss(parameters, input, z_loss),
+        Kernels::Fused(precision) => cpu::loss(parameters, input, z_loss, precision),
         #[cfg(feature = "cuda")]
         Kernels::Cuda(precision) => cuda::pass::loss(parameters, input, z_loss, precision),
     }
@@ -315,8 +319,8 @@ pub fn gradients(
 ) -> (Sums, Vec<Tensor<1>>) {
     match kernels.of(parameters) {
         Kernels::Plain => plain::gradients(parameters, inputs, objective),
-        Kernels::Fused => {
-            let (loss, gradients) = cpu::gradients(parameters, inputs, objective);
+        Kernels::Fused(precision) => {
+            let (loss, gradients) = cpu::gradients(parameters, inputs, objective, precision);
             (Sums::Known(loss), gradients)
         }
         #[cfg(feature = "cuda")]
@@ -328,7 +332,7 @@ pub fn gradients(
 pub fn logits(kernels: Kernels, parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
     match kernels {
         Kernels::Plain => plain::logits(parameters, ids, pass),
-        Kernels::Fused => cpu::logits(parameters, ids, pass),
+        Kernels::Fused(precision) => cpu::logits(parameters, ids, pass, precision),
         // Logits are asked for where speed does not count.
         #[cfg(feature = "cuda")]
         Kernels::Cuda(_) => plain::logits(parameters, ids, pass),
@@ -344,7 +348,7 @@ pub fn replace_rows(
     d: usize,
 ) -> Tensor<1> {
     match kernels {
-        Kernels::Fused => cpu::replace_rows(table, ids, rows, d),
+        Kernels::Fused(_) => cpu::replace_rows(table, ids, rows, d),
         _ => plain::replace_rows(table, ids, rows, d),
     }
 }
@@ -362,7 +366,7 @@ pub fn adamw(
 ) -> (Tensor<1>, AdamState) {
     let numbers = numbers.map(|numbers| &numbers.0);
     match (kernels, numbers) {
-        (Kernels::Fused, _) => cpu::adamw_step(param, gradient, state, step, parts),
+        (Kernels::Fused(_), _) => cpu::adamw_step(param, gradient, state, step, parts),
         #[cfg(feature = "cuda")]
         (Kernels::Cuda(_), Some(numbers)) => {
             cuda::pass::adamw(param, gradient, state, (step, numbers), parts)
@@ -387,7 +391,7 @@ pub fn muon_step(
 ) -> (Tensor<1>, AdamState) {
     let numbers = numbers.map(|numbers| &numbers.0);
     match kernels {
-        Kernels::Fused => cpu::muon_step(param, gradient, state, step, of),
+        Kernels::Fused(_) => cpu::muon_step(param, gradient, state, step, of),
         _ => plain::guarded(
             numbers,
             (param, gradient, state),
@@ -399,7 +403,7 @@ pub fn muon_step(
 /// The sum of the squares of a gradient; on the CPU its bits do not depend on threads.
 pub fn gradient_norm_squared(kernels: Kernels, gradient: &Tensor<1>) -> f64 {
     match kernels {
-        Kernels::Fused => cpu::gradient_norm_squared(gradient),
+        Kernels::Fused(_) => cpu::gradient_norm_squared(gradient),
         _ => plain::gradient_norm_squared(gradient),
     }
 }

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use super::{AdamState, AdamStep, Kernels, Objective, adamw, gradient_norm_squared};
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::model::config::Config;
+use crate::model::precision::Precision;
 use crate::model::testing::{batch, changed, distance, gpt2, llama, table};
 use crate::model::{Device, Model};
 use crate::rng::Key;
@@ -46,7 +47,7 @@ fn fused_equals_plain() {
     for (index, config) in table().iter().enumerate() {
         for (rows, length) in [(1, 1), (3, 7), (2, 65), (5, 80)] {
             let batch = batch(config, rows, length, 11 + index as u64);
-            let (fused, plain) = (model(config, Kernels::Fused), model(config, Kernels::Plain));
+            let (fused, plain) = (model(config, Kernels::FUSED), model(config, Kernels::Plain));
             let (loss, found) = gradients(&fused, &batch, 0.5);
             let (oracle, expected) = gradients(&plain, &batch, 0.5);
             let at = format!("shape {index}, {rows} x {length}");
@@ -94,7 +95,7 @@ fn many_spans_equal_plain() {
     // More tokens than one span of activations, then more logits than one span.
     for (config, rows) in [(llama(), 30), (large, 5)] {
         let batch = batch(&config, rows, 80, 21);
-        let (loss, found) = gradients(&model(&config, Kernels::Fused), &batch, 1.0);
+        let (loss, found) = gradients(&model(&config, Kernels::FUSED), &batch, 1.0);
         let (oracle, expected) = gradients(&model(&config, Kernels::Plain), &batch, 1.0);
         assert!((loss - oracle).abs() < 1e-5 * oracle, "{loss} {oracle}");
         for (found, expected) in found.iter().zip(&expected) {
@@ -130,7 +131,7 @@ pub(super) fn slope(h: f64, loss_at: impl Fn(f64) -> f64) -> f64 {
 fn gradients_equal_finite_differences() {
     for config in table() {
         let batch = batch(&config, 2, 9, 4);
-        for kernels in [Kernels::Plain, Kernels::Fused] {
+        for kernels in [Kernels::Plain, Kernels::FUSED] {
             let model = model(&config, kernels);
             let (_, gradients) = gradients(&model, &batch, 1.0);
             let norm = gradient_norm(&gradients);
@@ -152,7 +153,7 @@ fn each_parts_gradient_equals_finite_differences() {
     let bounded = table().into_iter().filter(|config| config.qk_norm);
     for config in [gpt2(), llama()].into_iter().chain(bounded) {
         let batch = batch(&config, 2, 9, 4);
-        let model = model(&config, Kernels::Fused);
+        let model = model(&config, Kernels::FUSED);
         let (_, gradients) = gradients(&model, &batch, 1.0);
         let values = model.values();
         for (index, group) in model.groups.iter().enumerate() {
@@ -190,7 +191,7 @@ fn z_loss_equals_plain_and_finite_differences() {
             recompute: false,
         };
         let (fused, plain) = (
-            model(&config, Kernels::Fused),
+            model(&config, Kernels::FUSED),
             model(&config, Kernels::Plain),
         );
         let (loss, found) = fused.gradients([&batch], &objective);
@@ -222,7 +223,7 @@ fn activations_computed_again_change_no_bit() {
                 recompute,
                 ..Objective::PLAIN
             };
-            let model = model(&config, Kernels::Fused);
+            let model = model(&config, Kernels::FUSED);
             let (loss, gradients) = model.gradients(&batches, &objective);
             (loss, gradients.iter().map(to_vec).collect::<Vec<_>>())
         };
@@ -230,11 +231,29 @@ fn activations_computed_again_change_no_bit() {
     }
 }
 
+/// 8 bits of each operand are kept: the difference is that of their roundings.
+#[test]
+fn bfloat16_changes_little() {
+    for (index, config) in table().iter().enumerate() {
+        let batch = batch(config, 3, 80, 11 + index as u64);
+        let fresh = Model::new(config, Key::new(2), &Device::flex());
+        let of = |precision| {
+            let model = fresh.clone().with_kernels(Kernels::Fused(precision));
+            gradients(&model, &batch, 0.5)
+        };
+        let ((loss, found), (oracle, expected)) = (of(Precision::Bf16), of(Precision::Single));
+        let (found, expected) = (found.concat(), expected.concat());
+        let far = (distance(&found, &expected), (loss / oracle - 1.0).abs());
+        assert!(far.0 < 1e-2 && far.1 < 1e-3, "shape {index}: {far:?}");
+        assert!(far.0 > 1e-5, "shape {index}: it is computed in bfloat16");
+    }
+}
+
 #[test]
 fn micro_batches_add_up() {
     for config in table() {
         let whole = batch(&config, 6, 33, 8);
-        let model = model(&config, Kernels::Fused);
+        let model = model(&config, Kernels::FUSED);
         let (loss, expected) = gradients(&model, &whole, 0.25);
         let mut sum = 0.0;
         let mut total: Vec<Vec<f32>> = expected.iter().map(|g| vec![0.0; g.len()]).collect();
@@ -270,13 +289,13 @@ fn any_number_of_threads_gives_the_same_bits() {
     };
     // More than one span of tokens, and chunks that end in the middle of a row.
     let batch = batch(&config, 37, 77, 5);
-    let run = |threads: usize| {
+    let run = |threads: usize, precision: Precision| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .unwrap();
         pool.install(|| {
-            let model = model(&config, Kernels::Fused);
+            let model = model(&config, Kernels::Fused(precision));
             let objective = Objective {
                 scale: 0.1,
                 z_loss: 1e-3,
@@ -292,9 +311,15 @@ fn any_number_of_threads_gives_the_same_bits() {
             bits
         })
     };
-    let one = run(1);
-    for threads in [2, 3, 8] {
-        assert!(run(threads) == one, "{threads} threads differ from one");
+    for precision in [Precision::Single, Precision::Bf16] {
+        let one = run(1, precision);
+        for threads in [2, 3, 8] {
+            let found = run(threads, precision);
+            assert!(
+                found == one,
+                "{precision:?}: {threads} threads differ from one"
+            );
+        }
     }
 }
 
@@ -303,7 +328,7 @@ fn nothing_scored_is_no_loss_and_no_gradient() {
     for config in [gpt2(), llama()] {
         let mut batch = batch(&config, 2, 10, 1);
         batch.stored.as_mut().unwrap().weights.fill(0.0);
-        for kernels in [Kernels::Plain, Kernels::Fused] {
+        for kernels in [Kernels::Plain, Kernels::FUSED] {
             let (loss, gradients) = gradients(&model(&config, kernels), &batch, 1.0);
             assert_eq!(loss, 0.0);
             assert!(gradients.iter().flatten().all(|g| *g == 0.0));
@@ -317,7 +342,7 @@ fn an_unscored_position_teaches_through_attention_alone() {
     let mut batch = batch(&config, 1, 8, 6);
     batch.stored.as_mut().unwrap().weights = vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
     batch.ids = BatchIds::U32((0..8).collect());
-    let (_, gradients) = gradients(&model(&config, Kernels::Fused), &batch, 1.0);
+    let (_, gradients) = gradients(&model(&config, Kernels::FUSED), &batch, 1.0);
     let row = |id: usize| &gradients[0][id * config.d_model..][..config.d_model];
     assert!(
         (0..=5).all(|id| row(id).iter().any(|g| *g != 0.0)),
@@ -333,7 +358,7 @@ fn an_unscored_position_teaches_through_attention_alone() {
 fn huge_logits_stay_finite() {
     let config = gpt2();
     let batch = batch(&config, 2, 12, 2);
-    let values = model(&config, Kernels::Fused).values().into_iter();
+    let values = model(&config, Kernels::FUSED).values().into_iter();
     let huge = values.map(|group| group.into_iter().map(|x| x * 1e4).collect());
     let model = Model::from_values(&config, huge.collect(), &Device::flex());
     let (loss, gradients) = gradients(&model, &batch, 1.0);
@@ -415,7 +440,7 @@ pub(super) fn adam_step(index: u64) -> AdamStep {
 
 fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
     let config = gpt2();
-    let model = model(&config, Kernels::Fused);
+    let model = model(&config, Kernels::FUSED);
     let (group, start) = (&model.groups[index], model.values().swap_remove(index));
     let zero = AdamState::new(group.len, &Device::flex());
     let mut fused = (model.tensors[index].clone(), zero.clone());
@@ -440,7 +465,7 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
             }
         }
         fused = adamw(
-            Kernels::Fused,
+            Kernels::FUSED,
             fused.0,
             gradient.clone(),
             fused.1,
@@ -464,7 +489,7 @@ fn adamw_equals_its_twin(index: usize, decay_tables: bool) {
 #[test]
 fn muon_equals_its_plain_twin() {
     for config in [gpt2(), llama()] {
-        let model = model(&config, Kernels::Fused);
+        let model = model(&config, Kernels::FUSED);
         let matrices = super::muon::matrices(model.shape());
         let group = &model.groups[1];
         let of = (group.parts.as_slice(), matrices.as_slice());
@@ -484,7 +509,7 @@ fn muon_equals_its_plain_twin() {
                 let (param, state) = fused.clone();
                 pool.install(|| {
                     super::muon_step(
-                        Kernels::Fused,
+                        Kernels::FUSED,
                         param,
                         gradient.clone(),
                         state,
@@ -509,6 +534,6 @@ fn norm_of_a_gradient_is_the_sum_of_squares() {
     let values: Vec<f32> = (0..50_001).map(|i| (i as f32 * 0.37).sin()).collect();
     let naive: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
     let tensor = Tensor::<1>::from_floats(values.as_slice(), &Device::flex());
-    assert!((gradient_norm_squared(Kernels::Fused, &tensor) - naive).abs() < 1e-9 * naive);
+    assert!((gradient_norm_squared(Kernels::FUSED, &tensor) - naive).abs() < 1e-9 * naive);
     assert!((super::plain::gradient_norm_squared(&tensor) - naive).abs() < 1e-5 * naive);
 }

@@ -62,7 +62,7 @@ fn fused_equals_plain_and_finite_differences() {
     for config in table() {
         for tuning in tunings(&config) {
             let batch = batch(&config, 3, 33, 8);
-            let fused = tuned(&config, &tuning, Kernels::Fused);
+            let fused = tuned(&config, &tuning, Kernels::FUSED);
             let plain = tuned(&config, &tuning, Kernels::Plain);
             let (loss, found) = gradients(&fused, &batch);
             let (oracle, expected) = gradients(&plain, &batch);
@@ -98,7 +98,7 @@ fn gradients_of_rows_are_those_of_the_whole() {
     for config in table() {
         let batch = batch(&config, 5, 77, 2);
         let tuning = tunings(&config).swap_remove(0);
-        let whole = model(&config, Kernels::Fused);
+        let whole = model(&config, Kernels::FUSED);
         let part = whole.clone().tuned(tuning.clone(), Key::new(1));
         let (_, all) = gradients(&whole, &batch);
         let (_, found) = gradients(&part, &batch);
@@ -117,7 +117,7 @@ fn gradients_of_rows_are_those_of_the_whole() {
 fn merged_weights_say_what_base_and_adapters_say() {
     for config in table() {
         for tuning in tunings(&config) {
-            let fresh = model(&config, Kernels::Fused);
+            let fresh = model(&config, Kernels::FUSED);
             let base = fresh.values();
             let begun = fresh.tuned(tuning.clone(), Key::new(4));
             assert!(begun.values() == base, "adapters begin with nothing");
@@ -140,7 +140,7 @@ fn adapters_give_the_same_bits_on_any_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build().unwrap().install(|| {
-            let model = tuned(&config, &tuning, Kernels::Fused);
+            let model = tuned(&config, &tuning, Kernels::FUSED);
             let (loss, gradients) = model.gradients([&batch], &Objective::PLAIN);
             let norms: Vec<f64> = {
                 let norm = |gradient| gradient_norm_squared(model.kernels(), gradient);

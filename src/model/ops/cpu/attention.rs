@@ -11,18 +11,19 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::matrix::{Mat, MatMut};
-use super::product::{Onto, matmul};
+use super::product::{Onto, matmul_in};
 use super::rotary::Turn;
 use super::simd::{dot, exp, exp_and_sum, max, vectorised};
 use crate::model::mask::{Mask, Reach};
 use crate::model::ops::{Extent, Pass, Shape};
+use crate::model::precision::Precision;
 
 /// Queries a block: small enough that half-empty blocks on the diagonal cost little.
 const QUERIES: usize = 64;
 
 /// Returns the attended values `[n, d]` and the logarithms `[rows, heads, length]`,
 /// given query, key and value columns of every position.
-pub fn forward(qkv: &[f32], pass: &Pass) -> (Buffer, Buffer) {
+pub fn forward(qkv: &[f32], pass: &Pass, precision: Precision) -> (Buffer, Buffer) {
     let (shape, Extent { rows, length }) = (&*pass.shape, pass.extent);
     let mut out = Buffer::new(rows * length * shape.d);
     let mut logs = Buffer::new(rows * shape.heads * length);
@@ -33,7 +34,7 @@ pub fn forward(qkv: &[f32], pass: &Pass) -> (Buffer, Buffer) {
         .enumerate()
         .collect();
     tasks.into_par_iter().for_each(|(task, (out, logs))| {
-        let view = Row::new(qkv, pass, task);
+        let view = Row::new(qkv, pass, task, precision);
         let heads = out.column_blocks(shape.head).into_iter();
         for (index, (mut out, logs)) in heads.zip(logs.chunks_exact_mut(length)).enumerate() {
             attend(&view, index, &mut out, logs);
@@ -50,6 +51,8 @@ pub struct Saved<'a> {
     pub out: &'a [f32],
     /// What [`forward`] returned second.
     pub logs: &'a [f32],
+    /// What it multiplied in.
+    pub precision: Precision,
 }
 
 /// Returns the gradient of the query, key and value columns before rotation.
@@ -73,7 +76,7 @@ pub fn backward(saved: &Saved<'_>, d_out: &[f32], pass: &Pass) -> Buffer {
     tasks
         .into_par_iter()
         .for_each(|(task, (d_queries, (mut d_key, mut d_value)))| {
-            let view = Row::new(saved.qkv, pass, task);
+            let view = Row::new(saved.qkv, pass, task, saved.precision);
             for position in 0..length {
                 d_key.row_mut(position).fill(0.0);
                 d_value.row_mut(position).fill(0.0);
@@ -103,6 +106,7 @@ struct Row<'a> {
     row: usize,
     /// Which key and value head.
     pair: usize,
+    precision: Precision,
 }
 
 /// What the forward pass left of one query head, and its gradient.
@@ -121,7 +125,7 @@ struct Into<'a, 'b> {
 }
 
 impl<'a> Row<'a> {
-    fn new(qkv: &'a [f32], pass: &'a Pass, task: usize) -> Self {
+    fn new(qkv: &'a [f32], pass: &'a Pass, task: usize, precision: Precision) -> Self {
         let (shape, length) = (&*pass.shape, pass.extent.length);
         let (row, pair) = (task / shape.kv_heads, task % shape.kv_heads);
         let width = length * shape.qkv_width();
@@ -132,6 +136,7 @@ impl<'a> Row<'a> {
             length,
             row,
             pair,
+            precision,
         }
     }
 
@@ -198,7 +203,7 @@ impl<'a> Row<'a> {
 }
 
 fn attend(view: &Row<'_>, index: usize, out: &mut MatMut<'_>, logs: &mut [f32]) {
-    let length = view.length;
+    let (length, precision) = (view.length, view.precision);
     let (query, key, value) = (view.query(index), view.key(), view.value());
     let mut scores = Buffer::new(QUERIES.min(length) * length);
     for start in (0..length).step_by(QUERIES) {
@@ -206,7 +211,14 @@ fn attend(view: &Row<'_>, index: usize, out: &mut MatMut<'_>, logs: &mut [f32]) 
         let span = view.span(start..end);
         let mut block = MatMut::strided(&mut scores, end - start, span.len(), length);
         let (queries, keys) = (query.rows(start..end), key.rows(span.clone()));
-        matmul(&mut block, Onto::Nothing, queries, keys.t(), view.scale());
+        matmul_in(
+            precision,
+            &mut block,
+            Onto::Nothing,
+            queries,
+            keys.t(),
+            view.scale(),
+        );
         let mut sums = [0.0; QUERIES];
         for (row, (log, sum)) in logs.iter_mut().skip(start).zip(&mut sums).enumerate() {
             if row == end - start {
@@ -219,7 +231,14 @@ fn attend(view: &Row<'_>, index: usize, out: &mut MatMut<'_>, logs: &mut [f32]) 
         }
         let weights = Mat::strided(&scores, end - start, span.len(), length);
         let mut out = out.rows_mut(start..end);
-        matmul(&mut out, Onto::Nothing, weights, value.rows(span), 1.0);
+        matmul_in(
+            precision,
+            &mut out,
+            Onto::Nothing,
+            weights,
+            value.rows(span),
+            1.0,
+        );
         for (row, sum) in sums.iter().enumerate().take(end - start) {
             super::simd::scale(out.row_mut(row), 1.0 / sum);
         }
@@ -227,7 +246,7 @@ fn attend(view: &Row<'_>, index: usize, out: &mut MatMut<'_>, logs: &mut [f32]) 
 }
 
 fn differentiate(view: &Row<'_>, head: &SavedHead<'_>, into: Into<'_, '_>) {
-    let length = view.length;
+    let (length, precision) = (view.length, view.precision);
     let (key, value) = (view.key(), view.value());
     let mut weights = Buffer::new(QUERIES.min(length) * length);
     let mut slopes = Buffer::new(QUERIES.min(length) * length);
@@ -238,8 +257,15 @@ fn differentiate(view: &Row<'_>, head: &SavedHead<'_>, into: Into<'_, '_>) {
         let (keys, values) = (key.rows(span.clone()), value.rows(span.clone()));
         let mut p = MatMut::strided(&mut weights, m, span.len(), length);
         let mut ds = MatMut::strided(&mut slopes, m, span.len(), length);
-        matmul(&mut p, Onto::Nothing, queries, keys.t(), view.scale());
-        matmul(&mut ds, Onto::Nothing, d_out, values.t(), 1.0);
+        matmul_in(
+            precision,
+            &mut p,
+            Onto::Nothing,
+            queries,
+            keys.t(),
+            view.scale(),
+        );
+        matmul_in(precision, &mut ds, Onto::Nothing, d_out, values.t(), 1.0);
         for (row, log) in head.logs.iter().skip(start).take(m).enumerate() {
             let delta = inner(head.out.row(start + row), d_out.row(row));
             let terms = Terms {
@@ -253,11 +279,11 @@ fn differentiate(view: &Row<'_>, head: &SavedHead<'_>, into: Into<'_, '_>) {
         let p = Mat::strided(&weights, m, span.len(), length);
         let ds = Mat::strided(&slopes, m, span.len(), length);
         let mut d_query = into.query.rows_mut(start..end);
-        matmul(&mut d_query, Onto::Nothing, ds, keys, 1.0);
+        matmul_in(precision, &mut d_query, Onto::Nothing, ds, keys, 1.0);
         let mut d_key = into.key.rows_mut(span.clone());
-        matmul(&mut d_key, Onto::Old, ds.t(), queries, 1.0);
+        matmul_in(precision, &mut d_key, Onto::Old, ds.t(), queries, 1.0);
         let mut d_value = into.value.rows_mut(span);
-        matmul(&mut d_value, Onto::Old, p.t(), d_out, 1.0);
+        matmul_in(precision, &mut d_value, Onto::Old, p.t(), d_out, 1.0);
     }
 }
 

@@ -23,6 +23,7 @@ use super::{SPAN, TOKENS, feed_forward};
 use crate::model::config;
 use crate::model::layout::BlockLayout;
 use crate::model::ops::{Pass, Shape};
+use crate::model::precision::Precision;
 use crate::model::tuning::{AdapterLayout, LoraLayout};
 
 /// What the forward pass keeps for the backward pass.
@@ -50,6 +51,7 @@ struct Layers<'a> {
     norm2: Norm<'a>,
     up: Linear<'a>,
     down: Linear<'a>,
+    precision: Precision,
 }
 
 /// A block's parameters, and those of its adapters where it has any.
@@ -59,6 +61,8 @@ pub struct Params<'a> {
     pub own: &'a [f32],
     /// Those of its adapters; empty where it has none.
     pub adapters: &'a [f32],
+    /// What its layers and its attention multiply in.
+    pub precision: Precision,
 }
 
 /// Where a block's gradients are added: those of its own parameters, where they are wanted,
@@ -92,10 +96,11 @@ impl<'a> Adapters<'a> {
 
 impl<'a> Layers<'a> {
     /// One way through the layers.
-    fn new(params: &'a [f32], adapters: &'a Adapters<'a>, pass: &Pass, way: Way) -> Self {
+    fn new(params: Params<'a>, adapters: &'a Adapters<'a>, pass: &Pass, way: Way) -> Self {
+        let (precision, params) = (params.precision, params.own);
         let (shape, rows) = (&*pass.shape, pass.extent.positions());
         let layout = &shape.block;
-        let linear = |layout| Linear::new(params, layout, rows, way);
+        let linear = |layout| Linear::new(params, layout, rows, (way, precision));
         Self {
             norm1: Norm::new(params, &layout.norm1, shape.norm, shape.eps),
             qkv: linear(&layout.qkv).with(adapters.qkv.as_ref()),
@@ -104,6 +109,7 @@ impl<'a> Layers<'a> {
             norm2: Norm::new(params, &layout.norm2, shape.norm, shape.eps),
             up: linear(&layout.up).with(adapters.up.as_ref()),
             down: linear(&layout.down).with(adapters.down.as_ref()),
+            precision,
         }
     }
 }
@@ -135,9 +141,9 @@ fn run(x: &[f32], params: Params<'_>, pass: &Pass, y: Option<&mut [f32]>) -> Sav
     let shape = &*pass.shape;
     let (n, d) = (pass.extent.positions(), shape.d);
     let adapters = Adapters::new(params, shape);
-    let layers = Layers::new(params.own, &adapters, pass, Way::Forward);
+    let layers = Layers::new(params, &adapters, pass, Way::Forward);
     let (qkv, raw) = project(x, &layers, pass);
-    let (attended, logs) = attention::forward(&qkv, pass);
+    let (attended, logs) = attention::forward(&qkv, pass, params.precision);
     let width = shape.block.up.outputs;
     let (mut middle, mut up) = (Buffer::new(n * d), Buffer::new(n * width));
     let outputs: Vec<Option<&mut [f32]>> = match y {
@@ -186,7 +192,7 @@ pub fn backward(
 ) -> Vec<f32> {
     let shape = &*pass.shape;
     let adapters = Adapters::new(params, shape);
-    let layers = Layers::new(params.own, &adapters, pass, Way::Back);
+    let layers = Layers::new(params, &adapters, pass, Way::Back);
     let mut parts = Parts {
         own: into.own.map(|own| OwnParts::new(own, &shape.block)),
         adapters: AdapterParts::new(into.adapters, shape),
@@ -196,6 +202,7 @@ pub fn backward(
         qkv: &saved.qkv,
         out: &saved.attended,
         logs: &saved.logs,
+        precision: params.precision,
     };
     let mut d_qkv = attention::backward(&attention, &d_attended, pass);
     if let Some(raw) = &saved.raw {
@@ -330,11 +337,14 @@ fn backward_upper(
         if let Some(own) = &mut parts.own {
             norms.sum_into(own.norm2);
             let layout = &shape.block;
-            add_weight_sums(vec![
-                WeightSum::new(halves(own.up, &layout.up), up, n),
-                WeightSum::new(halves(own.down, &layout.down), down, n),
-                WeightSum::new(halves(own.out, &layout.out), out, n),
-            ]);
+            add_weight_sums(
+                layers.precision,
+                vec![
+                    WeightSum::new(halves(own.up, &layout.up), up, n),
+                    WeightSum::new(halves(own.down, &layout.down), down, n),
+                    WeightSum::new(halves(own.out, &layout.out), out, n),
+                ],
+            );
         }
         let into = &mut parts.adapters;
         add_adapter_sums(vec![
@@ -379,7 +389,7 @@ fn backward_lower(
         if let Some(own) = &mut parts.own {
             norms.sum_into(own.norm1);
             let into = halves(own.qkv, &shape.block.qkv);
-            add_weight_sums(vec![WeightSum::new(into, qkv, n)]);
+            add_weight_sums(layers.precision, vec![WeightSum::new(into, qkv, n)]);
         }
         let into = &mut *parts.adapters.qkv;
         add_adapter_sums(vec![(layers.qkv.adapter(), qkv, into)]);

@@ -9,9 +9,10 @@ use rayon::prelude::*;
 
 use super::adapter::Adapter;
 use super::matrix::{Mat, MatMut};
-use super::product::{Onto, Packed, matmul, matmul_packed};
+use super::product::{Onto, Packed, matmul_in, matmul_packed};
 use super::simd::{add, add_bias, vectorised};
 use crate::model::layout::LinearLayout;
+use crate::model::precision::Precision;
 
 /// Rows of a weight's gradient that one task computes.
 const WEIGHT_ROWS: usize = 96;
@@ -41,12 +42,17 @@ pub enum Way {
 /// The right side of the layer's product.
 enum Right<'a> {
     Packed(Packed<'a>),
-    Plain(Mat<'a>),
+    Plain(Mat<'a>, Precision),
 }
 
 impl<'a> Linear<'a> {
     /// One way of the layer, for `rows` rows in all; finds the parameters in their group.
-    pub fn new(params: &'a [f32], layout: &LinearLayout, rows: usize, way: Way) -> Self {
+    pub fn new(
+        params: &'a [f32],
+        layout: &LinearLayout,
+        rows: usize,
+        (way, precision): (Way, Precision),
+    ) -> Self {
         let matrix = Mat::new(
             &params[layout.weight.clone()],
             layout.inputs,
@@ -63,8 +69,8 @@ impl<'a> Linear<'a> {
             outputs: matrix.width(),
             bias,
             matrix: match PACKED_ROWS_MIN <= rows {
-                true => Right::Packed(Packed::new(matrix)),
-                false => Right::Plain(matrix),
+                true => Right::Packed(Packed::new(matrix, precision)),
+                false => Right::Plain(matrix, precision),
             },
         }
     }
@@ -86,7 +92,9 @@ impl<'a> Linear<'a> {
         let mut view = MatMut::new(y, n, self.outputs);
         match &self.matrix {
             Right::Packed(matrix) => matmul_packed(&mut view, onto, x, matrix, 1.0),
-            Right::Plain(matrix) => matmul(&mut view, onto, x, *matrix, 1.0),
+            Right::Plain(matrix, precision) => {
+                matmul_in(*precision, &mut view, onto, x, *matrix, 1.0);
+            }
         }
         match (self.adapter, self.way) {
             (None, _) => {}
@@ -128,10 +136,13 @@ impl<'a> WeightSum<'a> {
 
 /// Adds `inputᵀ output` to each weight and the sum of the rows of `output` to
 /// each bias. A task owns whole rows of one weight, so sums have one order.
-pub fn add_weight_sums(sums: Vec<WeightSum<'_>>) {
+pub fn add_weight_sums(precision: Precision, sums: Vec<WeightSum<'_>>) {
     let outputs: Vec<Packed<'_>> = sums
         .iter()
-        .map(|sum| Packed::new(Mat::new(sum.output, sum.n, sum.output.len() / sum.n)))
+        .map(|sum| {
+            let output = Mat::new(sum.output, sum.n, sum.output.len() / sum.n);
+            Packed::new(output, precision)
+        })
         .collect();
     let mut tasks = Vec::new();
     for (sum, output) in sums.into_iter().zip(&outputs) {

@@ -19,6 +19,7 @@ use super::norm::Norm;
 use super::product::{Onto, Packed, matmul, matmul_packed};
 use super::simd::{exp_and_sum, max, tanh, vectorised};
 use crate::model::ops::{Loss, Objective, Shape, Targets};
+use crate::model::precision::Precision;
 
 /// At most this many logits (32 MiB) exist at once, or one chunk of tokens'.
 const LOGITS: usize = 8 << 20;
@@ -32,6 +33,8 @@ pub struct Head<'a> {
     pub last: &'a [f32],
     /// The group `embedding`.
     pub embedding: &'a [f32],
+    /// What the head multiplies in.
+    pub precision: Precision,
 }
 
 /// Where gradients are added.
@@ -53,6 +56,16 @@ impl<'a> Head<'a> {
         Mat::new(values, shape.vocabulary(), shape.d)
     }
 
+    /// The table as the right side that makes logits.
+    fn columns(&self, shape: &Shape) -> Packed<'a> {
+        Packed::new(self.table(shape).t(), self.precision)
+    }
+
+    /// The table as the right side of the gradients of logits.
+    fn rows(&self, shape: &Shape) -> Packed<'a> {
+        Packed::new(self.table(shape), self.precision)
+    }
+
     fn norm(&self, shape: &Shape) -> Norm<'a> {
         Norm::new(self.last, &shape.last.norm, shape.norm, shape.eps)
     }
@@ -61,7 +74,7 @@ impl<'a> Head<'a> {
 /// Returns the logits `[n, V]` of every position.
 pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
     let (d, v) = (shape.d, shape.vocabulary());
-    let (table, norm) = (Packed::new(head.table(shape).t()), head.norm(shape));
+    let (table, norm) = (head.columns(shape), head.norm(shape));
     let mut out = vec![0.0; x.len() / d * v];
     out.par_chunks_mut(TOKENS * v)
         .zip(x.par_chunks(TOKENS * d))
@@ -81,7 +94,7 @@ pub fn logits(x: &[f32], head: Head<'_>, shape: &Shape) -> Vec<f32> {
 
 /// Returns the loss of a batch.
 pub fn loss(x: &[f32], head: Head<'_>, targets: &Targets, z_loss: f32, shape: &Shape) -> Loss {
-    let (scored, columns) = (scored(targets), Packed::new(head.table(shape).t()));
+    let (scored, columns) = (scored(targets), head.columns(shape));
     let objective = Objective {
         z_loss,
         ..Objective::PLAIN
@@ -106,8 +119,8 @@ pub fn differentiate(
     into: Into<'_>,
 ) -> (Loss, Vec<f32>) {
     let d = shape.d;
-    let (table, norm) = (head.table(shape), head.norm(shape));
-    let (columns, rows) = (Packed::new(table.t()), Packed::new(table));
+    let norm = head.norm(shape);
+    let (columns, rows) = (head.columns(shape), head.rows(shape));
     let mut dx = buffer::zeros(x.len());
     let (mut d_norm, d_head) = match into.last {
         Some(last) => {
@@ -141,7 +154,7 @@ pub fn differentiate(
             work.norms.sum_into(d_norm);
         }
         if let Some(d_table) = &mut d_table {
-            work.add_table(d_table, shape);
+            work.add_table(d_table, head.precision, shape);
         }
         if let Some((ids, into)) = &mut rows_wanted {
             work.add_rows(ids, into, shape);
@@ -236,11 +249,11 @@ impl Work {
     }
 
     /// Adds this span's part to the gradient of the head's table.
-    fn add_table(&self, table: &mut [f32], shape: &Shape) {
+    fn add_table(&self, table: &mut [f32], precision: Precision, shape: &Shape) {
         let (d, v) = (shape.d, shape.vocabulary());
         let n = self.hidden.len() / d;
         let logits = Mat::new(&self.logits, n, v).t();
-        let hidden = Packed::new(Mat::new(&self.hidden, n, d));
+        let hidden = Packed::new(Mat::new(&self.hidden, n, d), precision);
         table
             .par_chunks_mut(VOCABULARY_ROWS * d)
             .enumerate()

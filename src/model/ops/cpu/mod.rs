@@ -32,6 +32,7 @@ use block::Params;
 use super::muon::Matrix;
 use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
 use crate::model::layout::Part;
+use crate::model::precision::Precision;
 
 /// Tokens a chunk: enough rows for the matrix product to run at full speed, few
 /// enough that a chunk's activations stay in the second-level cache.
@@ -43,14 +44,16 @@ const SPAN: usize = 2048;
 struct Weights {
     base: Vec<FlexTensor>,
     adapters: Vec<FlexTensor>,
+    precision: Precision,
 }
 
 impl Weights {
-    fn new(parameters: Parameters<'_>) -> Self {
+    fn new(parameters: Parameters<'_>, precision: Precision) -> Self {
         let all = |tensors: &[Tensor<1>]| tensors.iter().cloned().map(flex).collect();
         Self {
             base: all(parameters.base),
             adapters: all(parameters.adapters),
+            precision,
         }
     }
 
@@ -65,6 +68,7 @@ impl Weights {
                 .adapters
                 .get(index)
                 .map_or(&[], |adapters| adapters.storage()),
+            precision: self.precision,
         });
         (embedding.storage(), blocks, last.storage())
     }
@@ -82,13 +86,17 @@ impl Weights {
 
     fn head(&self) -> loss::Head<'_> {
         let (embedding, _, last) = self.groups();
-        loss::Head { last, embedding }
+        loss::Head {
+            last,
+            embedding,
+            precision: self.precision,
+        }
     }
 }
 
 /// See [`super::loss`].
-pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
-    let weights = Weights::new(parameters);
+pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: Precision) -> Loss {
+    let weights = Weights::new(parameters, precision);
     let x = weights.stream(&input.ids, &input.pass);
     let shape = &input.pass.shape;
     let loss = loss::loss(&x, weights.head(), &input.targets, z_loss, shape);
@@ -97,8 +105,13 @@ pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32) -> Loss {
 }
 
 /// See [`super::logits`].
-pub fn logits(parameters: Parameters<'_>, ids: &[u32], pass: &Pass) -> Tensor<2> {
-    let weights = Weights::new(parameters);
+pub fn logits(
+    parameters: Parameters<'_>,
+    ids: &[u32],
+    pass: &Pass,
+    precision: Precision,
+) -> Tensor<2> {
+    let weights = Weights::new(parameters, precision);
     let x = weights.stream(ids, pass);
     let out = loss::logits(&x, weights.head(), &pass.shape);
     buffer::give_back(x);
@@ -120,8 +133,9 @@ pub fn gradients(
     parameters: Parameters<'_>,
     inputs: &mut dyn Iterator<Item = Input>,
     objective: &Objective,
+    precision: Precision,
 ) -> (Loss, Vec<Tensor<1>>) {
-    let weights = Weights::new(parameters);
+    let weights = Weights::new(parameters, precision);
     let zeros = |groups: &[FlexTensor]| -> Vec<Vec<f32>> {
         let groups = groups.iter();
         groups

@@ -14,6 +14,7 @@ use super::{adamw, simd::vectorised};
 use crate::model::layout::{Decay, Part};
 use crate::model::ops::AdamStep;
 use crate::model::ops::muon::{COEFFICIENTS, EPS, MOMENTUM, Matrix, ROUNDS};
+use crate::model::precision::Precision;
 
 /// Elements a task.
 const CHUNK: usize = 1 << 14;
@@ -173,7 +174,7 @@ fn scaled(to: &mut [f32], from: &[f32], factor: f32) {
 /// `to = factor * a b`, or `to + factor * a b`.
 fn product(to: &mut [f32], onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f32) {
     let (height, width) = (a.height(), b.width());
-    let right = Packed::new(b);
+    let right = Packed::new(b, Precision::Single);
     to.par_chunks_mut((ROWS * width).max(1))
         .enumerate()
         .for_each(|(index, to)| {

@@ -16,6 +16,8 @@ use super::buffer::Buffer;
 #[cfg(target_arch = "x86_64")]
 use super::kernel;
 use super::matrix::{Mat, MatMut};
+use super::simd::round;
+use crate::model::precision::Precision;
 
 /// What a product does with what the destination held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,7 @@ pub struct Packed<'a> {
     layout: Layout<'a>,
     depth: usize,
     columns: usize,
+    precision: Precision,
 }
 
 /// Where the panels are.
@@ -53,14 +56,16 @@ enum Layout<'a> {
 
 impl<'a> Packed<'a> {
     /// Lays out a matrix where it must be; each thread takes some of the panels.
-    pub fn new(of: Mat<'a>) -> Self {
+    pub fn new(of: Mat<'a>, precision: Precision) -> Self {
         let (depth, columns) = (of.height(), of.width());
-        if lies_well(&of) {
-            return Self {
-                layout: Layout::Itself(of),
-                depth,
-                columns,
-            };
+        let packed = |layout| Self {
+            layout,
+            depth,
+            columns,
+            precision,
+        };
+        if precision == Precision::Single && lies_well(&of) {
+            return packed(Layout::Itself(of));
         }
         let mut values = Buffer::new(depth * columns);
         let width = panel(columns);
@@ -70,12 +75,11 @@ impl<'a> Packed<'a> {
             .for_each(|(index, panel)| {
                 let end = columns.min((index + 1) * width);
                 lay_out(of.columns(index * width..end), panel);
+                if precision == Precision::Bf16 {
+                    round(panel);
+                }
             });
-        Self {
-            layout: Layout::Panels(values),
-            depth,
-            columns,
-        }
+        packed(Layout::Panels(values))
     }
 
     /// The panels in order, each row-major and as wide as it has columns.
@@ -120,9 +124,37 @@ pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f
     by_library(to, onto, a, b, factor);
 }
 
-/// [`matmul`] with a right side that was laid out before.
+/// [`matmul`] with operands in a precision.
+pub fn matmul_in(
+    precision: Precision,
+    to: &mut MatMut<'_>,
+    onto: Onto,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    factor: f32,
+) {
+    match precision {
+        Precision::Single => matmul(to, onto, a, b, factor),
+        Precision::Bf16 => matmul_packed(to, onto, a, &Packed::new(b, precision), factor),
+    }
+}
+
+/// [`matmul`] with a right side that was laid out before, in its precision.
 pub fn matmul_packed(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>, factor: f32) {
     begin(to, onto, &a, (b.depth, b.columns));
+    match b.precision {
+        Precision::Single => by_panels(to, onto, a, b, factor),
+        Precision::Bf16 => {
+            let (rows, columns) = (a.height(), a.width());
+            let mut rounded = Buffer::new(rows * columns);
+            lay_out(a, &mut rounded);
+            round(&mut rounded);
+            by_panels(to, onto, Mat::new(&rounded, rows, columns), b, factor);
+        }
+    }
+}
+
+fn by_panels(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>, factor: f32) {
     #[cfg(target_arch = "x86_64")]
     if kernel::is_available() {
         return by_kernel(to, onto, a, b.panels(), factor);
@@ -168,7 +200,7 @@ fn panel(columns: usize) -> usize {
 fn lay_out(from: Mat<'_>, to: &mut [f32]) {
     let width = from.width();
     if from.is_row_major() {
-        for (index, row) in to.chunks_exact_mut(width).enumerate() {
+        for (index, row) in to.chunks_exact_mut(width.max(1)).enumerate() {
             row.copy_from_slice(from.row(index));
         }
         return;
@@ -330,13 +362,19 @@ mod tests {
                 .flat_map(|l| rights.iter().map(move |r| (l, r)))
             {
                 for onto in [Onto::Old, Onto::Nothing] {
-                    let packed = Packed::new(*right);
+                    // Whole numbers below 256 are bfloat16, too.
+                    let packed = [Precision::Single, Precision::Bf16];
+                    let packed = packed.map(|precision| Packed::new(*right, precision));
                     // Columns behind the result are another's.
-                    let mut found = vec![vec![1.0; m * (n + 3)]; 3];
+                    let mut found = vec![vec![1.0; m * (n + 3)]; 6];
                     let mut each = found.iter_mut();
                     let mut next = || MatMut::strided(each.next().unwrap(), m, n, n + 3);
                     matmul(&mut next(), onto, *left, *right, 2.0);
-                    matmul_packed(&mut next(), onto, *left, &packed, 2.0);
+                    for packed in &packed {
+                        matmul_packed(&mut next(), onto, *left, packed, 2.0);
+                        let precision = packed.precision;
+                        matmul_in(precision, &mut next(), onto, *left, *right, 2.0);
+                    }
                     by_library(&mut next(), onto, *left, *right, 2.0);
                     let expected = naive(onto);
                     for found in &found {
@@ -359,17 +397,19 @@ mod tests {
             (0..m * k).map(float).collect(),
             (0..k * n).map(float).collect(),
         );
-        let packed = Packed::new(Mat::new(&b, k, n));
-        let product = |rows: std::ops::Range<usize>| {
-            let mut to = vec![0.0; rows.len() * n];
-            let a = Mat::new(&a, m, k).rows(rows.clone());
-            let mut view = MatMut::new(&mut to, rows.len(), n);
-            matmul_packed(&mut view, Onto::Nothing, a, &packed, 1.0);
-            to
-        };
-        let whole = product(0..m);
-        for at in 0..m {
-            assert_eq!(product(at..at + 1), whole[at * n..][..n], "row {at}");
+        for precision in [Precision::Single, Precision::Bf16] {
+            let packed = Packed::new(Mat::new(&b, k, n), precision);
+            let product = |rows: std::ops::Range<usize>| {
+                let mut to = vec![0.0; rows.len() * n];
+                let a = Mat::new(&a, m, k).rows(rows.clone());
+                let mut view = MatMut::new(&mut to, rows.len(), n);
+                matmul_packed(&mut view, Onto::Nothing, a, &packed, 1.0);
+                to
+            };
+            let whole = product(0..m);
+            for at in 0..m {
+                assert_eq!(product(at..at + 1), whole[at * n..][..n], "row {at}");
+            }
         }
     }
 }

@@ -165,6 +165,22 @@ vectorised! {
 }
 
 vectorised! {
+    /// Rounds every value to the nearest bfloat16, to the even one of two; what is too
+    /// small for a normal number becomes 0, as the processors' own conversions have it.
+    pub fn round(values: &mut [f32]) {
+        const EXPONENT: u32 = 0x7f80_0000;
+        for value in values {
+            let bits = value.to_bits();
+            let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+            let small = bits & EXPONENT == 0;
+            let whole = if value.is_nan() { bits | 0x0040_0000 } else { nearest };
+            let kept = if small { bits & 0x8000_0000 } else { whole & 0xffff_0000 };
+            *value = f32::from_bits(kept);
+        }
+    }
+}
+
+vectorised! {
     /// Turns scores into probabilities.
     pub fn softmax(scores: &mut [f32]) {
         let sum = exp_and_sum(scores, max(scores));
@@ -226,6 +242,25 @@ mod tests {
         assert!(worst < 4e-7, "relative error {worst}");
         assert_eq!((tanh(0.0), tanh(1e30), tanh(-1e30)), (0.0, 1.0, -1.0));
         assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn rounding_is_that_of_bfloat16() {
+        let bits = (0..=u32::MAX)
+            .step_by(65_521)
+            .chain((0..70_000).map(|i| 0x3f80_0000 + i));
+        for value in bits
+            .map(f32::from_bits)
+            .chain([f32::INFINITY, f32::MAX, -0.0])
+        {
+            let mut found = [value];
+            round(&mut found);
+            let expected = match value.is_subnormal() {
+                true => 0.0f32.copysign(value),
+                false => half::bf16::from_f32(value).to_f32(),
+            };
+            assert_eq!(found[0].to_bits(), expected.to_bits(), "{value:e}");
+        }
     }
 
     #[test]

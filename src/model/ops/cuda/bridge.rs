@@ -5,6 +5,7 @@
 //! are queued, on the stream of the tensors that it works on.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous;
@@ -131,6 +132,24 @@ pub fn examine(tensor: &Tensor<1>, copies: bool) -> Option<Result<Examined, Stri
         .map_err(|error: Error| error.to_string())
     });
     Some(examined.unwrap_or_else(|error| Err(format!("{error:?}"))))
+}
+
+/// Lets the GPU that a tensor lies on take for products what was taken elsewhere, if that
+/// was with the same version of the library.
+pub fn know(tensor: &Tensor<1>, (library, products): (usize, BTreeMap<String, usize>)) {
+    let Some(tensor) = resolved(tensor) else {
+        return;
+    };
+    let device = DeviceHandle::<Server>::new(tensor.client.service_id().device);
+    device.submit(move |_: &mut Server| {
+        // A GPU that cannot be had is told of by the first operation.
+        let _told = with_gpu(|gpu| {
+            if library == Products::version() {
+                gpu.products.know(products);
+            }
+            Ok(())
+        });
+    });
 }
 
 /// A copy of an array on its way to the host.

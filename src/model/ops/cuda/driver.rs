@@ -161,7 +161,8 @@ impl Gpu {
 
     /// Bytes that a copy within the device moves in a second, read and written.
     pub fn copy_rate(&mut self, stream: sys::CUstream) -> Result<f64, Error> {
-        products::copy_rate(stream).map_err(|e| refused("copying on the GPU")(&e))
+        let rate = products::copy_rate(stream);
+        rate.map_err(|e| refused("copying on the GPU")(&format_args!("{e}")))
     }
 
     /// The engine that works on a stream of this device.
@@ -263,7 +264,7 @@ impl Engine for Driver<'_> {
         self.gpu
             .products
             .run(product, &on)
-            .map_err(|e| refused(named(product))(&e))
+            .map_err(|e| refused(named(product))(&format_args!("{e}")))
     }
 
     fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! What a device must do for the operations: run a kernel, multiply matrices.
 
 use crate::model::ops::Shape;
+pub use crate::model::precision::Precision;
 
 /// Something that a device could not do.
 #[derive(Debug, thiserror::Error)]
@@ -36,25 +37,6 @@ impl Pointer {
     /// So many bytes further.
     pub fn at(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
-    }
-}
-
-/// What activations are stored in; sums are single precision in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Single precision: what parity is proved in.
-    Single,
-    /// bfloat16, with weights, statistics and sums in single precision.
-    Bf16,
-}
-
-impl Precision {
-    /// Bytes of an activation.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Single => 4,
-            Self::Bf16 => 2,
-        }
     }
 }
 

@@ -34,4 +34,4 @@ mod whole;
 pub mod words;
 
 #[cfg(feature = "cuda")]
-pub use bridge::{Examined, Fetched, examine};
+pub use bridge::{Examined, Fetched, examine, know};

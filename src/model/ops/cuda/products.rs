@@ -2,7 +2,7 @@
 //! taken, which is measured when the product is first asked for.
 //!
 //! Another algorithm adds in another order. So that a run which is continued computes as it
-//! did, what was taken can be asked for and given back ([`Products::known`]).
+//! did, what was taken can be asked for and given back ([`Products::know`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
@@ -78,6 +78,15 @@ pub enum Refusal {
     Driver(driver::DriverError),
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blas(error) => write!(f, "{error:?}"),
+            Self::Driver(error) => write!(f, "{error:?}"),
+        }
+    }
+}
+
 impl From<blas::CublasError> for Refusal {
     fn from(error: blas::CublasError) -> Self {
         Self::Blas(error)
@@ -110,12 +119,6 @@ impl Products {
     /// Takes for products that are not planned yet what was taken for them elsewhere.
     pub fn know(&mut self, known: BTreeMap<String, usize>) {
         self.known.extend(known);
-    }
-
-    /// What was taken, by product.
-    pub fn known(&self) -> BTreeMap<String, usize> {
-        let plans = self.plans.values().map(|plan| &plan.told);
-        plans.map(|told| (told.product.clone(), told.taken)).collect()
     }
 
     /// What was taken and how fast it is, in the order of names.
@@ -188,7 +191,10 @@ impl std::fmt::Display for PlanKey {
             Precision::Bf16 => "bf16",
         });
         let onto = if self.onto { " onto" } else { "" };
-        write!(f, "{m}x{k}{left} {k}x{n}{right} {from} to {to}{onto}, {a} {b} {out}")
+        write!(
+            f,
+            "{m}x{k}{left} {k}x{n}{right} {from} to {to}{onto}, {a} {b} {out}"
+        )
     }
 }
 
