@@ -19,7 +19,7 @@ use crate::fs;
 use crate::pause;
 use crate::rng::{Key, Stream};
 use crate::seal::{self, Broken};
-use crate::token::{IdWidth, Reserved};
+use crate::token::{IdWidth, Reserved, TokenId};
 
 /// The version of the dataset format that this program writes.
 pub const FORMAT: u32 = 1;
@@ -141,6 +141,9 @@ pub struct TokenizerRecord {
     pub vocab_size: u32,
     /// The reserved ids.
     pub reserved: Reserved,
+    /// The id that every document begins with, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<TokenId>,
 }
 
 /// One input file, or a part of a large one.

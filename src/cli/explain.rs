@@ -268,6 +268,7 @@ mod training {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
                 Self::Loader(error) => error.kind(),
                 Self::Clash(clash) => clash.kind(),
+                Self::FewBatches { .. } => Kind::BadInput,
                 Self::Kernels(error) => error.kind(),
                 _ => Kind::Failed,
             }
@@ -342,6 +343,11 @@ mod training {
                 }
                 Self::UnknownKernels { .. } | Self::Shape { .. } => {
                     "leave `--kernels` out, or say `--kernels burn`".into()
+                }
+                Self::Several { .. } => "name one of them".into(),
+                Self::Twice { .. } => {
+                    "name each GPU once; only the CPU may be named several times, as in `cpu,cpu`"
+                        .into()
                 }
                 _ => "`pausedata doctor` shows the devices of this machine".into(),
             })

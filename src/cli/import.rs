@@ -99,7 +99,11 @@ fn text(imported: &pausedata::transfer::Imported) -> String {
     }
     text += &format!("  end        id {}\n", imported.reserved.end.0);
     if let Some(begin) = imported.begin {
-        text += &format!("  begin      id {} stands before every prompt\n", begin.0);
+        text += &format!("  begin      id {} stands before every prompt", begin.0);
+        if let Some(token) = &imported.begin_token {
+            text += &format!(", and before every text with `begin = \"{token}\"`");
+        }
+        text += "\n";
     }
     text
 }

@@ -41,7 +41,8 @@ pub enum Kernels {
 /// Where to train, and with whose operations.
 #[derive(Clone, Debug, clap::Args)]
 pub struct On {
-    /// Where to train: auto, cpu, cuda or cuda:<index>
+    /// Where to train: auto, cpu, cuda, cuda:<index>; or several that share each batch:
+    /// cuda:0,1, cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Whose operations train: our own where they agree with the CPU's on a small model, else
@@ -61,7 +62,7 @@ impl On {
     pub fn open(&self) -> Result<pausedata::run::training::On, Failure> {
         use pausedata::train::kernels::Wish;
         Ok(pausedata::run::training::On {
-            device: pausedata::model::device(&self.device)?,
+            devices: pausedata::model::devices(&self.device)?,
             kernels: match self.kernels {
                 Kernels::Auto => Wish::Auto,
                 Kernels::Burn => Wish::Burn,

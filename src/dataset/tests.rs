@@ -248,6 +248,7 @@ impl Golden {
                 digest: tokenizer.digest(),
                 vocab_size: tokenizer.vocab_size(),
                 reserved: tokenizer.reserved(),
+                begin: None,
             },
             id_width: IdWidth::for_vocabulary(tokenizer.vocab_size()),
             shard_format: self.format,

@@ -115,8 +115,6 @@ pub struct Generator {
     empty: Cache,
     context: usize,
     tokenizer: Tokenizer,
-    /// What every text begins with, where the model expects that.
-    begin: Option<TokenId>,
     /// What the model learnt of pauses.
     habit: Habit,
 }
@@ -132,14 +130,12 @@ impl Generator {
         let reserved = state.reserved;
         let (config, values) = checkpoint::read_model(&folder)?;
         let json = fs::read(&folder.join(TOKENIZER_FILE))?;
-        let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?;
+        let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?
+            .beginning_with(state.begin)?;
         // Whatever trained it, decoding runs on the host.
         let model = Model::from_values(&config, values, &Device::flex());
         let habit = state.pauses.unwrap_or_else(|| pauses::usual(reserved));
-        Ok(Self {
-            begin: state.begin,
-            ..Self::new(&model, tokenizer).with_habit(habit)
-        })
+        Ok(Self::new(&model, tokenizer).with_habit(habit))
     }
 
     /// Answers by `model` as it is now.
@@ -149,7 +145,6 @@ impl Generator {
             context: model.config.context,
             habit: pauses::usual(tokenizer.reserved()),
             tokenizer,
-            begin: None,
         }
     }
 
@@ -196,7 +191,7 @@ impl Generator {
 
     /// What is read before an answer to `text`.
     fn prompt(&self, text: &str, pauses: u32) -> Result<Prompt, Error> {
-        let mut ids = Vec::from_iter(self.begin);
+        let mut ids = Vec::from_iter(self.tokenizer.begin());
         self.tokenizer.encode(text, &mut ids)?;
         let insertion = pauses::after_prompt(&self.habit, pauses, &self.tokenizer, self.context)?;
         let reserved = self.tokenizer.reserved();

@@ -327,6 +327,7 @@ pub fn model(vocab_size: usize) -> Model {
         n_heads: 2,
         n_kv_heads: 2,
         d_model: 16,
+        head_dim: None,
         d_ff: 32,
         positions: Positions::Learned,
         rope_theta: 10_000.0,

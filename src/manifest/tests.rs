@@ -21,6 +21,7 @@ fn manifest() -> Manifest {
                 pad: TokenId(258),
                 extra: Default::default(),
             },
+            begin: None,
         },
         id_width: IdWidth::U16,
         shard_format: ShardFormat::Binary,

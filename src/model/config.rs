@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::rope_scaling::RopeScaling;
 use crate::batch::LENGTH_STEP;
 
 /// A decoder-only transformer's shape.
@@ -19,8 +20,12 @@ pub struct Config {
     pub n_heads: usize,
     /// Key and value heads; divides `n_heads` (grouped-query attention).
     pub n_kv_heads: usize,
-    /// Width of the residual stream; a multiple of `n_heads`.
+    /// Width of the residual stream; a multiple of `n_heads` where `head_dim` is absent.
     pub d_model: usize,
+    /// Width of each head of queries, keys and values, where that is not
+    /// `d_model / n_heads`: real Qwen3 models have wider ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Width of the feed-forward layer.
     pub d_ff: usize,
     /// How positions are told apart.
@@ -86,22 +91,6 @@ pub enum Positions {
     Rope,
 }
 
-/// Slower rotary angles for a longer context, as Llama 3.1 has them: pairs that turn less than
-/// `low_freq_factor` times in `original_context` positions turn `factor` times slower, those
-/// that turn more than `high_freq_factor` times as ever, and those between by a blend.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RopeScaling {
-    /// How many times slower the slowest turn.
-    pub factor: f64,
-    /// Turns below which all of `factor` counts.
-    pub low_freq_factor: f64,
-    /// Turns above which none of it does; more than `low_freq_factor`.
-    pub high_freq_factor: f64,
-    /// The context that the model was pretrained with.
-    pub original_context: usize,
-}
-
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -164,6 +153,9 @@ pub struct Spec {
     /// See [`Config::d_model`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_model: Option<usize>,
+    /// See [`Config::head_dim`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// See [`Config::d_ff`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_ff: Option<usize>,
@@ -241,11 +233,12 @@ impl Config {
             ("n_kv_heads", self.n_kv_heads),
             ("d_model", self.d_model),
             ("d_ff", self.d_ff),
+            ("head_dim", self.head_dim.unwrap_or(1)),
         ];
         if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(error(field, "is 0"));
         }
-        if !self.d_model.is_multiple_of(self.n_heads) {
+        if self.head_dim.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             let problem = format!(
                 "is {}, no multiple of `n_heads` {}",
                 self.d_model, self.n_heads
@@ -262,12 +255,16 @@ impl Config {
         if self.window == Some(0) {
             return Err(error("window", "is 0: a position sees itself at least"));
         }
-        let head_width = self.d_model / self.n_heads;
+        let head_width = self.head();
         if self.positions == Positions::Rope && !head_width.is_multiple_of(2) {
             let problem = format!(
                 "gives heads {head_width} wide, but rotary positions turn pairs: the width must be even"
             );
-            return Err(error("n_heads", problem));
+            let field = match self.head_dim {
+                Some(_) => "head_dim",
+                None => "n_heads",
+            };
+            return Err(error(field, problem));
         }
         positive("rope_theta", self.rope_theta)?;
         self.rope_scaling
@@ -276,31 +273,34 @@ impl Config {
         positive("norm_eps", self.norm_eps)
     }
 
+    /// Width of each head.
+    pub fn head(&self) -> usize {
+        self.head_dim.unwrap_or(self.d_model / self.n_heads.max(1))
+    }
+
+    /// Width of the queries of all heads together, and of what attention returns.
+    pub fn query_width(&self) -> usize {
+        self.n_heads * self.head()
+    }
+
+    /// Width of the keys of all heads together, and of the values.
+    pub fn key_width(&self) -> usize {
+        self.n_kv_heads * self.head()
+    }
+
+    /// The same shape, which says `head_dim` only where it is not `d_model / n_heads`.
+    pub fn plainly(self) -> Self {
+        let usual = self.d_model.checked_div(self.n_heads);
+        let exact = self.d_model.is_multiple_of(self.n_heads.max(1));
+        Self {
+            head_dim: self.head_dim.filter(|head| !exact || Some(*head) != usual),
+            ..self
+        }
+    }
+
     /// [`Config::window`] as positions are counted; a row is shorter than 2^31 ids.
     pub fn window(&self) -> Option<u32> {
         (self.window).map(|window| u32::try_from(window).unwrap_or(u32::MAX))
-    }
-}
-
-impl RopeScaling {
-    /// The angle a position of a pair that would turn by `angle`.
-    pub fn scale(&self, angle: f64) -> f64 {
-        let turns = self.original_context as f64 * angle / std::f64::consts::TAU;
-        let span = self.high_freq_factor - self.low_freq_factor;
-        let kept = ((turns - self.low_freq_factor) / span).clamp(0.0, 1.0);
-        angle * (kept + (1.0 - kept) / self.factor)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        positive("rope_scaling.factor", self.factor)?;
-        positive("rope_scaling.low_freq_factor", self.low_freq_factor)?;
-        positive("rope_scaling.high_freq_factor", self.high_freq_factor)?;
-        let problem = match (self.original_context, self.low_freq_factor) {
-            (0, _) => "is 0",
-            (_, low) if self.high_freq_factor <= low => "spans no turns",
-            _ => return Ok(()),
-        };
-        Err(error("rope_scaling", problem))
     }
 }
 
@@ -325,6 +325,7 @@ impl Spec {
             n_heads: self.n_heads.unwrap_or(base.n_heads),
             n_kv_heads: self.n_kv_heads.or(self.n_heads).unwrap_or(base.n_kv_heads),
             d_model: self.d_model.unwrap_or(base.d_model),
+            head_dim: self.head_dim,
             d_ff: self.d_ff.unwrap_or(base.d_ff),
             positions: self.positions.unwrap_or(base.positions),
             rope_theta: self.rope_theta.unwrap_or(base.rope_theta),
@@ -339,7 +340,8 @@ impl Spec {
             window: self.window,
             qk_norm: self.qk_norm.unwrap_or(base.qk_norm),
             logit_soft_cap: self.logit_soft_cap,
-        };
+        }
+        .plainly();
         config.check()?;
         if config.context < longest_row {
             let problem = format!(
@@ -375,6 +377,7 @@ fn llama(n_layers: usize, n_heads: usize, d_model: usize, d_ff: usize) -> Config
         n_heads,
         n_kv_heads: n_heads,
         d_model,
+        head_dim: None,
         d_ff,
         positions: Positions::Rope,
         rope_theta: 10_000.0,
@@ -412,14 +415,14 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn positive(field: &'static str, value: f64) -> Result<(), Error> {
+pub(super) fn positive(field: &'static str, value: f64) -> Result<(), Error> {
     if value.is_finite() && 0.0 < value {
         return Ok(());
     }
     Err(error(field, format!("is {value}, not a positive number")))
 }
 
-fn error(field: &'static str, problem: impl Into<String>) -> Error {
+pub(super) fn error(field: &'static str, problem: impl Into<String>) -> Error {
     Error {
         field,
         problem: problem.into(),
@@ -433,7 +436,7 @@ mod tests {
     /// Parameters beside embedding tables, counted from the formulas.
     fn n_block_parameters(config: &Config) -> usize {
         let (d, ff) = (config.d_model, config.d_ff);
-        let kv = d / config.n_heads * config.n_kv_heads;
+        let kv = config.key_width();
         let ff_matrices = match config.activation {
             Activation::Gelu => 2,
             Activation::SwiGlu => 3,

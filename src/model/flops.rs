@@ -49,7 +49,7 @@ impl Flops {
         let meetings = rows * length * (length + 1) / 2;
         Self {
             linear: 6 * linear(config) * rows * length,
-            attention: 12 * (config.n_layers * config.d_model) as u64 * meetings,
+            attention: 12 * (config.n_layers * config.query_width()) as u64 * meetings,
             head: 6 * head(config) * scored,
             recomputed: 0,
         }
@@ -99,7 +99,7 @@ impl PerToken {
     /// Those of a position in a row of `length`.
     pub fn of(config: &Config, length: usize) -> Self {
         let six_n = 6 * (linear(config) + head(config));
-        let attention = (12 * config.n_layers * length * config.d_model) as u64;
+        let attention = (12 * config.n_layers * length * config.query_width()) as u64;
         Self {
             six_n,
             palm: six_n + attention,
@@ -113,12 +113,12 @@ fn linear(config: &Config) -> u64 {
     let Config {
         d_model: d, d_ff, ..
     } = *config;
-    let keys = d / config.n_heads.max(1) * config.n_kv_heads;
+    let (queries, keys) = (config.query_width(), config.key_width());
     let matrices = match config.activation {
         Activation::Gelu => 2,
         Activation::SwiGlu => 3,
     };
-    (config.n_layers * (d * (d + 2 * keys) + d * d + matrices * d * d_ff)) as u64
+    (config.n_layers * (2 * d * (queries + keys) + matrices * d * d_ff)) as u64
 }
 
 /// Weights of the head, shared with the embedding or not.
@@ -146,8 +146,7 @@ mod tests {
         for query in 0..length {
             for _head in 0..config.n_heads {
                 // Scores, then the weighted values.
-                let head = config.d_model / config.n_heads;
-                sum += (config.n_layers * 2 * 2 * (query + 1) * head) as u64;
+                sum += (config.n_layers * 2 * 2 * (query + 1) * config.head()) as u64;
             }
         }
         sum += scored * 2 * (config.vocab_size * config.d_model) as u64;

@@ -212,12 +212,13 @@ impl Cache {
         Norm::new(params, &layout.norm1, shape.norm, shape.eps).forward(x, &mut hidden);
         linear(&layout.qkv).apply(&hidden, &mut qkv, Onto::Nothing);
         if let Some([queries, keys]) = head_norms(params, &shape) {
-            let rotated = d + shape.kv_heads * shape.head;
+            let (query_width, rotated) = (shape.query_width(), width - shape.key_width());
             let mut raw = vec![0.0; rotated];
             for row in qkv.chunks_exact_mut(width) {
                 let (row, _) = row.split_at_mut(rotated);
                 raw.copy_from_slice(row);
-                let ((q, k), (raw_q, raw_k)) = (row.split_at_mut(d), raw.split_at(d));
+                let ((q, k), (raw_q, raw_k)) =
+                    (row.split_at_mut(query_width), raw.split_at(query_width));
                 queries.forward(raw_q, q);
                 keys.forward(raw_k, k);
             }
@@ -235,19 +236,19 @@ impl Cache {
     /// Appends keys and values to a block's memory and attends to what is seen of it.
     fn attend(&mut self, index: usize, qkv: &mut [f32], reaches: &[Reach]) -> Vec<f32> {
         let shape = self.shape.clone();
-        let (d, head, keys) = (shape.d, shape.head, shape.kv_heads * shape.head);
+        let (attended, head, keys) = (shape.query_width(), shape.head, shape.key_width());
         let (width, before) = (shape.qkv_width(), self.length);
         let m = qkv.len() / width;
-        let mut out = vec![0.0; m * d];
+        let mut out = vec![0.0; m * attended];
         let Some((all_keys, all_values)) = self.blocks.get_mut(index) else {
             return out;
         };
         for (reach, row) in reaches.iter().zip(qkv.chunks_exact_mut(width)) {
-            let (rotated, values) = row.split_at_mut(d + keys);
+            let (rotated, values) = row.split_at_mut(attended + keys);
             if let Some(rope) = &shape.rope {
                 rope.turn(rotated, reach.place(), Turn::Forward);
             }
-            all_keys.extend(rotated.iter().skip(d));
+            all_keys.extend(rotated.iter().skip(attended));
             all_values.extend_from_slice(values);
         }
         let length = before + m;
@@ -258,7 +259,9 @@ impl Cache {
         );
         let scale = 1.0 / (head as f32).sqrt();
         let mut scores = vec![0.0; m * length];
-        let heads = MatMut::new(&mut out, m, d).column_blocks(head).into_iter();
+        let heads = MatMut::new(&mut out, m, attended)
+            .column_blocks(head)
+            .into_iter();
         for (index, mut out) in heads.enumerate() {
             let of = |index: usize| index * head..(index + 1) * head;
             let pair = of(index / shape.group());

@@ -126,7 +126,7 @@ impl BlockLayout {
     /// The layout with its description as a group.
     pub fn describe(config: &Config) -> (Self, Group) {
         let d = config.d_model;
-        let head = d / config.n_heads.max(1);
+        let (queries, keys) = (config.query_width(), config.key_width());
         let widths = match config.activation {
             Activation::Gelu => 1,
             Activation::SwiGlu => 2,
@@ -134,11 +134,11 @@ impl BlockLayout {
         let mut group = Builder::new(config);
         let norm1 = group.norm("norm1");
         let qkv_bias = config.bias || config.qkv_bias;
-        let qkv = group.linear("qkv", [d, d + 2 * config.n_kv_heads * head], qkv_bias);
+        let qkv = group.linear("qkv", [d, queries + 2 * keys], qkv_bias);
         let qk_norm = config
             .qk_norm
-            .then(|| ["q_norm", "k_norm"].map(|name| group.gain(name, head)));
-        let out = group.linear("out", [d, d], config.bias);
+            .then(|| ["q_norm", "k_norm"].map(|name| group.gain(name, config.head())));
+        let out = group.linear("out", [queries, d], config.bias);
         let norm2 = group.norm("norm2");
         let up = group.linear("up", [d, widths * config.d_ff], config.bias);
         let down = group.linear("down", [config.d_ff, d], config.bias);

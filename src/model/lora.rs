@@ -92,9 +92,9 @@ impl Lora {
     /// Parameters of the adapters of all blocks.
     pub fn n_parameters(&self, config: &Config) -> u64 {
         let d = config.d_model;
-        let keys = d / config.n_heads.max(1) * config.n_kv_heads;
+        let (queries, keys) = (config.query_width(), config.key_width());
         let sides = |target: Target| match target {
-            Target::Q | Target::O => d + d,
+            Target::Q | Target::O => d + queries,
             Target::K | Target::V => d + keys,
             Target::Gate | Target::Up | Target::Down => d + config.d_ff,
         };

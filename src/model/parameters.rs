@@ -24,8 +24,25 @@ pub(super) const DEVIATION: f64 = 0.02;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is none of ours.
-    #[error("unknown device `{name}`: expected `auto`, `cpu`, `cuda` or `cuda:N`")]
+    #[error(
+        "unknown device `{name}`: expected `auto`, `cpu`, `cuda` or `cuda:N`, or several, as in \
+         `cuda:0,1`, `cuda:all` or `cpu,cpu`"
+    )]
     UnknownDevice {
+        /// What was asked for.
+        name: String,
+    },
+    /// A GPU would have two ranks.
+    #[error("`{name}` names GPU {number} twice: expected one rank on each")]
+    Twice {
+        /// What was asked for.
+        name: String,
+        /// Which GPU.
+        number: usize,
+    },
+    /// Several devices for what one does.
+    #[error("expected one device, found `{name}`: several share the batches of training alone")]
+    Several {
         /// What was asked for.
         name: String,
     },
@@ -69,56 +86,22 @@ pub enum Error {
     },
 }
 
-/// Finds a device by name: `auto`, `cpu`, `cuda` or `cuda:N`.
-pub fn device(name: &str) -> Result<Device, Error> {
-    let unknown = || Error::UnknownDevice { name: name.into() };
-    match name {
-        "cpu" => Ok(Device::flex()),
-        "auto" => {
-            let gpu = cuda_devices(name)?.into_iter().next();
-            Ok(gpu.unwrap_or(Device::flex()))
-        }
-        _ => {
-            let index = name.strip_prefix("cuda").ok_or_else(unknown)?;
-            let index: usize = match (index, index.strip_prefix(':')) {
-                ("", _) => 0,
-                (_, Some(index)) => index.parse().map_err(|_| unknown())?,
-                _ => return Err(unknown()),
-            };
-            if cfg!(not(feature = "cuda")) {
-                return Err(Error::NoCuda { name: name.into() });
-            }
-            let devices = cuda_devices(name)?;
-            let found = devices.len();
-            devices.into_iter().nth(index).ok_or(Error::NoSuchDevice {
-                name: name.into(),
-                found,
-            })
-        }
-    }
-}
-
 /// Asks before opening one: opening a device that is not there, or that lacks its
 /// compiler, would panic in burn. `auto` takes no driver for no GPU, not for an error.
 #[cfg(feature = "cuda")]
-fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
     use super::gpu;
     if name == "auto" && !gpu::has_driver() {
         return Ok(Vec::new());
     }
     if let Some(need) = gpu::missing().next() {
-        return Err(Error::Incomplete {
-            name: name.into(),
-            what: need.name,
-            looked: need.looked.clone(),
-            hint: need.hint,
-        });
+        return Err(need.lacking(name));
     }
     Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     Ok(Vec::new())
 }
 
@@ -210,8 +193,7 @@ impl Model {
     /// The same model, of which training changes a part. Adapters begin by the key, and
     /// change nothing yet.
     pub fn tuned(mut self, tuning: Tuning, key: Key) -> Self {
-        let device = self.tensors.first().map(Tensor::device);
-        let device = device.unwrap_or_else(Device::flex);
+        let device = self.device();
         for group in tuning.groups(&self.config) {
             let values = match group.name == tuning::ROWS {
                 true => self.rows_of(&tuning.rows),
@@ -233,10 +215,14 @@ impl Model {
         }
     }
 
+    /// The tensors of [`Self::trained_groups`].
+    pub fn trained_tensors(&self) -> &[Tensor<1>] {
+        self.tensors.get(self.first_trained()..).unwrap_or_default()
+    }
+
     /// The values of the groups that are trained.
     pub fn trained(&self) -> Vec<Vec<f32>> {
-        let trained = self.tensors.iter().skip(self.first_trained());
-        trained.map(to_vec).collect()
+        self.trained_tensors().iter().map(to_vec).collect()
     }
 
     /// The same model with other values for the groups that are trained.
@@ -249,6 +235,12 @@ impl Model {
             values.into_iter().zip(&tensors).map(tensor).collect()
         });
         self
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        let first = self.tensors.first();
+        first.map_or_else(Device::flex, Tensor::device)
     }
 
     /// Which form of the operations it runs.

@@ -14,6 +14,7 @@ pub fn gpt2() -> Config {
         n_heads: 2,
         n_kv_heads: 2,
         d_model: 16,
+        head_dim: None,
         d_ff: 40,
         positions: Positions::Learned,
         rope_theta: 10_000.0,
@@ -52,7 +53,7 @@ pub fn llama() -> Config {
 pub fn qwen2() -> Config {
     Config {
         qkv_bias: true,
-        rope_scaling: Some(RopeScaling {
+        rope_scaling: Some(RopeScaling::Llama3 {
             factor: 4.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
@@ -67,6 +68,22 @@ pub fn qwen3() -> Config {
     Config {
         qk_norm: true,
         ..llama()
+    }
+}
+
+/// Qwen3 in small as the real ones are: heads that are together wider than the stream.
+pub fn wide() -> Config {
+    Config {
+        head_dim: Some(10),
+        rope_scaling: Some(RopeScaling::Yarn {
+            yarn: 4.0,
+            amplitude: 1.2,
+            beta_fast: 8.0,
+            beta_slow: 1.0,
+            truncate: true,
+            original_context: 20,
+        }),
+        ..qwen3()
     }
 }
 
@@ -104,6 +121,11 @@ pub fn table() -> Vec<Config> {
             qk_norm: true,
             logit_soft_cap: Some(3.0),
             ..llama()
+        },
+        wide(),
+        Config {
+            head_dim: Some(4),
+            ..gpt2()
         },
         Config {
             qk_norm: true,

@@ -67,7 +67,7 @@ impl LoraLayout {
     /// The layout with its description as a group.
     pub fn describe(lora: &Lora, config: &Config) -> (Self, Group) {
         let (d, ff) = (config.d_model, config.d_ff);
-        let keys = d / config.n_heads.max(1) * config.n_kv_heads;
+        let (queries, keys) = (config.query_width(), config.key_width());
         let gates = if Target::Gate.is_in(config) { ff } else { 0 };
         let mut builder = Builder {
             targets: lora.targets(config),
@@ -84,9 +84,9 @@ impl LoraLayout {
             qkv: builder.layer(
                 "qkv",
                 d,
-                &[(Target::Q, d), (Target::K, keys), (Target::V, keys)],
+                &[(Target::Q, queries), (Target::K, keys), (Target::V, keys)],
             ),
-            out: builder.layer("out", d, &[(Target::O, d)]),
+            out: builder.layer("out", queries, &[(Target::O, d)]),
             up: builder.layer("up", d, &[(Target::Gate, gates), (Target::Up, ff)]),
             down: builder.layer("down", ff, &[(Target::Down, d)]),
             len: builder.len,

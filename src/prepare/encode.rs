@@ -30,26 +30,35 @@ pub fn encode(
     stage: &recipe::Stage,
     corpus: &Corpus,
 ) -> Result<Encoded, Error> {
-    let ids_of = |text: &str| {
-        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+    let after = |before: Option<TokenId>, text: &str| {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+        ids.extend(before);
         let encoded = tokenizer.encode(text, &mut ids);
         let refuse = |source| refused(document.id, corpus, source);
         encoded.map(|()| ids).map_err(refuse)
     };
-    let mut sequence = match &document.text {
-        Text::Plain(text) => Sequence::plain(ids_of(text)?),
+    let begin = tokenizer.begin();
+    let (mut sequence, unmarked) = match &document.text {
+        Text::Plain(text) => (
+            Sequence::plain(after(begin, text)?),
+            usize::from(begin.is_some()),
+        ),
         // Encoded apart, so that the border is exact.
-        Text::Example { prefix, target } => Sequence::example(&ids_of(prefix)?, &ids_of(target)?),
+        Text::Example { prefix, target } => {
+            let prefix = after(begin, prefix)?;
+            let example = Sequence::example(&prefix, &after(None, target)?);
+            (example, prefix.len())
+        }
     };
     if let (Some(text), Rule::Hint) = (&document.notes.hint, stage.pause.target) {
-        sequence.hint = ids_of(text)?;
+        sequence.hint = after(None, text)?;
     }
-    let (prefix, target) = sequence.parts();
-    let marks = marks(document, target, (tokenizer, &stage.pause.policy)).map_err(|problem| {
+    let marked = sequence.ids.get(unmarked..).unwrap_or_default();
+    let marks = marks(document, marked, (tokenizer, &stage.pause.policy)).map_err(|problem| {
         let (file, row) = place(document.id, corpus);
         Error::Notes { file, row, problem }
     })?;
-    sequence.marks = behind(prefix.len(), marks);
+    sequence.marks = behind(unmarked, marks);
     sequence.ids.push(tokenizer.reserved().end);
     let checksum = text_checksum(&document.text);
     let text_bytes = document.text.bytes() as u64;
@@ -64,11 +73,14 @@ pub fn encode(
     })
 }
 
-/// The marks of an example from those of its target; none where there are none.
-pub fn behind(prefix: usize, marks: Vec<f32>) -> Vec<f32> {
+/// The marks of all ids from those of the ones behind a prefix, or behind what a document
+/// begins with; none where there are none.
+pub fn behind(unmarked: usize, marks: Vec<f32>) -> Vec<f32> {
     match marks.is_empty() {
         true => marks,
-        false => std::iter::repeat_n(UNMARKED, prefix).chain(marks).collect(),
+        false => std::iter::repeat_n(UNMARKED, unmarked)
+            .chain(marks)
+            .collect(),
     }
 }
 

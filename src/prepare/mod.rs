@@ -408,6 +408,7 @@ fn draft(job: &Job, corpus: &Corpus) -> Result<Manifest, Error> {
             digest: job.tokenizer.digest(),
             vocab_size: job.tokenizer.vocab_size(),
             reserved: job.tokenizer.reserved(),
+            begin: job.tokenizer.begin(),
         },
         id_width: token::IdWidth::for_vocabulary(job.tokenizer.vocab_size()),
         shard_format: job.recipe.pack.format,

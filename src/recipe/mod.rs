@@ -37,6 +37,10 @@ pub struct Recipe {
     /// Which tokenizer; left out where `model.from` names a checkpoint, which has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<tokenize::Config>,
+    /// The special token that every document and every prompt begins with, such as Llama's
+    /// `<s>`; the tokenizer must have it. None where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<String>,
     /// Which model.
     #[serde(default)]
     pub model: model::config::Spec,

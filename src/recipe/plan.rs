@@ -187,6 +187,7 @@ impl Plan {
         part.add("stage", &stage)?;
         part.add("seed", &self.recipe.seed)?;
         part.add("tokenizer", &self.recipe.tokenizer)?;
+        part.add("begin", &self.recipe.begin)?;
         part.add("model_from", &self.recipe.model.from)?;
         part.add("tokenizer_sources", &self.tokenizer_sources())?;
         part.add("tokenizer_rules", &self.tokenizer_rules())?;
@@ -386,6 +387,7 @@ mod tests {
         assert_eq!(changed(&["pretrain.train.lr=0.5"]), [false; 2]);
         assert_eq!(changed(&["eval.pauses=[1]"]), [false; 2]);
         assert_eq!(changed(&["seed=2"]), [true; 2]);
+        assert_eq!(changed(&["begin='<s>'"]), [true; 2]);
         assert_eq!(changed(&["finetune.pause.count=3"]), [false, true]);
         assert_eq!(changed(&["pretrain.pack.method=best-fit"]), [true, false]);
         // Pauses that come later leave nothing behind but the room for them.

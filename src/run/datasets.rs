@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
 use crate::manifest::Stage;
 use crate::model::folder;
 use crate::prepare::{self, Job, Outcome, Partition, Survey};
 use crate::progress::{Progress, Stop};
 use crate::recipe::{self, Plan};
-use crate::token::Reserved;
+use crate::token::{Reserved, TokenId};
 use crate::tokenize::{self, Config, FILE_BYTES_MAX, PauseTokens, Tokenizer};
 use crate::{fs, verify};
 
@@ -209,10 +211,29 @@ pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize,
     Ok(passed)
 }
 
-/// The tokenizer of a recipe: its checkpoint's, its file, or one trained on its sources.
+/// The tokenizer of a recipe, and what its documents begin with.
 pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
+    let tokenizer = bare_tokenizer(plan, progress)?;
+    match &plan.recipe.begin {
+        Some(token) => Ok(tokenizer.beginning_with_token(token)?),
+        None => Ok(tokenizer),
+    }
+}
+
+/// A checkpoint's tokenizer, that of a file, or one trained on the recipe's sources.
+fn bare_tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Error> {
     if let Some(from) = plan.model_from() {
-        return checkpoint_tokenizer(&folder::resolve(&from)?, plan.recipe.pause_tokens());
+        let folder = folder::resolve(&from)?;
+        let tokenizer = checkpoint_tokenizer(&folder, plan.recipe.pause_tokens())?;
+        let begin: Option<TokenId> = state(&folder, "begin")?;
+        if let (Some(begin), None) = (begin, &plan.recipe.begin) {
+            let token = tokenizer.token(begin).unwrap_or_default();
+            progress.note(&format!(
+                "the model of `model.from` expects `{token}` before every text, and rows do not \
+                 have it: `begin = \"{token}\"` puts it there"
+            ));
+        }
+        return Ok(tokenizer);
     }
     let config = plan.recipe.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
     match (&config.file, plan.stages().next()) {
@@ -226,16 +247,21 @@ pub fn tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Erro
     }
 }
 
-/// The names of the tokens that a checkpoint of this program reserves.
-fn named(folder: &Path, tokenizer: &Path) -> Result<Option<Config>, Error> {
-    let state = folder.join("trainer.json");
-    if !state.is_file() {
+/// What the state of a checkpoint of this program says of a key; nothing in others.
+fn state<T: DeserializeOwned>(folder: &Path, key: &str) -> Result<Option<T>, Error> {
+    let path = folder.join("trainer.json");
+    if !path.is_file() {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_str(&fs::read_text(&state)?).unwrap_or_default();
-    let reserved = json.pointer("/state/reserved").cloned().unwrap_or_default();
     // What is damaged in it is found, and told, where the checkpoint is opened.
-    let reserved: Option<Reserved> = serde_json::from_value(reserved).ok();
+    let json: serde_json::Value = serde_json::from_str(&fs::read_text(&path)?).unwrap_or_default();
+    let found = json.get("state").and_then(|state| state.get(key));
+    Ok(found.and_then(|found| serde_json::from_value(found.clone()).ok()))
+}
+
+/// The names of the tokens that a checkpoint of this program reserves.
+fn named(folder: &Path, tokenizer: &Path) -> Result<Option<Config>, Error> {
+    let reserved: Option<Reserved> = state(folder, "reserved")?;
     let json = fs::read_at_most(tokenizer, FILE_BYTES_MAX)?;
     Ok(reserved.and_then(|reserved| Config::of_reserved(&json, reserved)))
 }

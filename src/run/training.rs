@@ -137,8 +137,8 @@ const SAMPLE_TOKENS: usize = 60;
 /// Where to train, and with which form of the operations.
 #[derive(Clone, Debug)]
 pub struct On {
-    /// The device.
-    pub device: Device,
+    /// The devices, which share each global batch.
+    pub devices: Vec<Device>,
     /// The form.
     pub kernels: Wish,
 }
@@ -169,7 +169,8 @@ pub fn run(plan: &Plan, on: &On, progress: &dyn Progress, stop: &Stop) -> Result
     })
 }
 
-/// Trains the stages of a recipe, each from the one before.
+/// Trains the stages of a recipe, each from the one before, on devices that share each
+/// global batch.
 pub fn train(
     plan: &Plan,
     on: &On,
@@ -240,7 +241,8 @@ fn job(plan: &Plan, stage: Stage, on: &On) -> Result<train::Job, Error> {
         new_rows: plan.recipe.model.new_rows.unwrap_or_default(),
         train: recipe,
         seed: plan.recipe.seed,
-        device: on.device.clone(),
+        device: on.devices.first().cloned().unwrap_or_else(Device::flex),
+        others: on.devices.iter().skip(1).cloned().collect(),
         kernels: on.kernels,
     })
 }

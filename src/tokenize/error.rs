@@ -107,6 +107,14 @@ pub enum Error {
         /// Its id by the library; none behind the last.
         expected: Option<u32>,
     },
+    /// What documents should begin with cannot be had.
+    #[error("`begin` names `{token}`, which {problem}")]
+    Begin {
+        /// The token, or its id.
+        token: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// An id that the vocabulary lacks.
     #[error("id {id} at position {position} is not in the vocabulary of {vocab_size} ids")]
     UnknownId {

@@ -150,6 +150,8 @@ pub struct Tokenizer {
     json: Vec<u8>,
     digest: Digest,
     reserved: Reserved,
+    /// What every document begins with, where with anything.
+    begin: Option<TokenId>,
     vocab_size: u32,
     /// Ids that encoded text must not hold, in order.
     barred: Vec<u32>,
@@ -244,6 +246,7 @@ impl Tokenizer {
             digest: Digest::of(&bytes),
             json: bytes,
             reserved,
+            begin: None,
             vocab_size,
         })
     }
@@ -272,6 +275,51 @@ impl Tokenizer {
     /// The reserved ids.
     pub fn reserved(&self) -> Reserved {
         self.reserved
+    }
+
+    /// The id that every document and prompt begins with, where there is one. Whoever makes
+    /// them puts it there: [`Tokenizer::encode`] knows text alone.
+    pub fn begin(&self) -> Option<TokenId> {
+        self.begin
+    }
+
+    /// The same for documents that begin with an id.
+    pub fn beginning_with(self, begin: Option<TokenId>) -> Result<Self, Error> {
+        let reserved = |id| self.is_reserved(id) || self.vocab_size <= id.0;
+        match begin {
+            Some(id) if reserved(id) => Err(Error::Begin {
+                token: id.0.to_string(),
+                problem: "is reserved already, or no id at all",
+            }),
+            begin => Ok(Self { begin, ..self }),
+        }
+    }
+
+    /// The same for documents that begin with a special token.
+    pub fn beginning_with_token(self, token: &str) -> Result<Self, Error> {
+        let json: Value = serde_json::from_slice(&self.json).map_err(Error::Json)?;
+        let added = json.get("added_tokens").and_then(Value::as_array);
+        let mut special = added
+            .into_iter()
+            .flatten()
+            .filter(|of| of["special"] == true);
+        let id = special
+            .find(|of| of["content"] == token)
+            .and_then(|of| u32::try_from(of["id"].as_u64()?).ok());
+        let wrong = |problem| Error::Begin {
+            token: token.to_owned(),
+            problem,
+        };
+        match id.map(TokenId) {
+            None => Err(wrong("is no special token of the tokenizer")),
+            Some(id) if self.is_reserved(id) => Err(wrong("is reserved for something else")),
+            begin => self.beginning_with(begin),
+        }
+    }
+
+    fn is_reserved(&self, id: TokenId) -> bool {
+        let Reserved { end, pad, .. } = self.reserved;
+        PauseIds::from(self.reserved).contains(id) || [end, pad].contains(&id)
     }
 
     /// One more than the largest id.
@@ -398,13 +446,11 @@ impl Tokenizer {
         caught(|| engine.decode(&ids, false)).map_err(Error::Library)
     }
 
-    /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing.
+    /// What each id spells, where the vocabulary is byte-level; reserved ids spell nothing,
+    /// nor does what documents begin with.
     pub fn pieces(&self) -> Option<Arc<Pieces>> {
         let table = self.bytes.as_ref()?;
-        let reserved = self.reserved;
-        let silent = |id| {
-            PauseIds::from(reserved).contains(id) || [reserved.end, reserved.pad].contains(&id)
-        };
+        let silent = |id| self.is_reserved(id) || self.begin == Some(id);
         let piece = |id| match silent(id) {
             true => Default::default(),
             false => table.bytes(id),

@@ -4,17 +4,18 @@ use burn::tensor::Tensor;
 
 use crate::model::Model;
 
-/// An exponential moving average of a model's weights.
+/// An exponential moving average of the weights of a model that are trained.
 #[derive(Clone, Debug)]
 pub struct Average {
     keep: f64,
+    /// Of [`Model::trained_groups`].
     tensors: Vec<Tensor<1>>,
 }
 
 impl Average {
     /// An average that is `model` so far; `keep` of it stays at each step.
     pub fn new(keep: f64, model: &Model) -> Self {
-        let tensors = model.tensors.clone();
+        let tensors = model.trained_tensors().to_vec();
         Self { keep, tensors }
     }
 
@@ -26,15 +27,15 @@ impl Average {
         let keep = kept(self.keep, update);
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         self.tensors = tensors
-            .zip(&model.tensors)
+            .zip(model.trained_tensors())
             .map(|(average, now)| average.mul_scalar(keep) + now.clone().mul_scalar(1.0 - keep))
             .collect();
     }
 
-    /// `model` with the average in place of its weights.
+    /// `model` with the average in place of its weights; what is frozen stays as it is.
     pub fn model(&self, model: &Model) -> Model {
         let mut result = model.clone();
-        result.tensors.clone_from(&self.tensors);
+        result.train(|_, _| self.tensors.clone());
         result
     }
 }

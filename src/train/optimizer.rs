@@ -1,5 +1,7 @@
 //! The moments of AdamW and Muon, one pair of flat tensors for each group of the model.
 
+use std::ops::Range;
+
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -12,14 +14,14 @@ use crate::recipe::Optimizer as Kind;
 /// The moments' file in a checkpoint.
 pub const FILE: &str = "optimizer.safetensors";
 
-/// Moments that do not fit the model.
+/// Moments, or trained weights, that do not fit the model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is no safetensors file, or lacks a tensor.
-    #[error("cannot read the optimizer's moments")]
+    #[error("cannot read the optimizer's moments or the trained weights")]
     Format(#[from] safetensors::SafeTensorError),
     /// A tensor has another size than the model's group.
-    #[error("moment `{name}` holds {found} values, expected {expected}")]
+    #[error("tensor `{name}` holds {found} values, expected {expected}")]
     Length {
         /// The tensor.
         name: String,
@@ -53,12 +55,7 @@ impl Optimizer {
         step: (&AdamStep, Option<&Coming>),
         kind: Kind,
     ) {
-        let matrices = match kind {
-            Kind::Adamw => Vec::new(),
-            Kind::Muon => muon::matrices(model.shape()),
-        };
-        // Between the embedding and the last norm are the blocks.
-        let blocks = 1..=model.config.n_layers;
+        let (blocks, matrices) = hidden(model, kind);
         let (kernels, states) = (model.kernels(), std::mem::take(&mut self.states));
         model.train(|groups, tensors| {
             let groups = groups.iter().enumerate();
@@ -67,7 +64,7 @@ impl Optimizer {
                 groups.zip(tensors).zip(gradients).zip(states)
             {
                 let parts = group.parts.as_slice();
-                let (tensor, state) = match kind == Kind::Muon && blocks.contains(&index) {
+                let (tensor, state) = match blocks.contains(&index) {
                     true => {
                         let of = (parts, matrices.as_slice());
                         ops::muon_step(kernels, tensor, gradient, state, step, of)
@@ -83,41 +80,20 @@ impl Optimizer {
 
     /// The moments as a safetensors file: `<group>.first` and `<group>.second`, exact f32.
     pub fn to_bytes(&self, model: &Model) -> Result<Vec<u8>, Error> {
-        let mut named = Vec::new();
-        for (group, state) in model.trained_groups().iter().zip(&self.states) {
-            named.push((name(&group.name, "first"), bytes(&state.first)));
-            named.push((name(&group.name, "second"), bytes(&state.second)));
-        }
-        let views = named
-            .iter()
-            .map(|(name, bytes)| {
-                Ok((
-                    name,
-                    TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?,
-                ))
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        Ok(safetensors::serialize(views, None)?)
+        let groups = model.trained_groups().iter();
+        let named = groups.zip(&self.states).flat_map(|(group, state)| {
+            let first = (name(&group.name, "first"), &state.first);
+            [first, (name(&group.name, "second"), &state.second)]
+        });
+        to_bytes(named.collect())
     }
 
     /// The moments of a file that [`Self::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8], model: &Model, device: &Device) -> Result<Self, Error> {
         let file = SafeTensors::deserialize(bytes)?;
-        let moment = |group: &str, which: &str, expected: usize| {
-            let name = name(group, which);
-            let values = values(file.tensor(&name)?.data());
-            if values.len() != expected {
-                let found = values.len();
-                return Err(Error::Length {
-                    name,
-                    expected,
-                    found,
-                });
-            }
-            Ok(Tensor::from_data(
-                TensorData::new(values, [expected]),
-                device,
-            ))
+        let moment = |group: &str, which: &str, len: usize| -> Result<Tensor<1>, Error> {
+            let values = flat(&file, name(group, which), len)?;
+            Ok(Tensor::from_data(TensorData::new(values, [len]), device))
         };
         let state = |group: &Group| {
             Ok(AdamState {
@@ -131,6 +107,61 @@ impl Optimizer {
             .map(state)
             .collect::<Result<_, Error>>()?;
         Ok(Self { states })
+    }
+}
+
+/// Which of the groups that are trained have matrices that Muon moves, and where these lie:
+/// the blocks, between the embedding and the last norm; or else their adapters, which come
+/// before trained rows.
+fn hidden(model: &Model, kind: Kind) -> (Range<usize>, Vec<muon::Matrix>) {
+    let (shape, layers) = (model.shape(), model.config.n_layers);
+    match (kind, model.tuning(), &shape.lora) {
+        (Kind::Adamw, ..) | (Kind::Muon, Some(_), None) => (0..0, Vec::new()),
+        (Kind::Muon, None, _) => (1..layers + 1, muon::matrices(shape)),
+        (Kind::Muon, Some(_), Some(lora)) => (0..layers, muon::adapter_matrices(lora)),
+    }
+}
+
+/// The trained groups of a model as a safetensors file, each by its name, exact f32.
+pub fn trained_to_bytes(model: &Model) -> Result<Vec<u8>, Error> {
+    let groups = model.trained_groups().iter();
+    let named = groups.zip(model.trained_tensors());
+    to_bytes(
+        named
+            .map(|(group, tensor)| (group.name.clone(), tensor))
+            .collect(),
+    )
+}
+
+/// The values of a file that [`trained_to_bytes`] wrote, for a model with the same groups.
+pub fn trained_from_bytes(bytes: &[u8], model: &Model) -> Result<Vec<Vec<f32>>, Error> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let groups = model.trained_groups().iter();
+    groups
+        .map(|group| flat(&file, group.name.clone(), group.len))
+        .collect()
+}
+
+fn to_bytes(named: Vec<(String, &Tensor<1>)>) -> Result<Vec<u8>, Error> {
+    let arrays = named.iter();
+    let arrays: Vec<_> = arrays.map(|(name, tensor)| (name, bytes(tensor))).collect();
+    let views = arrays.iter().map(|(name, bytes)| {
+        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?;
+        Ok((name, view))
+    });
+    let views = views.collect::<Result<Vec<_>, Error>>()?;
+    Ok(safetensors::serialize(views, None)?)
+}
+
+fn flat(file: &SafeTensors<'_>, name: String, expected: usize) -> Result<Vec<f32>, Error> {
+    let values = values(file.tensor(&name)?.data());
+    match values.len() == expected {
+        true => Ok(values),
+        false => Err(Error::Length {
+            name,
+            expected,
+            found: values.len(),
+        }),
     }
 }
 

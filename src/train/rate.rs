@@ -23,15 +23,17 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Of a run whose peak the recipe gives in billions of operations a second, or which
-    /// computes on the CPU, where the peak is measured.
-    pub fn new(given_gflops: Option<f64>, model: &Model) -> Self {
+    /// Of a run on so many devices, whose peak the recipe gives in billions of operations a
+    /// second each, or which computes on the CPU, where the peak is measured.
+    pub fn new(given_gflops: Option<f64>, model: &Model, devices: usize) -> Self {
         let measured = || match model.kernels() {
             Kernels::Fused(precision) => Some(measured_peak(precision)),
             _ => None,
         };
         Self {
-            peak: given_gflops.map(|peak| peak * 1e9).or_else(measured),
+            peak: given_gflops
+                .map(|peak| peak * 1e9 * devices as f64)
+                .or_else(measured),
             tokens_per_s: None,
         }
     }

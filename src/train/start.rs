@@ -5,14 +5,14 @@ use std::path::Path;
 use serde_json::json;
 
 use super::checkpoint::{self, Checkpoint};
-use super::{Error, Job, Start, freeze};
+use super::{Error, Job, Start, freeze, optimizer};
 use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::manifest::TOKENIZER_FILE;
 use crate::model::config::{Config, NewRows};
 use crate::model::rows::Growth;
-use crate::model::{Model, peft};
+use crate::model::{Model, hub, peft};
 use crate::progress::{Progress, Silent};
 use crate::rng::Key;
 use crate::token::Reserved;
@@ -37,6 +37,26 @@ pub fn resumed(job: &Job, checkpoint: &Checkpoint) -> Result<Model, Error> {
     let bytes = checkpoint.read(&format!("{}/{}", peft::FOLDER, peft::WEIGHTS_FILE))?;
     let values = peft::from_peft(&bytes, lora, tuning, &job.config)?;
     Ok(model.with_trained(values))
+}
+
+/// The model that a run with an average goes on with, whose average is `result`.
+pub fn raw(job: &Job, checkpoint: &Checkpoint, result: Model) -> Result<Model, Error> {
+    if result.tuning().is_some() {
+        let bytes = checkpoint.read(checkpoint::RAW_FILE)?;
+        let values = optimizer::trained_from_bytes(&bytes, &result)?;
+        return Ok(result.with_trained(values));
+    }
+    let (_, values) = checkpoint::read_weights(&checkpoint.folder, checkpoint::RAW_FILE)?;
+    Ok(Model::from_values(&job.config, values, &job.device))
+}
+
+/// What a checkpoint holds of such a model: all of it, or, where a part is trained, that
+/// part, as adapters that are merged cannot be told from what they adapt.
+pub fn raw_file(model: &Model) -> Result<Vec<u8>, Error> {
+    match model.tuning() {
+        Some(_) => Ok(optimizer::trained_to_bytes(model)?),
+        None => Ok(hub::to_hub(&model.values(), &model.config)?.1),
+    }
 }
 
 /// The files of a checkpoint that hold adapters; none where there are none.

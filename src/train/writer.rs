@@ -58,8 +58,7 @@ impl Snapshot {
             (optimizer::FILE, self.optimizer.to_bytes(model)?),
         ];
         if let Some(raw) = &self.raw {
-            let (_, raw) = hub::to_hub(&raw.values(), &raw.config)?;
-            files.push((checkpoint::RAW_FILE, raw));
+            files.push((checkpoint::RAW_FILE, start::raw_file(raw)?));
         }
         let adapter = start::adapter_files(model)?;
         files.extend(

@@ -62,6 +62,9 @@ pub struct Imported {
     pub reserved: Reserved,
     /// The id before every text, which the model expects.
     pub begin: Option<TokenId>,
+    /// Its token, as a recipe's `begin` names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begin_token: Option<String>,
 }
 
 /// Takes a model over.
@@ -123,6 +126,7 @@ pub fn import(request: &Request) -> Result<Imported, Error> {
         rows: grown.vocab_size,
         new_tokens: words.new,
         reserved: state.reserved,
+        begin_token: state.begin.and_then(|id| words.tokenizer.token(id)),
         begin: state.begin,
     })
 }

@@ -103,9 +103,11 @@ impl Notes<'_> {
                 while self.marks.len() < text.len() {
                     let document = self.next_document()?;
                     let ids = self.target(&document)?;
-                    let start = self.marks.len();
-                    self.marks.extend(self.marks_of(&document, &ids)?);
-                    self.marks.resize(start + ids.len() + 1, f32::NAN);
+                    let begin = usize::from(self.tokenizer.begin().is_some());
+                    let end = self.marks.len() + begin + ids.len() + 1;
+                    let marks = self.marks_of(&document, &ids)?;
+                    self.marks.extend(encode::behind(begin, marks));
+                    self.marks.resize(end, f32::NAN);
                 }
                 let marks = self.marks.drain(..text.len()).collect();
                 Ok(Sequence { marks, ..text })

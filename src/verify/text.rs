@@ -347,19 +347,42 @@ impl Proof<'_> {
             }
             Original::Text(_) | Original::Unread => {}
         }
+        let ids = self.begun(ids)?;
         if !held.whole {
-            return self.prove_start(ids, copies.len() + 1, original);
+            return self.prove_start(&ids, copies.len() + 1, original);
         }
-        let decoded = self.decode(ids)?;
+        let decoded = self.decode(&ids)?;
         match original {
             Original::Text(text) if *text == decoded => Ok(Proved::Original),
-            Original::Text(text) if encode_again(text, self.tokenizer)? == *ids => {
+            Original::Text(text) if encode_again(text, self.tokenizer)? == ids => {
                 Ok(Proved::EncodedAgain)
             }
             Original::Text(text) => Err(differs(text, &decoded)),
             _ if encode::text_checksum(&decoded) == checksum => Ok(Proved::Checksum),
             _ => Err("its text does not have the stored checksum".into()),
         }
+    }
+
+    /// The ids of a document's text, behind the one that every document begins with.
+    fn begun(&self, ids: &Ids) -> Result<Ids, String> {
+        let Some(begin) = self.tokenizer.begin() else {
+            return Ok(ids.clone());
+        };
+        let behind = |ids: &[TokenId]| match ids.split_first() {
+            Some((first, text)) if *first == begin => Ok(text.to_vec()),
+            first => Err(format!(
+                "expected id {} at its beginning, found {}",
+                begin.0,
+                first.map_or("none".into(), |(id, _)| id.0.to_string())
+            )),
+        };
+        Ok(match ids {
+            Ids::Plain(ids) => Ids::Plain(behind(ids)?),
+            Ids::Example { prefix, target } => Ids::Example {
+                prefix: behind(prefix)?,
+                target: target.clone(),
+            },
+        })
     }
 
     /// A document that was cut short is the start of what it was: its ids are, as its

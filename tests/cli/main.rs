@@ -5,6 +5,7 @@
     reason = "in a test, a panic is a failure"
 )]
 
+mod begin;
 #[cfg(feature = "train")]
 mod bench;
 #[cfg(feature = "cloud")]

@@ -19,8 +19,6 @@ pub struct Gpu {
     pub products_per_step: f64,
     /// Copies from the host.
     pub copies_per_step: f64,
-    /// Milliseconds that the host is busy with a step: those in which it waits for no number.
-    pub host_ms_per_step: f64,
     /// Operations a second, in billions, by [`PerToken::palm`].
     pub palm_gflops: f64,
     /// By [`PerToken::causal`].
@@ -57,7 +55,6 @@ impl Gpu {
             kernels_per_step: each(now.kernels, then.kernels),
             products_per_step: each(now.products, then.products),
             copies_per_step: each(now.copies, then.copies),
-            host_ms_per_step: laps.host_ms_per_step(),
             palm_gflops: palm,
             causal_gflops: rate(per_token.causal),
             ceiling_gflops: ceiling,

@@ -8,6 +8,7 @@ pub mod parity;
 pub mod setup;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use self::exchange::Folder;
 use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
+use crate::model::collective::Seat;
 use crate::model::flops::{Flops, PerToken};
 #[cfg(feature = "cuda")]
 use crate::model::ops::cuda::examine;
@@ -22,9 +24,10 @@ use crate::model::precision::Precision;
 use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
-use crate::train::freeze;
 use crate::train::kernels::{self, Choice, Refused, Wish};
+use crate::train::ranks::Ranks;
 use crate::train::step::{self, Begun, Learner, Trouble};
+use crate::train::{freeze, ranks};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -42,8 +45,8 @@ pub struct Options {
     pub warm: u64,
     /// Whether to measure what the machine's matrix product could do.
     pub ceiling: bool,
-    /// Where to train.
-    pub device: Device,
+    /// Where to train: the device of each rank.
+    pub devices: Vec<Device>,
     /// Which form of the operations runs, as [`model::kernels`] names them.
     pub kernels: String,
 }
@@ -53,6 +56,8 @@ pub struct Options {
 pub struct Report {
     /// Threads that compute.
     pub threads: usize,
+    /// Devices, or parts of the CPU, that share each global batch.
+    pub ranks: usize,
     /// Parameters of the model.
     pub parameters: usize,
     /// Positions a step, padding included.
@@ -92,6 +97,8 @@ pub struct Report {
     pub kernels: String,
     /// How that was decided, where there was something to decide.
     pub kernels_note: Option<String>,
+    /// Milliseconds in which the host queues a step, or computes it, on average.
+    pub host_ms_per_step: f64,
     /// The GPU, where there is one.
     #[cfg(feature = "cuda")]
     pub gpu: Option<gpu::Gpu>,
@@ -152,6 +159,9 @@ pub enum Error {
         #[source]
         source: Trouble,
     },
+    /// Ranks could not go on together.
+    #[error(transparent)]
+    Ranks(#[from] ranks::Error),
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
     Toml(#[source] toml::ser::Error),
@@ -195,10 +205,20 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     if steps <= warm {
         return Err(Error::Short { steps, warm });
     }
+    let ranks = Ranks::start(&options.devices)?;
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
-    let batches = setup.batches(exchange.as_ref())?;
-    let (mut learner, kernels_note) =
-        learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let batches = setup.batches(exchange.as_ref(), ranks.len())?.into_iter();
+    let batches: Vec<_> = batches.map(Arc::new).collect();
+    let setup = Arc::new(setup);
+    let first = options
+        .devices
+        .first()
+        .cloned()
+        .unwrap_or_else(Device::flex);
+    let choice = chosen(&setup, &first, &options.kernels)?;
+    let (mine, kernels) = (setup.clone(), choice.kernels);
+    let make = move |device: &Device| learner(&mine, exchange.as_ref(), device, kernels);
+    let mut learner = ranks.seat(make(&first)?, make)?;
     let precision = match learner.model.kernels() {
         Kernels::Fused(precision) => precision,
         _ => Precision::Single,
@@ -218,7 +238,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         if let Some(folder) = &options.dump {
             exchange::write_batch(folder, batch)?;
         }
-        laps.step(&mut learner, batch, &setup, warm)?;
+        laps.step((&ranks, &mut learner), batch, &setup, warm)?;
     }
     laps.finish()?;
     if let Some(folder) = &options.dump {
@@ -227,8 +247,9 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let report = laps.report(&setup, &learner, &batches, ceiling);
     Ok(Report {
         memory_before_bytes,
+        ranks: ranks.len(),
         kernels: format!("{:?}", learner.model.kernels()),
-        kernels_note,
+        kernels_note: choice.note,
         #[cfg(feature = "cuda")]
         gpu: {
             let peak = setup.train.peak_gflops;
@@ -239,27 +260,30 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     })
 }
 
+/// Whose operations run.
+fn chosen(setup: &Setup, device: &Device, kernels: &str) -> Result<Choice, Error> {
+    Ok(match model::kernels(kernels, device, &setup.config)? {
+        Some(kernels) => Choice {
+            kernels,
+            note: None,
+        },
+        None => kernels::choose(Wish::Auto, device, &setup.config, &setup.train)?,
+    })
+}
+
 /// A learner before its first step.
 fn learner(
     setup: &Setup,
     exchange: Option<&Folder>,
     device: &Device,
-    kernels: &str,
-) -> Result<(Learner, Option<String>), Error> {
-    let model = setup.model(exchange, device)?;
-    let choice = match model::kernels(kernels, device, &model.config)? {
-        Some(kernels) => Choice {
-            kernels,
-            note: None,
-        },
-        None => kernels::choose(Wish::Auto, device, &model.config, &setup.train)?,
-    };
-    let model = model.with_kernels(choice.kernels);
+    kernels: Kernels,
+) -> Result<Learner, Error> {
+    let model = setup.model(exchange, device)?.with_kernels(kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
     };
-    Ok((Learner::new(model, device), choice.note))
+    Ok(Learner::new(model, device))
 }
 
 fn dump_before(
@@ -270,7 +294,9 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
+    let alone = Seat::alone(&learner.model.device());
+    let gradients = step::gradients(&learner.model, first, &setup.train, &alone);
+    let (_, gradients) = gradients.map_err(ranks::Error::from)?;
     let values: Vec<_> = gradients.iter().map(model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -300,30 +326,34 @@ struct Laps {
     took: Vec<Took>,
     /// The last step, where a device may still be computing it.
     begun: Option<Begun>,
-    /// Milliseconds in which the host queued each timed step.
-    #[cfg(feature = "cuda")]
+    /// Milliseconds in which the host queued each timed step, or computed it.
     host_ms: Vec<f64>,
 }
 
 impl Laps {
     fn step(
         &mut self,
-        learner: &mut Learner,
-        batch: &GlobalBatch,
-        setup: &Setup,
+        (ranks, learner): (&Ranks, &mut Learner),
+        batch: &Arc<GlobalBatch>,
+        setup: &Arc<Setup>,
         warm: u64,
     ) -> Result<(), Error> {
+        let (batch, setup) = (batch.clone(), setup.clone());
         let first = learner.step == 0;
+        let begin = move |learner: &mut Learner| learner.begin(&batch, &setup.train);
         let (done, took) = clock::measure_all(|| {
-            let (begun, _queued) = clock::measure(|| learner.begin(batch, &setup.train));
-            #[cfg(feature = "cuda")]
-            if warm < learner.step {
-                self.host_ms.push(_queued.wall_seconds * 1e3);
-            }
-            let begun = begun.map_err(|source| Error::NonFinite {
+            let (begun, queued) = clock::measure(|| ranks.all(learner, begin));
+            let (begun, others) = begun?;
+            let failed = |source| Error::NonFinite {
                 step: learner.step + 1,
                 source,
-            })?;
+            };
+            let begun = begun.map_err(failed)?;
+            // What the others' numbers say is what the first's do.
+            drop(others);
+            if warm < learner.step {
+                self.host_ms.push(queued.wall_seconds * 1e3);
+            }
             // As in a run, a device computes a step while the next is queued.
             let waits = first || begun.is_known();
             if let Some(before) = self.begun.replace(begun) {
@@ -358,8 +388,7 @@ impl Laps {
         Ok(())
     }
 
-    /// Milliseconds in which the host queued a timed step, on average.
-    #[cfg(feature = "cuda")]
+    /// Milliseconds in which the host queued a timed step, or computed it, on average.
     fn host_ms_per_step(&self) -> f64 {
         self.host_ms.iter().sum::<f64>() / self.host_ms.len().max(1) as f64
     }
@@ -368,7 +397,7 @@ impl Laps {
         &self,
         setup: &Setup,
         learner: &Learner,
-        batches: &[GlobalBatch],
+        batches: &[Arc<GlobalBatch>],
         ceiling: Option<f64>,
     ) -> Report {
         let n = self.took.len() as f64;
@@ -389,6 +418,7 @@ impl Laps {
         let mean = |sum: u64| sum as f64 / learner.step as f64;
         Report {
             threads: rayon::current_num_threads(),
+            ranks: 1,
             parameters: learner.model.n_parameters(),
             tokens_per_step: tokens,
             real_per_step: mean(learner.totals.real),
@@ -409,6 +439,7 @@ impl Laps {
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,
+            host_ms_per_step: self.host_ms_per_step(),
             kernels: String::new(),
             kernels_note: None,
             #[cfg(feature = "cuda")]
@@ -420,7 +451,7 @@ impl Laps {
 }
 
 /// Positions of a step and of a row, of the first batch.
-fn size(batches: &[GlobalBatch]) -> (u64, usize) {
+fn size(batches: &[Arc<GlobalBatch>]) -> (u64, usize) {
     let micro = batches
         .iter()
         .take(1)

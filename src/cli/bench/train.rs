@@ -39,7 +39,8 @@ pub struct Train {
     /// Measure this machine's matrix product first, and tell what share of it training reaches
     #[arg(long)]
     pub ceiling: bool,
-    /// Where to train: auto, cpu or cuda:<index>
+    /// Where to train: auto, cpu, cuda:<index>; or several that share each batch: cuda:0,1,
+    /// cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
@@ -133,7 +134,7 @@ mod with_training {
             dump: args.dump.clone(),
             warm: args.warm,
             ceiling: args.ceiling,
-            device: model::device(&args.device)?,
+            devices: model::devices(&args.device)?,
             kernels: args.kernels.clone(),
         })?;
         match ui.format() {
@@ -165,11 +166,15 @@ mod with_training {
 
     fn text(report: &Report) -> String {
         let mut text = format!(
-            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}\n",
+            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}{}\n",
             grouped(report.parameters as u64),
             grouped(report.tokens_per_step),
             report.scored_per_step,
             report.threads,
+            match report.ranks {
+                1 => String::new(),
+                ranks => format!(", ranks: {ranks}"),
+            },
         );
         text += &format!(
             "{NAME}step{NAME:#}    {:.2} ms ({:.2} to {:.2}; the first {:.2}): {:.0} positions a second\n",
@@ -273,6 +278,7 @@ mod with_training {
                     "give a lower `--warm` or `--set pretrain.train.steps=N`".into()
                 }
                 Self::Steps { found } => format!("`--set pretrain.train.steps={found}`"),
+                Self::Ranks(error) => error.hint().into(),
                 Self::Exchange(_) => {
                     "`pausedata bench parity --help` says what a folder holds".into()
                 }

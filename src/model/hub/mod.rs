@@ -221,8 +221,8 @@ impl Dialect {
                 }
             }
             (Positions::Learned, Norm::LayerNorm, Activation::Gelu) => {
-                let gpt2 = config.bias && config.n_heads == config.n_kv_heads;
-                match gpt2 && !config.qk_norm && !window {
+                let heads = config.n_heads == config.n_kv_heads && config.head_dim.is_none();
+                match heads && config.bias && !config.qk_norm && !window {
                     true => Self::Gpt2,
                     false => Self::Own,
                 }

@@ -127,16 +127,16 @@ fn names(
         }),
         (Dialect::Llama | Dialect::Mistral | Dialect::Qwen2 | Dialect::Qwen3, _) => {
             let at = |name: &str| format!("model.layers.{block}.{name}.{kind}");
-            let d = config.d_model;
-            let end = d + config.n_kv_heads * (d / config.n_heads.max(1));
-            let (values, ff) = (2 * end - d, config.d_ff);
+            let (queries, ff) = (config.query_width(), config.d_ff);
+            let end = queries + config.key_width();
+            let values = end + config.key_width();
             match layer {
                 "token" => all("model.embed_tokens.weight".to_owned()),
                 "norm" => all(format!("model.norm.{kind}")),
                 "norm1" => all(at("input_layernorm")),
                 "qkv" => vec![
-                    (at("self_attn.q_proj"), Some(0..d)),
-                    (at("self_attn.k_proj"), Some(d..end)),
+                    (at("self_attn.q_proj"), Some(0..queries)),
+                    (at("self_attn.k_proj"), Some(queries..end)),
                     (at("self_attn.v_proj"), Some(end..values)),
                 ],
                 "q_norm" | "k_norm" => all(at(&format!("self_attn.{layer}"))),

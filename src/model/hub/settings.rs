@@ -104,7 +104,7 @@ pub fn write(config: &Config, precision: Precision) -> Result<Value, Error> {
             "num_hidden_layers": config.n_layers,
             "num_attention_heads": config.n_heads,
             "num_key_value_heads": config.n_kv_heads,
-            "head_dim": config.d_model / config.n_heads.max(1),
+            "head_dim": config.head(),
             "max_position_embeddings": config.context,
             "rms_norm_eps": config.norm_eps,
             "rope_theta": config.rope_theta,
@@ -116,7 +116,7 @@ pub fn write(config: &Config, precision: Precision) -> Result<Value, Error> {
     if let Some(object) = value.as_object_mut() {
         let mut insert = |key: &str, value: Value| object.insert(key.to_owned(), value);
         if let Some(scaling) = config.rope_scaling {
-            insert("rope_scaling", llama3(scaling));
+            insert("rope_scaling", scaled(scaling));
         }
         if let Some(window) = config.window.filter(|_| dialect.has_llama_names()) {
             insert("sliding_window", json!(window));
@@ -134,14 +134,40 @@ pub fn write(config: &Config, precision: Precision) -> Result<Value, Error> {
     Ok(value)
 }
 
-fn llama3(scaling: RopeScaling) -> Value {
-    json!({
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_context,
-    })
+/// The scaling of angles in the words of `transformers`.
+fn scaled(scaling: RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_context,
+        }),
+        RopeScaling::Linear { linear } => json!({ "rope_type": "linear", "factor": linear }),
+        RopeScaling::Dynamic { dynamic } => json!({ "rope_type": "dynamic", "factor": dynamic }),
+        RopeScaling::Yarn {
+            yarn,
+            amplitude,
+            beta_fast,
+            beta_slow,
+            truncate,
+            original_context,
+        } => json!({
+            "rope_type": "yarn",
+            "factor": yarn,
+            "attention_factor": amplitude,
+            "beta_fast": beta_fast,
+            "beta_slow": beta_slow,
+            "truncate": truncate,
+            "original_max_position_embeddings": original_context,
+        }),
+    }
 }
 
 /// The shape that our own `pausedata` object says, or where there is none, what
@@ -176,16 +202,14 @@ pub fn read_foreign(text: &str, ignore: &[String]) -> Result<Config, Error> {
             qkv_bias: true,
             ..qwen(&mut keys)?
         },
-        Some("qwen3") => Config {
-            qk_norm: true,
-            ..qwen(&mut keys)?
-        },
+        Some("qwen3") => qwen3(&mut keys)?,
         Some("gpt2") => gpt2(&mut keys)?,
         _ => {
             keys.expect("model_type", |_| false)?;
             return Err(Error::Key { key: "model_type" });
         }
     };
+    let config = config.plainly();
     keys.layer_types(config.window.is_some())?;
     keys.check_all_read(ignore)?;
     check(&config)?;
@@ -227,26 +251,40 @@ fn qwen(keys: &mut Keys<'_>) -> Result<Config, Error> {
     })
 }
 
+fn qwen3(keys: &mut Keys<'_>) -> Result<Config, Error> {
+    let config = qwen(keys)?;
+    Ok(Config {
+        qk_norm: true,
+        // `transformers` takes no other where a file says none.
+        head_dim: match keys.found("head_dim") {
+            Value::Null => Some(128),
+            _ => config.head_dim,
+        },
+        ..config
+    })
+}
+
 /// What Llama, Mistral and Qwen have in common.
 fn rotary(keys: &mut Keys<'_>) -> Result<Config, Error> {
     let d_model = keys.size("hidden_size")?;
     let n_heads = keys.size("num_attention_heads")?;
     keys.expect("hidden_act", |found| *found == json!("silu"))?;
-    let head = d_model / n_heads.max(1);
-    keys.expect("head_dim", |found| found.is_null() || *found == json!(head))?;
+    let head_dim = keys.optional_size("head_dim")?;
     keys.expect("partial_rotary_factor", |found| {
         found.is_null() || found.as_f64() == Some(1.0)
     })?;
-    let (rope_theta, rope_scaling) = keys.angles()?;
+    let context = keys.size("max_position_embeddings")?;
+    let (rope_theta, rope_scaling) = keys.angles(context)?;
     Ok(Config {
         vocab_size: keys.size("vocab_size")?,
-        context: keys.size("max_position_embeddings")?,
+        context,
         n_layers: keys.size("num_hidden_layers")?,
         n_heads,
         n_kv_heads: keys
             .optional_size("num_key_value_heads")?
             .unwrap_or(n_heads),
         d_model,
+        head_dim,
         d_ff: keys.size("intermediate_size")?,
         positions: Positions::Rope,
         rope_theta,
@@ -281,6 +319,7 @@ fn gpt2(keys: &mut Keys<'_>) -> Result<Config, Error> {
         n_heads,
         n_kv_heads: n_heads,
         d_model,
+        head_dim: None,
         d_ff: keys.optional_size("n_inner")?.unwrap_or(4 * d_model),
         positions: Positions::Learned,
         rope_theta: 10_000.0,
@@ -305,6 +344,8 @@ fn check(config: &Config) -> Result<(), Error> {
         ("vocab_size", config.vocab_size, 1 << 30),
         ("d_model", config.d_model, 1 << 30),
         ("d_ff", config.d_ff, 1 << 30),
+        ("n_heads", config.n_heads, 1 << 20),
+        ("head_dim", config.head_dim.unwrap_or(1), 1 << 20),
         ("window", config.window.unwrap_or(1), 1 << 30),
         ("context", config.context, 1 << 22),
         ("n_layers", config.n_layers, 1 << 14),
@@ -372,7 +413,7 @@ impl Keys<'_> {
 
     /// The base of the rotary angles and how they are scaled, as old files say it, in two
     /// keys, or new ones, in one object.
-    fn angles(&mut self) -> Result<(f64, Option<RopeScaling>), Error> {
+    fn angles(&mut self, context: usize) -> Result<(f64, Option<RopeScaling>), Error> {
         let theta = self.found("rope_theta").as_f64();
         let both = self.found("rope_parameters").clone();
         let (key, scaling) = match self.found("rope_scaling").clone() {
@@ -381,7 +422,10 @@ impl Keys<'_> {
         };
         let nested = |from: &Value| from.get("rope_theta").and_then(Value::as_f64);
         let theta = theta.or(nested(&both)).or(nested(&scaling));
-        Ok((theta.unwrap_or(10_000.0), rope_scaling(key, &scaling)?))
+        Ok((
+            theta.unwrap_or(10_000.0),
+            rope_scaling(key, &scaling, context)?,
+        ))
     }
 
     /// Layers are all of one kind.
@@ -412,53 +456,120 @@ impl Keys<'_> {
     }
 }
 
-fn rope_scaling(key: &'static str, value: &Value) -> Result<Option<RopeScaling>, Error> {
+/// Keys that every kind of scaling may have beside its own.
+const ANGLES: [&str; 3] = ["rope_type", "type", "rope_theta"];
+
+/// The scaling of angles that an object says, of a model with a context.
+fn rope_scaling(
+    key: &'static str,
+    value: &Value,
+    context: usize,
+) -> Result<Option<RopeScaling>, Error> {
     let kind = value.get("rope_type").or(value.get("type"));
-    let refuse = || Error::Unsupported {
+    let scaling = Scaling { value, context };
+    let found = match kind.and_then(Value::as_str) {
+        None if value.is_null() => return Ok(None),
+        // In a `rope_parameters` of nothing else.
+        None | Some("default") if scaling.knows(&[]) => return Ok(None),
+        Some("llama3") => scaling.llama3(),
+        Some("linear") => scaling
+            .factor_alone()
+            .map(|linear| RopeScaling::Linear { linear }),
+        Some("dynamic") => scaling
+            .factor_alone()
+            .map(|dynamic| RopeScaling::Dynamic { dynamic }),
+        Some("yarn") => scaling.yarn(),
+        _ => None,
+    };
+    found.map(Some).ok_or_else(|| Error::Unsupported {
         key: key.into(),
         found: value.to_string(),
-    };
-    let known = |keys: &[&str]| {
-        let object = value.as_object();
-        let mut names = object.iter().flat_map(|object| object.iter());
-        names.all(|(name, value)| keys.contains(&name.as_str()) || is_off(value))
-    };
-    let number = |key: &str| value.get(key).and_then(Value::as_f64);
-    match kind.and_then(Value::as_str) {
-        None if value.is_null() => Ok(None),
-        // In a `rope_parameters` of nothing else.
-        None | Some("default") if known(&["rope_type", "type", "rope_theta"]) => Ok(None),
-        Some("llama3") => {
-            let context = number("original_max_position_embeddings");
-            let keys = [
-                "rope_type",
-                "type",
-                "rope_theta",
-                "factor",
-                "low_freq_factor",
-                "high_freq_factor",
-                "original_max_position_embeddings",
-            ];
-            let whole = |context: f64| context.fract() == 0.0 && context < 2f64.powi(30);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "whole and small; negative numbers become 0, which is refused"
-            )]
-            let context = context
-                .filter(|context| whole(*context))
-                .map(|x| x as usize);
-            let scaling = || {
-                Some(RopeScaling {
-                    factor: number("factor")?,
-                    low_freq_factor: number("low_freq_factor")?,
-                    high_freq_factor: number("high_freq_factor")?,
-                    original_context: context?,
-                })
-            };
-            let scaling = scaling().filter(|_| known(&keys));
-            scaling.map(Some).ok_or_else(refuse)
+    })
+}
+
+/// An object that says how angles are scaled; nothing is found where a key is not known.
+struct Scaling<'a> {
+    value: &'a Value,
+    context: usize,
+}
+
+impl Scaling<'_> {
+    /// Whether all keys are these or such as every kind has.
+    fn knows(&self, keys: &[&str]) -> bool {
+        let mut names = self.value.as_object().into_iter().flatten();
+        names.all(|(name, value)| {
+            let name = name.as_str();
+            keys.contains(&name) || ANGLES.contains(&name) || is_off(value)
+        })
+    }
+
+    /// What a key says; `Some(None)` where it says nothing, and `None` where no number.
+    fn number(&self, key: &str) -> Option<Option<f64>> {
+        match self.value.get(key) {
+            None | Some(Value::Null) => Some(None),
+            Some(found) => found.as_f64().map(Some),
         }
-        _ => Err(refuse()),
+    }
+
+    fn original_context(&self) -> Option<usize> {
+        let Some(context) = self.number("original_max_position_embeddings")? else {
+            return Some(self.context);
+        };
+        let whole = context.fract() == 0.0 && (0.0..2f64.powi(30)).contains(&context);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole, and not negative"
+        )]
+        whole.then_some(context as usize)
+    }
+
+    fn factor_alone(&self) -> Option<f64> {
+        self.knows(&["factor"]).then(|| self.number("factor"))??
+    }
+
+    fn llama3(&self) -> Option<RopeScaling> {
+        let numbers = ["factor", "low_freq_factor", "high_freq_factor"];
+        let known = [&numbers[..], &["original_max_position_embeddings"]].concat();
+        let [factor, low_freq_factor, high_freq_factor] = numbers.map(|key| self.number(key));
+        self.knows(&known).then_some(RopeScaling::Llama3 {
+            factor: factor??,
+            low_freq_factor: low_freq_factor??,
+            high_freq_factor: high_freq_factor??,
+            original_context: self.original_context()?,
+        })
+    }
+
+    fn yarn(&self) -> Option<RopeScaling> {
+        let known = [
+            "factor",
+            "attention_factor",
+            "mscale",
+            "mscale_all_dim",
+            "beta_fast",
+            "beta_slow",
+            "truncate",
+            "original_max_position_embeddings",
+        ];
+        // As in Python, where nothing and 0 are one.
+        let stated = |key: &str| Some(self.number(key)?.filter(|number| *number != 0.0));
+        let factor = self.number("factor")??;
+        let usual = |weight: f64| RopeScaling::yarn_amplitude(factor, weight);
+        let amplitude = match (stated("mscale")?, stated("mscale_all_dim")?) {
+            (Some(above), Some(below)) => usual(above) / usual(below),
+            _ => usual(1.0),
+        };
+        let truncate = match self.value.get("truncate") {
+            None => true,
+            Some(found) => found.as_bool()?,
+        };
+        self.knows(&known).then_some(RopeScaling::Yarn {
+            yarn: factor,
+            amplitude: self.number("attention_factor")?.unwrap_or(amplitude),
+            beta_fast: stated("beta_fast")?.unwrap_or(32.0),
+            beta_slow: stated("beta_slow")?.unwrap_or(1.0),
+            truncate,
+            original_context: self.original_context()?,
+        })
     }
 }

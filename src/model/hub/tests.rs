@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::super::config::{Attention, Config};
+use super::super::config::{Attention, Config, RopeScaling};
 use super::super::{Device, Model, testing};
 use super::tensors::{Draft, Precision, assemble};
 use super::{Error, read, to_hub};
@@ -48,13 +48,21 @@ fn foreign_configurations_are_understood_without_our_object() {
         window: Some(7),
         ..testing::llama()
     };
+    let scaled = |scaling| Config {
+        head_dim: Some(8),
+        rope_scaling: Some(scaling),
+        ..testing::llama()
+    };
     for config in [
         testing::llama(),
         testing::gpt2(),
         testing::qwen2(),
         testing::qwen3(),
+        testing::wide(),
         biased,
         mistral,
+        scaled(RopeScaling::Linear { linear: 2.5 }),
+        scaled(RopeScaling::Dynamic { dynamic: 2.0 }),
     ] {
         let values = values(&config);
         let (mut json, bytes) = to_hub(&values, &config).unwrap();
@@ -63,6 +71,42 @@ fn foreign_configurations_are_understood_without_our_object() {
         assert_eq!(found, config);
         assert!(back == values);
     }
+}
+
+/// What files leave out is as `transformers` has it.
+#[test]
+fn yarn_is_understood_in_all_its_words() {
+    let config = testing::wide();
+    let (mut json, bytes) = to_hub(&values(&config), &config).unwrap();
+    json.as_object_mut().unwrap().remove("pausedata").unwrap();
+    let mut with = |scaling: Value| {
+        json["rope_scaling"] = scaling;
+        let (found, _) = from_hub(&json.to_string(), &bytes).unwrap();
+        let Some(RopeScaling::Yarn {
+            amplitude,
+            beta_fast,
+            truncate,
+            original_context,
+            ..
+        }) = found.rope_scaling
+        else {
+            panic!("{found:?}")
+        };
+        (amplitude, beta_fast, truncate, original_context)
+    };
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    let found = with(json!({"type": "yarn", "factor": 4.0}));
+    assert_eq!(found, (usual, 32.0, true, config.context));
+    let found = with(json!({
+        "rope_type": "yarn", "factor": 4.0, "beta_fast": 16, "truncate": false,
+        "original_max_position_embeddings": 40, "attention_factor": 1.5, "mscale": 2.0,
+    }));
+    assert_eq!(found, (1.5, 16.0, false, 40));
+    let found = with(json!({
+        "rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": null,
+    }));
+    let scaled = usual / (0.05 * 4f64.ln() + 1.0);
+    assert!((found.0 - scaled).abs() < 1e-12 && found.1 == 32.0);
 }
 
 #[test]
@@ -134,6 +178,20 @@ fn what_does_not_fit_is_named() {
             "rope_parameters",
             json!({"rope_type": "yarn", "rope_theta": 1e4}),
         ),
+        with(
+            "rope_scaling",
+            json!({"rope_type": "longrope", "factor": 2.0}),
+        ),
+        with(
+            "rope_scaling",
+            json!({"rope_type": "linear", "factor": 2.0, "mscale": 1.0}),
+        ),
+        with(
+            "rope_scaling",
+            json!({"rope_type": "linear", "factor": 0.0}),
+        ),
+        with("head_dim", json!(7)),
+        with("head_dim", json!(8)),
         with("tie_word_embeddings", json!(true)),
         with("vocab_size", json!(38)),
         with("num_hidden_layers", json!(1 << 20)),

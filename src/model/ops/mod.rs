@@ -102,7 +102,7 @@ pub struct Shape {
 impl Shape {
     /// What a configuration says, with its tables.
     pub fn new(config: &Config) -> Self {
-        let head = config.d_model / config.n_heads.max(1);
+        let head = config.head();
         #[expect(
             clippy::cast_possible_truncation,
             reason = "the model computes in single precision"
@@ -134,6 +134,16 @@ impl Shape {
     /// Query heads that share a key and value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads.max(1)
+    }
+
+    /// Query columns, and columns of what attention returns.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head
+    }
+
+    /// Key columns, and value columns.
+    pub fn key_width(&self) -> usize {
+        self.kv_heads * self.head
     }
 
     /// Query, key and value columns together.

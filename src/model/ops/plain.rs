@@ -372,11 +372,11 @@ fn linear(
     })
 }
 
-/// `[n, (h + 2 kv) head]` to `[n, d]`.
+/// `[n, (h + 2 kv) head]` to `[n, h head]`.
 fn attention(qkv: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
     let (shape, Extent { rows, length }) = (&pass.shape, pass.extent);
     let n = rows * length;
-    let keys = shape.kv_heads * shape.head;
+    let (queries, keys) = (shape.query_width(), shape.key_width());
     let heads = |start: usize, count: usize| {
         qkv.clone()
             .slice([0..n, start..start + count * shape.head])
@@ -389,15 +389,15 @@ fn attention(qkv: Tensor<2>, params: &Tensor<1>, pass: &Pass) -> Tensor<2> {
         Some(params.clone().slice([range]).reshape([1, 1, 1, shape.head]))
     };
     let query = level(heads(0, shape.heads), gain(0), shape);
-    let key = level(heads(shape.d, shape.kv_heads), gain(1), shape);
+    let key = level(heads(queries, shape.kv_heads), gain(1), shape);
     let (query, key) = (rotate(query, pass), share(rotate(key, pass), shape));
-    let value = share(heads(shape.d + keys, shape.kv_heads), shape);
+    let value = share(heads(queries + keys, shape.kv_heads), shape);
     let scores = query.matmul(key.transpose()) / (shape.head as f64).sqrt();
     let unseen = unseen(pass, &scores.device());
     softmax(scores + unseen, 3)
         .matmul(value)
         .swap_dims(1, 2)
-        .reshape([n, shape.d])
+        .reshape([n, queries])
 }
 
 /// Each head by its root mean square, where it has a gain.

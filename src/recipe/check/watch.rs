@@ -20,15 +20,10 @@ pub(super) fn check(at: &At, stage: &Stage, train: &Train) -> Outcome {
     if let Some(ema) = train.ema {
         at.below_one("ema", ema)?;
     }
-    if train.freeze.is_some() || train.lora.is_some() {
-        let whole = "needs a training of all weights";
-        let hint = "leave it out, or `freeze` and `lora`";
-        if train.optimizer == Optimizer::Muon {
-            return Err(at.fail("optimizer", whole).hint(hint));
-        }
-        if train.ema.is_some() {
-            return Err(at.fail("ema", whole).hint(hint));
-        }
+    if train.freeze.is_some() && train.lora.is_none() && train.optimizer == Optimizer::Muon {
+        let problem = "moves matrices, and `freeze` leaves none to train";
+        let finding = at.fail("optimizer", problem);
+        return Err(finding.hint("leave it out, or set `lora` beside `freeze`"));
     }
     if let Some(early) = &train.early_stopping {
         if train.validate_every == 0 {

@@ -44,6 +44,7 @@ fn manifest(spec: &ShardSpec) -> Manifest {
             digest: spec.tokenizer,
             vocab_size: spec.vocab_size,
             reserved: spec.reserved,
+            begin: None,
         },
         id_width: spec.id_width,
         shard_format: spec.format,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::lora::{Lora, Target};
 use crate::model::peft;
+use crate::recipe::Optimizer;
 
 /// A job that adapts the model of another run's folder.
 fn adapting(data: &Path, folder: &Path, before: &Path) -> Job {
@@ -57,6 +58,89 @@ fn adapters_are_trained_and_resumed_to_the_bit() {
     assert!(!checkpoint.read(&name).unwrap().is_empty());
     let resumed = start::resumed(&job, &checkpoint).unwrap();
     assert!(resumed.values() == end);
+}
+
+/// What is trained of a model may be moved by Muon and be averaged, alone or both.
+#[test]
+fn parts_moved_by_muon_and_averaged_are_resumed_to_the_bit() {
+    let [data, before] = folders();
+    finish(&job(data.path(), before.path()));
+    for (optimizer, ema, lora) in [
+        (Optimizer::Muon, None, true),
+        (Optimizer::Muon, Some(0.8), true),
+        (Optimizer::Adamw, Some(0.8), true),
+        (Optimizer::Adamw, Some(0.8), false),
+    ] {
+        let of = |folder: &Path, ema| {
+            let mut job = adapting(data.path(), folder, before.path());
+            job.train.lora = job.train.lora.filter(|_| lora);
+            (job.train.optimizer, job.train.ema) = (optimizer, ema);
+            job
+        };
+        let whole = tempfile::tempdir().unwrap();
+        finish(&of(whole.path(), ema));
+        let stopped = tempfile::tempdir().unwrap();
+        let again = of(stopped.path(), ema);
+        for step in [2, 7] {
+            let stop = Stop::default();
+            run(&again, &at(step, || stop.request()), &stop).unwrap();
+        }
+        let killer = at(9, || panic!("killed"));
+        catch_unwind(AssertUnwindSafe(|| run(&again, &killer, &Stop::default()))).unwrap_err();
+        finish(&again);
+        let case = format!("{optimizer:?}, {ema:?}, {lora}");
+        assert!(
+            traces(stopped.path()) == traces(whole.path()),
+            "{case} was resumed"
+        );
+
+        // Neither average nor weights moved what is frozen.
+        let latest = |folder: &Path| checkpoint::resolve(folder).unwrap();
+        let values = |folder: &Path| checkpoint::read_model(&latest(folder)).unwrap().1;
+        let (start, end) = (values(before.path()), values(whole.path()));
+        only_the_pause_moved(&again, &start[0], &end[0]);
+        let model = Model::from_values(&again.config, start.clone(), &Device::flex());
+        for ((group, start), end) in model.groups.iter().zip(&start).zip(&end).skip(1) {
+            for part in &group.parts {
+                let moved = start[part.range.clone()] != end[part.range.clone()];
+                let expected = lora && part.shape.len() == 2;
+                assert_eq!(moved, expected, "{case}: {}.{}", group.name, part.name);
+            }
+        }
+        let Some(_) = ema else { continue };
+        // What the run goes on with is what it would be without an average.
+        let alone = tempfile::tempdir().unwrap();
+        finish(&of(alone.path(), None));
+        let checkpoint = Checkpoint::open(&latest(whole.path())).unwrap();
+        let result = start::resumed(&again, &checkpoint).unwrap();
+        assert!(result.values() == end, "{case}");
+        let raw = start::raw(&again, &checkpoint, result).unwrap();
+        assert!(raw.values() == values(alone.path()), "{case}");
+        assert!(raw.values() != end, "{case}");
+    }
+}
+
+#[test]
+fn muon_makes_the_moves_of_adapters_orthogonal() {
+    let [data, before] = folders();
+    finish(&job(data.path(), before.path()));
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = adapting(data.path(), folder.path(), before.path());
+    job.train.optimizer = Optimizer::Muon;
+    finish(&job);
+    let latest = checkpoint::resolve(folder.path()).unwrap();
+    let bytes = fs::read(&latest.join(optimizer::FILE)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    // Adapters have no second moment, rows have one.
+    let zero = |name: &str| {
+        file.tensor(name)
+            .unwrap()
+            .data()
+            .iter()
+            .all(|byte| *byte == 0)
+    };
+    assert!(zero("adapter.0.second") && !zero("adapter.0.first"));
+    assert!(!zero("rows.second"));
 }
 
 #[test]

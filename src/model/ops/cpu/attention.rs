@@ -21,15 +21,16 @@ use crate::model::precision::Precision;
 /// Queries a block: small enough that half-empty blocks on the diagonal cost little.
 const QUERIES: usize = 64;
 
-/// Returns the attended values `[n, d]` and the logarithms `[rows, heads, length]`,
+/// Returns the attended values `[n, heads * head]` and the logarithms `[rows, heads, length]`,
 /// given query, key and value columns of every position.
 pub fn forward(qkv: &[f32], pass: &Pass, precision: Precision) -> (Buffer, Buffer) {
     let (shape, Extent { rows, length }) = (&*pass.shape, pass.extent);
-    let mut out = Buffer::new(rows * length * shape.d);
+    let width = shape.query_width();
+    let mut out = Buffer::new(rows * length * width);
     let mut logs = Buffer::new(rows * shape.heads * length);
     let tasks: Vec<_> = out
-        .chunks_exact_mut(length * shape.d)
-        .flat_map(|row| MatMut::new(row, length, shape.d).column_blocks(shape.group() * shape.head))
+        .chunks_exact_mut(length * width)
+        .flat_map(|row| MatMut::new(row, length, width).column_blocks(shape.group() * shape.head))
         .zip(logs.chunks_exact_mut(shape.group() * length))
         .enumerate()
         .collect();
@@ -63,8 +64,8 @@ pub fn backward(saved: &Saved<'_>, d_out: &[f32], pass: &Pass) -> Buffer {
         .chunks_exact_mut(length * shape.qkv_width())
         .flat_map(|row| {
             let all = MatMut::new(row, length, shape.qkv_width());
-            let (queries, rest) = all.split_columns(shape.d);
-            let (keys, values) = rest.split_columns(shape.kv_heads * shape.head);
+            let (queries, rest) = all.split_columns(shape.query_width());
+            let (keys, values) = rest.split_columns(shape.key_width());
             let queries = queries.column_blocks(shape.group() * shape.head);
             let pairs = keys.column_blocks(shape.head).into_iter();
             queries
@@ -171,12 +172,12 @@ impl<'a> Row<'a> {
     }
 
     fn key(&self) -> Mat<'a> {
-        self.columns(self.shape.d + self.pair * self.shape.head)
+        self.columns(self.shape.query_width() + self.pair * self.shape.head)
     }
 
     fn value(&self) -> Mat<'a> {
-        let keys = self.shape.kv_heads * self.shape.head;
-        self.columns(self.shape.d + keys + self.pair * self.shape.head)
+        let before = self.shape.query_width() + self.shape.key_width();
+        self.columns(before + self.pair * self.shape.head)
     }
 
     fn scale(&self) -> f32 {
@@ -185,12 +186,12 @@ impl<'a> Row<'a> {
 
     fn saved_head(&self, saved: &Saved<'a>, d_out: &'a [f32], index: usize) -> SavedHead<'a> {
         let head = self.pair * self.shape.group() + index;
-        let (d, length) = (self.shape.d, self.length);
-        let span = self.row * length * d..(self.row + 1) * length * d;
+        let (width, length) = (self.shape.query_width(), self.length);
+        let span = self.row * length * width..(self.row + 1) * length * width;
         let columns = head * self.shape.head..(head + 1) * self.shape.head;
         let of = |all: &'a [f32]| {
             let row = all.get(span.clone()).unwrap_or_default();
-            Mat::new(row, length, d).columns(columns.clone())
+            Mat::new(row, length, width).columns(columns.clone())
         };
         let start = (self.row * self.shape.heads + head) * length;
         SavedHead {

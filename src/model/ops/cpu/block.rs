@@ -157,7 +157,7 @@ fn run(x: &[f32], params: Params<'_>, pass: &Pass, y: Option<&mut [f32]>) -> Sav
         .zip(up.par_chunks_mut(TOKENS * width))
         .zip(
             x.par_chunks(TOKENS * d)
-                .zip(attended.par_chunks(TOKENS * d)),
+                .zip(attended.par_chunks(TOKENS * shape.query_width())),
         )
         .for_each(|(((y, middle), up), (x, attended))| {
             middle.copy_from_slice(x);
@@ -217,7 +217,8 @@ pub fn backward(
 fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffer>) {
     let shape = &*pass.shape;
     let (d, width) = (shape.d, shape.qkv_width());
-    let rotated = shape.d + shape.kv_heads * shape.head;
+    let queries = shape.query_width();
+    let rotated = queries + shape.key_width();
     let n = pass.extent.positions();
     let mut qkv = Buffer::new(n * width);
     let kept = if layers.qk_norm.is_some() { rotated } else { 0 };
@@ -236,11 +237,11 @@ fn project(x: &[f32], layers: &Layers<'_>, pass: &Pass) -> (Buffer, Option<Buffe
             let mut hidden = Buffer::new(x.len());
             layers.norm1.forward(x, &mut hidden);
             layers.qkv.apply(&hidden, qkv, Onto::Nothing);
-            if let Some([queries, keys]) = &layers.qk_norm {
+            if let Some([query_norm, key_norm]) = &layers.qk_norm {
                 for (row, raw) in qkv.chunks_exact_mut(width).zip(raw.chunks_exact_mut(kept)) {
                     raw.copy_from_slice(&row[..kept]);
-                    queries.forward(&raw[..d], &mut row[..d]);
-                    keys.forward(&raw[d..], &mut row[d..kept]);
+                    query_norm.forward(&raw[..queries], &mut row[..queries]);
+                    key_norm.forward(&raw[queries..], &mut row[queries..kept]);
                 }
             }
             if let Some(rope) = &shape.rope {
@@ -261,11 +262,11 @@ fn backward_heads(
     shape: &Shape,
     parts: &mut Parts<'_>,
 ) {
-    let Some([queries, keys]) = &layers.qk_norm else {
+    let Some([query_norm, key_norm]) = &layers.qk_norm else {
         return;
     };
-    let (d, width) = (shape.d, shape.qkv_width());
-    let kept = d + shape.kv_heads * shape.head;
+    let (queries, width) = (shape.query_width(), shape.qkv_width());
+    let kept = queries + shape.key_width();
     let mut norms = Partials::new(raw.len() / kept, 2 * shape.head);
     d_qkv
         .par_chunks_mut(TOKENS * width)
@@ -277,8 +278,11 @@ fn backward_heads(
             for (row, raw) in d_qkv.chunks_exact_mut(width).zip(raw.chunks_exact(kept)) {
                 dy.copy_from_slice(&row[..kept]);
                 row[..kept].fill(0.0);
-                queries.backward(&raw[..d], &dy[..d], &mut row[..d], d_queries);
-                keys.backward(&raw[d..], &dy[d..], &mut row[d..kept], d_keys);
+                let (raw_queries, raw_keys) = raw.split_at(queries);
+                let (dy_queries, dy_keys) = dy.split_at(queries);
+                let (row_queries, row_keys) = row[..kept].split_at_mut(queries);
+                query_norm.backward(raw_queries, dy_queries, row_queries, d_queries);
+                key_norm.backward(raw_keys, dy_keys, row_keys, d_keys);
             }
         });
     if let Some(own) = &mut parts.own {
@@ -297,7 +301,8 @@ fn backward_upper(
 ) -> (Vec<f32>, Buffer) {
     let (d, ff, width) = (shape.d, shape.d_ff, shape.block.up.outputs);
     let mut dx = buffer::array(dy.len());
-    let mut d_attended = Buffer::new(dy.len());
+    let queries = shape.query_width();
+    let mut d_attended = Buffer::new(dy.len() / d * queries);
     for start in (0..dy.len() / d).step_by(SPAN) {
         let end = (start + SPAN).min(dy.len() / d);
         let n = end - start;
@@ -307,7 +312,7 @@ fn backward_upper(
         let mut norms = Partials::new(n, layers.norm2.parameters());
         let outputs = dx[rows(d)]
             .par_chunks_mut(TOKENS * d)
-            .zip(d_attended[rows(d)].par_chunks_mut(TOKENS * d))
+            .zip(d_attended[rows(queries)].par_chunks_mut(TOKENS * queries))
             .zip(hidden.par_chunks_mut(TOKENS * d))
             .zip(active.par_chunks_mut(TOKENS * ff))
             .zip(d_up.par_chunks_mut(TOKENS * width))
@@ -333,7 +338,7 @@ fn backward_upper(
         });
         let up: Sides<'_> = (&hidden, &d_up);
         let down: Sides<'_> = (&active, &dy[rows(d)]);
-        let out: Sides<'_> = (&saved.attended[rows(d)], &dx[rows(d)]);
+        let out: Sides<'_> = (&saved.attended[rows(queries)], &dx[rows(d)]);
         if let Some(own) = &mut parts.own {
             norms.sum_into(own.norm2);
             let layout = &shape.block;

@@ -6,9 +6,9 @@
 )]
 
 use super::simd::vectorised;
-use crate::model::config::Config;
+use crate::model::config::{Config, RopeScaling};
 
-/// Cosines and sines of every angle of a context.
+/// Cosines and sines of every angle of a context, times the amplitude of the scaling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     cos: Vec<f32>,
@@ -19,9 +19,9 @@ pub struct Rope {
 /// Which way a vector turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// By the angle of its position, as in the forward pass.
+    /// By the angle of its position, as in the forward pass, and longer by the amplitude.
     Forward,
-    /// Back again, as a gradient does.
+    /// Back again, as a gradient does, which the amplitude makes longer too.
     Back,
 }
 
@@ -29,19 +29,22 @@ impl Rope {
     /// The table of a model's context for heads of `head` dimensions.
     pub fn new(config: &Config, head: usize) -> Self {
         let (context, half) = (config.context, head / 2);
+        let scaling = config.rope_scaling.as_ref();
+        let angles = scaling.map(|scaling| scaling.angles(config.rope_theta, half));
+        let amplitude = scaling.map_or(1.0, RopeScaling::amplitude);
         let angle = |index: usize| {
             let (position, pair) = (index / half, index % half);
-            let period = config.rope_theta.powf(pair as f64 / half as f64);
-            match config.rope_scaling {
-                Some(scaling) => position as f64 * scaling.scale(1.0 / period),
-                None => position as f64 / period,
+            match &angles {
+                Some(angles) => position as f64 * angles[pair],
+                None => position as f64 / config.rope_theta.powf(pair as f64 / half as f64),
             }
         };
         #[expect(
             clippy::cast_possible_truncation,
             reason = "cosines are rounded to the precision of the model"
         )]
-        let table = |f: fn(f64) -> f64| (0..context * half).map(|i| f(angle(i)) as f32).collect();
+        let single = |x: f64| (amplitude * x) as f32;
+        let table = |f: fn(f64) -> f64| (0..context * half).map(|i| single(f(angle(i)))).collect();
         Self {
             cos: table(f64::cos),
             sin: table(f64::sin),
@@ -92,7 +95,6 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::RopeScaling;
     use crate::model::testing::llama;
 
     fn of(context: usize) -> Config {
@@ -100,33 +102,29 @@ mod tests {
     }
 
     #[test]
-    fn scaling_slows_what_turns_slowly() {
-        let scaling = RopeScaling {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 4096,
-        };
-        let turning = |turns: f64| turns * std::f64::consts::TAU / 4096.0;
-        for (turns, kept) in [
-            (0.5, 0.125),
-            (1.0, 0.125),
-            (2.5, 0.5625),
-            (4.0, 1.0),
-            (9.0, 1.0),
-        ] {
-            let found = scaling.scale(turning(turns)) / turning(turns);
-            assert!((found - kept).abs() < 1e-12, "{turns}: {found}");
-        }
-        let config = Config {
+    fn scaled_angles_are_in_the_table() {
+        let with = |scaling| Config {
             rope_scaling: Some(scaling),
             ..of(64)
         };
-        let (plain, scaled) = (Rope::new(&of(64), 8), Rope::new(&config, 8));
+        let plain = Rope::new(&of(64), 8);
         let last = 63 * 4;
-        assert_eq!(plain.sin[last], scaled.sin[last]);
+        let linear = Rope::new(&with(RopeScaling::Linear { linear: 8.0 }), 8);
         let angle = 63.0 / 1000.0 / 8.0;
-        assert!((f64::from(scaled.sin[last + 3]) - f64::sin(angle)).abs() < 1e-6);
+        assert!((f64::from(linear.sin[last + 3]) - f64::sin(angle)).abs() < 1e-6);
+        let dynamic = Rope::new(&with(RopeScaling::Dynamic { dynamic: 8.0 }), 8);
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(near(&plain.cos, &dynamic.cos) && near(&plain.sin, &dynamic.sin));
+        let yarn = RopeScaling::Yarn {
+            yarn: 4.0,
+            amplitude: 1.5,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: false,
+            original_context: 32,
+        };
+        let yarn = Rope::new(&with(yarn), 8);
+        assert_eq!(yarn.cos[..4], [1.5; 4]);
     }
 
     #[test]

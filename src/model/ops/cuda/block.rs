@@ -34,7 +34,7 @@ impl Saved {
         let saved = Self {
             statistics1: arena.take(2 * n, 4),
             qkv: arena.take(n * shape.qkv_width(), real),
-            attended: arena.take(n * shape.d, real),
+            attended: arena.take(n * shape.query_width(), real),
             logs: arena.take(n * shape.heads, 4),
             middle: arena.take(n * shape.d, 4),
             statistics2: arena.take(2 * n, 4),
@@ -53,8 +53,9 @@ impl Saved {
 pub struct Work {
     /// The group in the precision of activations.
     weights: Place,
-    /// `[n, d]`, three times.
+    /// `[n, d]`, or as wide as the queries where these are wider.
     hidden: Place,
+    /// `[n, d]`, twice.
     d_hidden: Place,
     slim: Place,
     /// `[n, d_ff]`.
@@ -85,7 +86,7 @@ impl Work {
             .max(shape.block.up.outputs)
             .max(shape.qkv_width());
         let weights = arena.take(shape.block.len, real);
-        let hidden = arena.take(n * shape.d, real);
+        let hidden = arena.take(n * shape.d.max(shape.query_width()), real);
         let active = arena.take(n * shape.d_ff, real);
         // What only the way back needs comes last.
         let n = if back { n } else { 0 };

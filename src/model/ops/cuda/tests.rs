@@ -24,7 +24,7 @@ use crate::model::testing::{batch, distance, gpt2, llama};
 use crate::rng::Key;
 use crate::token::TokenId;
 
-/// Heads of 16 and 32 dimensions, with and without biases, shared heads, both norms.
+/// Heads of 16 and 32 dimensions, also together wider or narrower than the stream, with and without biases, shared heads, both norms.
 fn shapes() -> Vec<Config> {
     vec![
         Config {
@@ -49,6 +49,21 @@ fn shapes() -> Vec<Config> {
             tied: true,
             bias: true,
             ..llama()
+        },
+        Config {
+            d_model: 48,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: Some(16),
+            context: 160,
+            d_ff: 40,
+            ..llama()
+        },
+        Config {
+            d_model: 64,
+            head_dim: Some(16),
+            context: 160,
+            ..gpt2()
         },
     ]
 }

@@ -1,0 +1,134 @@
+//! A token that every document begins with.
+
+use pausedata::dataset::Dataset;
+use pausedata::manifest::Split;
+use pausedata::token::TokenId;
+use serde_json::{Value, json};
+
+use super::sandbox::Sandbox;
+
+/// A sandbox whose recipe names a tokenizer with the special token `<s>`, and its id.
+fn sandbox() -> (Sandbox, TokenId) {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out first --only pretrain");
+    let tokenizer = sandbox.read("first/data/pretrain/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&tokenizer).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let id = added
+        .iter()
+        .map(|token| token["id"].as_u64().unwrap())
+        .max();
+    let id = u32::try_from(id.unwrap() + 1).unwrap();
+    added.push(json!({
+        "id": id, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    }));
+    sandbox.write("tokenizer.json", tokenizer.to_string());
+    let recipe = sandbox.read("recipe.toml");
+    let named = recipe.replace("train = { vocab_size = 400 }", "file = \"tokenizer.json\"");
+    sandbox.write("recipe.toml", format!("begin = \"<s>\"\n{named}"));
+    (sandbox, TokenId(id))
+}
+
+#[test]
+fn every_document_begins_with_it_however_rows_are_made() {
+    let (sandbox, begin) = sandbox();
+    let at_load = "--set pretrain.pause.when=at-load";
+    for (out, keys, whole) in [
+        ("split", "", true),
+        ("fit", "--set pretrain.pack.method=best-fit", true),
+        (
+            "cut",
+            "--set pretrain.pack={seq_len=24,method=\"document\",overlong=\"drop\"} --set finetune.pack.seq_len=40",
+            false,
+        ),
+        (
+            "points",
+            "--set pretrain.pause={policy=\"punctuation\",count=2}",
+            true,
+        ),
+        ("load", at_load, true),
+        ("parquet", "--set pretrain.pack.format=parquet", true),
+    ] {
+        sandbox.ok(&format!("prepare recipe.toml --out {out} {keys}"));
+        for stage in ["pretrain", "finetune"] {
+            sandbox.ok(&format!("verify {out}/data/{stage}"));
+            let dataset = Dataset::open(&sandbox.path(format!("{out}/data/{stage}"))).unwrap();
+            assert_eq!(dataset.manifest.tokenizer.begin, Some(begin));
+            let reserved = dataset.manifest.tokenizer.reserved;
+            let rows = (0..dataset.rows(Split::Train))
+                .map(|row| dataset.row(Split::Train, row).unwrap().ids);
+            let ids: Vec<TokenId> = rows.flatten().filter(|id| *id != reserved.pause).collect();
+            let begins = ids.iter().filter(|id| **id == begin).count();
+            let ends = ids.iter().filter(|id| **id == reserved.end).count();
+            assert!(0 < begins && (begins == ends || !whole), "{begins} {ends}");
+            let follows = ids.windows(2).filter(|pair| pair[0] == reserved.end);
+            assert!(follows.into_iter().all(|pair| pair[1] == begin));
+            assert_eq!(ids[0], begin);
+        }
+    }
+}
+
+#[test]
+fn a_document_without_it_is_not_what_was_prepared() {
+    let (sandbox, begin) = sandbox();
+    sandbox.ok("prepare recipe.toml --out out --only finetune");
+    let path = "out/data/finetune/manifest.json";
+    let manifest = Dataset::open(&sandbox.path("out/data/finetune"));
+    let mut manifest = manifest.unwrap().manifest;
+    assert!(
+        sandbox
+            .read(path)
+            .contains(&format!("\"begin\": {}", begin.0))
+    );
+    // As if rows had been made without it.
+    manifest.tokenizer.begin = Some(TokenId(7));
+    manifest.seal(&sandbox.path("out/data/finetune")).unwrap();
+    let said = sandbox.run("verify out/data/finetune");
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    let words = format!("expected id 7 at its beginning, found {}", begin.0);
+    assert!((said.out + &said.err).contains(&words));
+}
+
+#[test]
+fn a_token_that_is_not_there_or_means_something_else_is_refused() {
+    let (sandbox, _) = sandbox();
+    for (token, words) in [
+        ("<bos>", "`begin` names `<bos>`, which is no special token"),
+        ("<|endoftext|>", "which is reserved for something else"),
+    ] {
+        let said = sandbox.run(&format!(
+            "prepare recipe.toml --out out --set begin={token}"
+        ));
+        assert_eq!(said.code, Some(2), "{}", said.err);
+        assert!(said.err.contains(words), "{}", said.err);
+    }
+}
+
+/// A prompt begins as the rows did, and so does what is handed on.
+#[cfg(feature = "train")]
+#[test]
+fn a_model_reads_prompts_as_its_rows_began() {
+    let (sandbox, begin) = sandbox();
+    sandbox.ok("run recipe.toml --out out");
+    let said = sandbox.ok("generate out/train/finetune --prompt river --pauses 2 --json");
+    let answer: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(answer["read"][0], begin.0);
+    sandbox.ok("export out/train/finetune --out hub");
+    let config: Value = serde_json::from_str(&sandbox.read("hub/config.json")).unwrap();
+    assert_eq!(config["bos_token_id"], begin.0);
+
+    // A later recipe is told of it, and may do without.
+    let later = "[model]\nfrom = \"../out/train/finetune\"\n[finetune]\n";
+    let recipe = sandbox.read("recipe.toml");
+    let stage = recipe.split("[finetune]\n").nth(1).unwrap();
+    sandbox.write("later.toml", format!("{later}{stage}"));
+    let said = sandbox.ok("prepare later.toml --out later");
+    assert!(
+        said.err.contains("`begin = \"<s>\"` puts it there"),
+        "{}",
+        said.err
+    );
+    let said = sandbox.ok("prepare later.toml --out again --set begin=<s>");
+    assert!(!said.err.contains("puts it there"), "{}", said.err);
+}
