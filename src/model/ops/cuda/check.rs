@@ -16,7 +16,7 @@ use crate::token::TokenId;
 
 /// Rows of the first batch, and positions of each: two whole tiles of attention and a part
 /// of a third.
-const ROWS: [usize; 2] = [2, 152];
+const ROWS: [usize; 2] = [2, 136];
 /// Of the second.
 const LAST_ROWS: [usize; 2] = [1, 64];
 /// The id that ends a document.
@@ -93,7 +93,9 @@ impl std::fmt::Display for Agreement {
 fn allowed(precision: Precision) -> f64 {
     match precision {
         Precision::Single => 2e-5,
-        Precision::Bf16 => 1e-2,
+        // Rounded activations alone make 1.6e-2 with these weights, larger than those that a
+        // model begins with.
+        Precision::Bf16 => 3e-2,
     }
 }
 
@@ -111,7 +113,7 @@ impl Fixture {
             n_heads,
             n_kv_heads,
             d_model: n_heads * head,
-            d_ff: 2 * n_heads * head + 8,
+            d_ff: n_heads * head + 8,
             window: run.window.map(|window| window.min(37)),
             ..run.clone()
         };
@@ -258,10 +260,17 @@ pub fn on_device(run: &Config, device: &Device, precision: Precision) -> Result<
     let kernels = Kernels::Cuda(precision);
     let fixture = Fixture::new(run);
     let expected = fixture.expected()?;
-    let model = fixture.model(device).with_kernels(kernels);
-    let outcome = fixture.run(&model)?;
-    let moved = fixture.update(&expected.0, kernels, device)?;
-    Ok(fixture.compare(&expected, &(outcome, moved), precision))
+    let found = || {
+        let model = fixture.model(device).with_kernels(kernels);
+        let outcome = fixture.run(&model)?;
+        let moved = fixture.update(&expected.0, kernels, device)?;
+        Ok((outcome, moved))
+    };
+    // burn panics where a device cannot be had after all.
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(found));
+    let found: Result<_, String> =
+        found.unwrap_or_else(|panic| Err(crate::panics::message(panic.as_ref()).into()));
+    Ok(fixture.compare(&expected, &found?, precision))
 }
 
 /// Rows of several documents with prefixes, a quarter of whose weights are 0.

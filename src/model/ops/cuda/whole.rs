@@ -53,38 +53,10 @@ pub fn differentiate(
         block::forward(kernels, pass, arrays, x)?;
         kept.push(arrays);
     }
-    let [rows, targets, weights] = held.scored;
-    let count = held.count;
-    let mut dx = memory(stream);
-    let (d_last, d_first) = (memory(4 * shape.last.len), memory(4 * shape.embedding.len));
-    let sums = memory(16);
-    let factors = Factors {
-        scale: objective.scale,
-        z_loss: objective.z_loss,
-    };
-    let arrays = loss::Arrays {
-        x,
-        last: *last,
-        embedding: *first,
-        rows,
-        targets,
-        weights,
-        work: memory(loss::Work::new(shape, count, precision).bytes),
-    };
-    let to = loss::Gradients {
-        x: dx,
-        last: d_last,
-        embedding: d_first,
-    };
-    loss::run(
-        kernels,
-        (shape, extent),
-        (count, factors),
-        arrays,
-        sums,
-        Some(to),
-    )?;
-    let mut gradients = vec![d_last];
+    let ends = (x, *first, *last);
+    let (sums, to) = head(kernels, pass, ends, held, objective, memory)?;
+    let mut dx = to.x;
+    let mut gradients = vec![to.last];
     while let Some(arrays) = kept.pop() {
         let arrays = block::Arrays {
             work: memory(block::Work::backward(shape, extent, precision).bytes),
@@ -102,6 +74,42 @@ pub fn differentiate(
     Ok(Computed {
         sums,
         gradients,
-        tied: d_first,
+        tied: to.embedding,
     })
+}
+
+/// The sums of the loss, and the gradients of what it reads.
+fn head(
+    kernels: &mut Kernels<'_>,
+    pass: &Pass,
+    (x, embedding, last): (Pointer, Pointer, Pointer),
+    held: &Held,
+    objective: &Objective,
+    memory: Memory<'_>,
+) -> Result<(Pointer, loss::Gradients), Error> {
+    let (shape, extent) = (&*pass.shape, pass.extent);
+    let ([rows, targets, weights], count) = (held.scored, held.count);
+    let work = loss::Work::new(shape, count, kernels.precision()).bytes;
+    let arrays = loss::Arrays {
+        x,
+        last,
+        embedding,
+        rows,
+        targets,
+        weights,
+        work: memory(work),
+    };
+    let to = loss::Gradients {
+        x: memory(4 * extent.positions() * shape.d),
+        last: memory(4 * shape.last.len),
+        embedding: memory(4 * shape.embedding.len),
+    };
+    let factors = Factors {
+        scale: objective.scale,
+        z_loss: objective.z_loss,
+    };
+    let sums = memory(16);
+    let counted = (count, factors);
+    loss::run(kernels, (shape, extent), counted, arrays, sums, Some(to))?;
+    Ok((sums, to))
 }
