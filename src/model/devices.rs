@@ -15,8 +15,8 @@ enum Named {
     AllCuda,
 }
 
-/// The devices of a name, one for each rank of a run: `auto`, `cpu`, `cuda`, `cuda:N`, or several, as
-/// in `cuda:0,1`, `cuda:all` and `cpu,cpu`.
+/// The devices of a name, one for each rank of a run: `auto`, `cpu`, `cuda`, `cuda:N`, or
+/// several, as in `cuda:0,1`, `cuda:all` and `cpu,cpu`.
 pub fn devices(name: &str) -> Result<Vec<Device>, Error> {
     let name = name.to_owned();
     let numbers = match parse(&name)? {
