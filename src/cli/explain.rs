@@ -301,6 +301,16 @@ mod training {
         }
     }
 
+    impl Explain for train::kernels::Refused {
+        fn kind(&self) -> Kind {
+            Kind::BadInput
+        }
+
+        fn advice(&self) -> Option<String> {
+            Some(self.hint().into())
+        }
+    }
+
     impl Explain for eval::Error {
         fn kind(&self) -> Kind {
             match self {
@@ -358,7 +368,6 @@ mod training {
                     "name each GPU once; only the CPU may be named several times, as in `cpu,cpu`"
                         .into()
                 }
-                Self::NoBf16 => "train with `precision = \"f32\"`, or on the CPU".into(),
                 _ => "`pausedata doctor` shows the devices of this machine".into(),
             })
         }

@@ -15,8 +15,8 @@ enum Named {
     AllCuda,
 }
 
-/// The devices of a name, one for each rank of a run: `auto`, `cpu`, `cuda:N`, or several, as
-/// in `cuda:0,1`, `cuda:all` and `cpu,cpu`.
+/// The devices of a name, one for each rank of a run: `auto`, `cpu`, `cuda`, `cuda:N`, or
+/// several, as in `cuda:0,1`, `cuda:all` and `cpu,cpu`.
 pub fn devices(name: &str) -> Result<Vec<Device>, Error> {
     let name = name.to_owned();
     let numbers = match parse(&name)? {
@@ -47,7 +47,7 @@ pub fn devices(name: &str) -> Result<Vec<Device>, Error> {
     Ok(devices)
 }
 
-/// The device of a name, where one is meant: `auto`, `cpu` or `cuda:N`.
+/// The device of a name, where one is meant: `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn device(name: &str) -> Result<Device, Error> {
     match parse(name)? {
         Named::Cpu(1) | Named::Auto => {}
@@ -62,6 +62,7 @@ fn parse(name: &str) -> Result<Named, Error> {
     let unknown = || Error::UnknownDevice { name: name.into() };
     match name {
         "auto" => return Ok(Named::Auto),
+        "cuda" => return Ok(Named::Cuda(vec![0])),
         "cuda:all" => return Ok(Named::AllCuda),
         _ => {}
     }
@@ -114,6 +115,7 @@ mod tests {
             ("auto", Named::Auto),
             ("cpu", Named::Cpu(1)),
             ("cpu,cpu, cpu", Named::Cpu(3)),
+            ("cuda", cuda(&[0])),
             ("cuda:3", cuda(&[3])),
             ("cuda:1,0", cuda(&[1, 0])),
             ("cuda:0,cuda:2,5", cuda(&[0, 2, 5])),
@@ -124,7 +126,6 @@ mod tests {
         for wrong in [
             "",
             "gpu",
-            "cuda",
             "cuda:",
             "cuda:x",
             "0",

@@ -40,7 +40,7 @@ pub use devices::{device, devices};
 #[cfg(feature = "train")]
 pub use ops::Kernels;
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, kernels, kernels_in, to_vec};
+pub use parameters::{Device, Error, Model, kernels, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 pub(crate) mod testing;

@@ -25,7 +25,7 @@ pub(super) const DEVIATION: f64 = 0.02;
 pub enum Error {
     /// The name is none of ours.
     #[error(
-        "unknown device `{name}`: expected `auto`, `cpu` or `cuda:N`, or several, as in \
+        "unknown device `{name}`: expected `auto`, `cpu`, `cuda` or `cuda:N`, or several, as in \
          `cuda:0,1`, `cuda:all` or `cpu,cpu`"
     )]
     UnknownDevice {
@@ -70,9 +70,6 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// Training on a GPU is single precision.
-    #[error("a GPU trains in f32 alone, and bf16 is asked for")]
-    NoBf16,
     /// Our own kernels do not know a model of this shape.
     #[error("our own kernels on a GPU do not take this model: {reason}")]
     Shape {
@@ -133,15 +130,6 @@ pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Ke
     match on_cpu {
         true => Ok(Some(Kernels::Fused(precision))),
         false => Err(Error::UnknownKernels { name: name.into() }),
-    }
-}
-
-/// The form of the operations that trains on a device, in the precision of a recipe.
-pub fn kernels_in(precision: Precision, device: &Device) -> Result<Kernels, Error> {
-    match (Kernels::for_device(device), precision) {
-        (Kernels::Fused(_), precision) => Ok(Kernels::Fused(precision)),
-        (other, Precision::Single) => Ok(other),
-        (_, Precision::Bf16) => Err(Error::NoBf16),
     }
 }
 

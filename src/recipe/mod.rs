@@ -186,8 +186,9 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "is_default")]
     pub z_loss: f64,
     /// What matrix products read: numbers as they are, or rounded to bfloat16, which is
-    /// faster where the processor has instructions for it (`avx512_bf16`) and right
-    /// everywhere. Weights, moments, sums, softmax and loss are single precision in both.
+    /// faster on a GPU and where the processor has instructions for it (`avx512_bf16`), and
+    /// right everywhere. Weights, moments, sums, softmax and loss are single precision in
+    /// both.
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: model::precision::Precision,
     /// Whether a block's activations are computed again in the backward pass instead of

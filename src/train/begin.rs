@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::average::Average;
 use super::checkpoint::{self, Checkpoint};
+use super::kernels::{self, Choice};
 use super::optimizer::{self, Optimizer};
 use super::ranks::Ranks;
 use super::step::Learner;
@@ -18,7 +19,7 @@ use crate::fs;
 use crate::loader::Loader;
 use crate::model::collective::Seat;
 use crate::model::config::NewRows;
-use crate::model::{Device, Kernels, kernels_in};
+use crate::model::{Device, Kernels};
 use crate::progress::{Progress, Silent};
 
 /// Keys of `train` that may change between a run and one that continues it:
@@ -129,17 +130,33 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     Ok(fingerprint)
 }
 
+/// The form of the operations that a job computes with; `progress` hears why.
+pub fn kernels(job: &Job, progress: &dyn Progress) -> Result<Kernels, Error> {
+    let Choice { kernels, note } =
+        kernels::choose(job.kernels, &job.device, &job.config, &job.train)?;
+    if let Some(note) = note {
+        progress.note(&note);
+    }
+    Ok(kernels)
+}
+
 /// Gives every rank the learner that the job begins or goes on with, and returns the first
 /// rank's; `progress` hears of new rows.
 pub fn learner(
     ranks: &mut Ranks,
-    job: &Job,
+    (job, kernels): (&Job, Kernels),
     (latest, now, loader): (Option<Checkpoint>, Fingerprint, Arc<Loader>),
     progress: &dyn Progress,
 ) -> Result<Learner, Error> {
-    let of = move |job: &Job, progress: &dyn Progress| match &latest {
-        Some(checkpoint) => resumed(job, checkpoint, &now, &loader),
-        None => started(job, progress),
+    let of = move |job: &Job, progress: &dyn Progress| {
+        let learner = match &latest {
+            Some(checkpoint) => resumed(job, checkpoint, &now, &loader),
+            None => started(job, progress),
+        };
+        let learner = learner?.with_kernels(kernels);
+        #[cfg(feature = "cuda")]
+        super::products::recall(&job.folder, &learner.model);
+        Ok(learner)
     };
     let first = of(job, progress)?;
     let job = job.clone();
@@ -152,11 +169,6 @@ pub fn learner(
         of(&job, &Silent)
     };
     ranks.seat(first, others)
-}
-
-/// The form of the operations that the job's device has for its precision.
-pub fn kernels(job: &Job) -> Result<Kernels, Error> {
-    Ok(kernels_in(job.train.precision, &job.device)?)
 }
 
 /// A learner that continues a checkpoint.
@@ -185,7 +197,7 @@ fn resumed(
     let state = &checkpoint.state;
     Ok(Learner {
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model: model.with_kernels(kernels(job)?),
+        model,
         step: state.step,
         next: state
             .loader
@@ -200,7 +212,7 @@ fn resumed(
 
 /// A learner before its first step; `progress` hears of new rows.
 fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
-    let model = start::model(job, progress)?.with_kernels(kernels(job)?);
+    let model = start::model(job, progress)?;
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,

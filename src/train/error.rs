@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::kernels::Refused;
 use super::watch::Anomaly;
 use super::{checkpoint, freeze, optimizer, ranks, record};
 use crate::digest::Digest;
@@ -56,6 +57,9 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] Lost),
+    /// Kernels that were wanted cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] Refused),
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]
     Weights {
@@ -154,9 +158,6 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
-    /// The device does not compute as the recipe says.
-    #[error(transparent)]
-    Kernels(#[from] crate::model::Error),
     /// The recipe trains what the model does not have.
     #[error(transparent)]
     NoTarget(#[from] freeze::NoTarget),
@@ -196,6 +197,7 @@ impl Error {
             Self::Leak { share, .. } => Some(format!(
                 "prepare it with `validation = {share}` or more: then both hold out the same texts"
             )),
+            Self::Kernels(refused) => Some(refused.hint().into()),
             Self::FewBatches { rows, ranks, row_length, .. } => Some(match rows / ranks {
                 0 => format!(
                     "name {rows} devices at most, or raise `batch_tokens`, which needs a new run"

@@ -10,7 +10,10 @@ pub mod checkpoint;
 mod data;
 mod error;
 pub mod freeze;
+pub mod kernels;
 pub mod optimizer;
+#[cfg(feature = "cuda")]
+mod products;
 pub mod ranks;
 mod rate;
 pub mod record;
@@ -36,10 +39,12 @@ use crate::manifest::Stage;
 use crate::model::Device;
 use crate::model::collective::Absent;
 use crate::model::config::{Config, NewRows};
+use crate::model::ops::Kernels;
 use crate::pause::Habit;
 use crate::progress::{Progress, Silent, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
+use crate::train::kernels::Wish;
 use crate::train::ranks::Ranks;
 use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
@@ -74,6 +79,8 @@ pub struct Job {
     pub device: Device,
     /// Where further ranks compute, with which the first shares each global batch.
     pub others: Vec<Device>,
+    /// With which form of the operations.
+    pub kernels: Wish,
 }
 
 impl Job {
@@ -110,16 +117,16 @@ pub enum Outcome {
 /// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     begin::check_room(job)?;
-    begin::kernels(job)?;
     let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
     let fingerprint = begin::fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
+    let kernels = begin::kernels(job, progress)?;
     let mut ranks = Ranks::start(&job.devices())?;
     let way = (latest.clone(), fingerprint.clone(), loader.clone());
-    let learner = begin::learner(&mut ranks, job, way, progress)?;
+    let learner = begin::learner(&mut ranks, (job, kernels), way, progress)?;
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -137,6 +144,7 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
         store,
         fingerprint,
         loader,
+        kernels,
         learner,
         log,
         writer,
@@ -165,6 +173,7 @@ struct Run<'a> {
     store: Store,
     fingerprint: Fingerprint,
     loader: Arc<Loader>,
+    kernels: Kernels,
     learner: Learner,
     log: Log,
     events: Option<Events>,
@@ -385,7 +394,7 @@ impl Run<'_> {
     fn last_saved(&mut self) -> Result<Learner, Error> {
         let latest = self.store.latest()?;
         let way = (latest, self.fingerprint.clone(), self.loader.clone());
-        begin::learner(&mut self.ranks, self.job, way, &Silent)
+        begin::learner(&mut self.ranks, (self.job, self.kernels), way, &Silent)
     }
 
     /// Begins to write a checkpoint of the learner.
@@ -406,6 +415,8 @@ impl Run<'_> {
             watch: learner.watch.clone(),
             fingerprint: self.fingerprint.clone(),
         };
+        #[cfg(feature = "cuda")]
+        products::keep(&job.folder, &learner.model)?;
         self.writer.begin(Snapshot::new(job, learner, state)?)
     }
 

@@ -232,6 +232,14 @@ impl Learner {
         }
     }
 
+    /// The same learner with another form of the operations.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self {
+            model: self.model.with_kernels(kernels),
+            ..self
+        }
+    }
+
     /// Goes on with the next batch, and leaves everything else as it is.
     pub fn skip(&mut self) {
         self.step += 1;

@@ -2,6 +2,7 @@
 //! and what stops a run.
 
 mod attention;
+mod late;
 mod mixture;
 mod muon;
 mod new_rows;
@@ -185,6 +186,7 @@ fn job(data: &Path, folder: &Path) -> Job {
         seed: 3,
         device: Device::flex(),
         others: Vec::new(),
+        kernels: Wish::Auto,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::exchange::{self, Folder};
 use super::setup::Setup;
-use super::{Error, learner};
+use super::{Error, chosen, learner};
 use crate::model::{Device, to_vec};
 use crate::recipe::Recipe;
 use crate::train::{ranks, step};
@@ -77,6 +77,7 @@ pub fn run(
     }
     let setup = Setup::new(recipe, None)?;
     let batches = setup.batches(Some(&arrays), 1)?;
+    let kernels = chosen(&setup, device, kernels)?.kernels;
     let mut learner = learner(&setup, Some(&arrays), device, kernels)?;
     let first = batches.first().ok_or(Error::Steps { found: 0 })?;
     let first = step::gradients(&learner.model, first, &setup.train, &learner.seat);

@@ -266,6 +266,7 @@ mod with_training {
                 Self::Dataset(error) => error.kind(),
                 Self::Loader(error) => error.kind(),
                 Self::Model(error) => error.kind(),
+                Self::Kernels(error) => error.kind(),
                 _ => Kind::BadInput,
             }
         }
@@ -273,6 +274,7 @@ mod with_training {
         fn advice(&self) -> Option<String> {
             Some(match self {
                 Self::Model(error) => return error.advice(),
+                Self::Kernels(error) => return error.advice(),
                 Self::From => {
                     "name another recipe, or one with `tokenizer` and a model shape".into()
                 }
