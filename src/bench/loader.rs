@@ -216,8 +216,7 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
     warm(dataset, split);
     for shard in dataset.shards(split) {
         let spec = ShardSpec::of(shard.header(), &dataset.manifest);
-        let (writer, some) =
-            measure(|| ShardWriter::create(folder, &shard.record().name, &spec));
+        let (writer, some) = measure(|| ShardWriter::create(folder, &shard.record().name, &spec));
         took += some;
         let mut writer = writer?;
         for start in (0..shard.rows()).step_by(WRITTEN_ROWS) {
