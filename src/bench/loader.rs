@@ -215,16 +215,21 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
     let (mut took, mut tokens) = (Took::default(), 0);
     warm(dataset, split);
     for shard in dataset.shards(split) {
-        let rows = (0..shard.rows()).map(|row| shard.row(row));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let spec = ShardSpec::of(shard.header(), &dataset.manifest);
-        let (written, some) = measure(|| {
-            let mut writer = ShardWriter::create(folder, &shard.record().name, &spec)?;
-            rows.iter().try_for_each(|row| writer.push(row))?;
-            writer.finish()
-        });
-        tokens += written?.ids;
+        let (writer, some) = measure(|| ShardWriter::create(folder, &shard.record().name, &spec));
         took += some;
+        let mut writer = writer?;
+        for start in (0..shard.rows()).step_by(WRITTEN_ROWS) {
+            let rows = start..shard.rows().min(start + WRITTEN_ROWS as u64);
+            let rows = rows.map(|row| shard.row(row));
+            let rows = rows.collect::<Result<Vec<_>, _>>()?;
+            let (pushed, some) = measure(|| rows.iter().try_for_each(|row| writer.push(row)));
+            took += some;
+            pushed?;
+        }
+        let (written, some) = measure(|| writer.finish());
+        took += some;
+        tokens += written?.ids;
     }
     fs::remove_dir(folder).map_err(shard::Error::from)?;
     Ok(Written {
@@ -243,6 +248,9 @@ fn warm(dataset: &Dataset, split: Split) {
     let bytes = usize::try_from(bytes).unwrap_or(WARMED_MAX).min(WARMED_MAX);
     drop(black_box(vec![1u8; bytes + bytes / 2]));
 }
+
+/// Rows are written so many at a time, as they come from preparation: still in the cache.
+const WRITTEN_ROWS: usize = 256;
 
 /// No more of what is written finds warm memory.
 const WARMED_MAX: usize = 1 << 30;

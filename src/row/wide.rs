@@ -439,7 +439,7 @@ mod tests {
             prop_oneof![9 => Just(false), 1 => Just(true)], 0..300), many in any::<bool>(),
         ) {
             let slots: Vec<bool> = slots.iter().map(|slot| *slot ^ many).collect();
-            let n_text = slots.iter().filter(|slot| !**slot).count() as u16;
+            let n_text = u16::try_from(slots.iter().filter(|slot| !**slot).count()).unwrap();
             let mut words = Vec::new();
             mask(&slots, &mut words, |slot| slot);
             let short: Vec<[u8; 2]> = (1..=n_text).map(u16::to_le_bytes).collect();
