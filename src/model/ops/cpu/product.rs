@@ -496,12 +496,16 @@ mod tests {
             let exactly = !matches!(packed.layout, Layout::Rounded(_));
             for (index, found) in found.iter().enumerate() {
                 let (row, column) = (index / n, index % n);
-                let term = |j: usize| (bf16(a.row(row)[j]), bf16(b.row(j)[column]));
+                // An odd number of terms ends with a 0.
+                let term = |j: usize| match j < k {
+                    true => (bf16(a.row(row)[j]), bf16(b.row(j)[column])),
+                    false => (0.0, 0.0),
+                };
                 let mut total = 0.0f32;
                 for start in (0..k).step_by(2 * DEPTH) {
                     let mut sum = 0.0f32;
                     for j in (start..k.min(start + 2 * DEPTH)).step_by(2) {
-                        for j in [j + 1, j].into_iter().filter(|j| *j < k) {
+                        for j in [j + 1, j] {
                             let (a, b) = term(j);
                             sum = a.mul_add(b, sum);
                             sum = if sum.is_subnormal() {
