@@ -10,7 +10,7 @@
 )]
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
     _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_epi16,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd,
@@ -150,8 +150,7 @@ tiles!(
     pairs,
     "avx512f,avx512bf16",
     |sum, left: __m512, right: __m512| {
-        // The same bits, seen as what they are.
-        _mm512_dpbf16_ps(sum, std::mem::transmute(left), std::mem::transmute(right))
+        _mm512_dpbf16_ps(sum, pairs_of(left), pairs_of(right))
     }
 );
 
@@ -204,6 +203,22 @@ unsafe fn store<const HEIGHT: usize, const VECTORS: usize>(
     }
 }
 
+/// A vector of bits as the pairs that they are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs_of(bits: __m512) -> __m512bh {
+    // SAFETY: as many bits, all of which mean something in both.
+    unsafe { std::mem::transmute::<__m512, __m512bh>(bits) }
+}
+
+/// A vector of bfloat16 as its bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bits_of(vector: __m512bh) -> __m512i {
+    // SAFETY: as many bits, all of which mean something in both.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(vector) }
+}
+
 /// Rounds neighbours to a pair of bfloat16; the last of an odd number stands beside a 0.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn pair_neighbours(from: &[f32], to: &mut [f32]) {
@@ -213,7 +228,7 @@ pub fn pair_neighbours(from: &[f32], to: &mut [f32]) {
         unsafe {
             let first = _mm512_maskz_loadu_ps(first_of(low.len()), low.as_ptr());
             let second = _mm512_maskz_loadu_ps(first_of(high.len()), high.as_ptr());
-            let pairs = std::mem::transmute::<_, __m512>(_mm512_cvtne2ps_pbh(second, first));
+            let pairs = _mm512_castsi512_ps(bits_of(_mm512_cvtne2ps_pbh(second, first)));
             _mm512_mask_storeu_ps(to.as_mut_ptr(), first_of(to.len()), pairs);
         }
     }
@@ -228,7 +243,7 @@ pub fn pair_rows(first: &[f32], second: Option<&[f32]>, to: &mut [f32]) {
         *place = word / 2 + word % 2 * 16;
     }
     // SAFETY: an array of as many bits.
-    let order: __m512i = unsafe { std::mem::transmute(order) };
+    let order = unsafe { std::mem::transmute::<[u16; 2 * LANES], __m512i>(order) };
     for (block, to) in to.chunks_mut(LANES).enumerate() {
         let some = first_of(to.len());
         let load = |row: &[f32]| {
@@ -238,9 +253,9 @@ pub fn pair_rows(first: &[f32], second: Option<&[f32]>, to: &mut [f32]) {
         };
         let low = load(first);
         let high = second.map_or(_mm512_setzero_ps(), load);
-        // SAFETY: the same bits; the mask keeps to what the slice has.
+        // SAFETY: the mask keeps to what the slice has.
         unsafe {
-            let words: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            let words = bits_of(_mm512_cvtne2ps_pbh(high, low));
             let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, words));
             _mm512_mask_storeu_ps(to.as_mut_ptr(), some, pairs);
         }

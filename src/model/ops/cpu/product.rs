@@ -68,10 +68,7 @@ impl<'a> Packed<'a> {
             Precision::Bf16 if kernel::has_pairs() => {
                 Layout::Pairs(panels(of, of.height().div_ceil(2), pair_columns))
             }
-            Precision::Bf16 => Layout::Rounded(panels(of, of.height(), |from, to| {
-                lay_out(from, to);
-                round(to);
-            })),
+            Precision::Bf16 => rounded(of),
         };
         Self {
             layout,
@@ -94,6 +91,14 @@ impl<'a> Packed<'a> {
             panels.map(move |values| Mat::new(values, height, values.len() / height.max(1)));
         itself.into_iter().chain(panels)
     }
+}
+
+/// What the kernels of single precision read where there are none of bfloat16.
+fn rounded<'a>(of: Mat<'_>) -> Layout<'a> {
+    Layout::Rounded(panels(of, of.height(), |from, to| {
+        lay_out(from, to);
+        round(to);
+    }))
 }
 
 /// A matrix in panels of so many rows, which `fill` writes.
@@ -441,12 +446,17 @@ mod tests {
                     // Whole numbers below 256 are bfloat16, too.
                     let packed = [Precision::Single, Precision::Bf16];
                     let packed = packed.map(|precision| Packed::new(*right, precision));
+                    let elsewhere = Packed {
+                        layout: rounded(*right),
+                        depth: k,
+                        columns: n,
+                    };
                     // Columns behind the result are another's.
-                    let mut found = vec![vec![1.0; m * (n + 3)]; 6];
+                    let mut found = vec![vec![1.0; m * (n + 3)]; 7];
                     let mut each = found.iter_mut();
                     let mut next = || MatMut::strided(each.next().unwrap(), m, n, n + 3);
                     matmul(&mut next(), onto, *left, *right, 2.0);
-                    for packed in &packed {
+                    for packed in packed.iter().chain([&elsewhere]) {
                         matmul_packed(&mut next(), onto, *left, packed, 2.0);
                     }
                     for precision in [Precision::Single, Precision::Bf16] {
@@ -496,12 +506,16 @@ mod tests {
             let exactly = !matches!(packed.layout, Layout::Rounded(_));
             for (index, found) in found.iter().enumerate() {
                 let (row, column) = (index / n, index % n);
-                let term = |j: usize| (bf16(a.row(row)[j]), bf16(b.row(j)[column]));
+                // An odd number of terms ends with a 0.
+                let term = |j: usize| match j < k {
+                    true => (bf16(a.row(row)[j]), bf16(b.row(j)[column])),
+                    false => (0.0, 0.0),
+                };
                 let mut total = 0.0f32;
                 for start in (0..k).step_by(2 * DEPTH) {
                     let mut sum = 0.0f32;
                     for j in (start..k.min(start + 2 * DEPTH)).step_by(2) {
-                        for j in [j + 1, j].into_iter().filter(|j| *j < k) {
+                        for j in [j + 1, j] {
                             let (a, b) = term(j);
                             sum = a.mul_add(b, sum);
                             sum = if sum.is_subnormal() {
