@@ -131,7 +131,24 @@ impl Explain for corpus::Error {
     }
 }
 
-impl Explain for tokenize::Error {}
+impl Explain for tokenize::Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Begin { .. } => Kind::BadInput,
+            _ => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Begin { .. } => Some(
+                "name a special token of `tokenizer.json`, such as `<s>`, or leave `begin` out"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
 
 impl Explain for inspect::Error {
     fn kind(&self) -> Kind {
@@ -208,6 +225,7 @@ impl Explain for datasets::Error {
             Self::Recipe(_) | Self::NoTokenizer => Kind::BadInput,
             Self::Unproved { .. } => Kind::Damaged,
             Self::Verify(error) => error.kind(),
+            Self::Tokenize(error) => error.kind(),
             _ => Kind::Failed,
         }
     }
@@ -215,6 +233,7 @@ impl Explain for datasets::Error {
     fn advice(&self) -> Option<String> {
         match self {
             Self::Prepare { source, .. } => source.advice(),
+            Self::Tokenize(error) => error.advice(),
             Self::Unproved { folder, .. } => {
                 Some(format!("`pausedata verify {}` names what is wrong", folder.display()))
             }

@@ -129,6 +129,7 @@ pub struct Train {
     /// Positions a step: `batch_tokens / seq_len` rows make one global batch.
     pub batch_tokens: usize,
     /// Positions of one forward pass, at most; a step accumulates as many passes as it needs.
+    /// Where absent, each device that shares the step makes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// What a position attends to.
@@ -208,7 +209,7 @@ pub struct Train {
     /// When the run ends before its last step; the best checkpoint is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
-    /// Billions of operations a second that the device can do, to which the speed of
+    /// Billions of operations a second that a device can do, to which the speed of
     /// training is compared; measured on the CPU where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_gflops: Option<f64>,

@@ -78,6 +78,14 @@ struct Rank {
 impl Ranks {
     /// One for each device, without a learner.
     pub fn start(devices: &[Device]) -> Result<Self, Error> {
+        Self::start_with(devices, collective::of(devices))
+    }
+
+    /// The same, with another way to sum.
+    pub(super) fn start_with(
+        devices: &[Device],
+        collective: Arc<dyn Collective>,
+    ) -> Result<Self, Error> {
         let ranks = devices.len().max(1);
         let pool = |rank| {
             let on_cpu = devices.get(rank).is_some_and(on_cpu);
@@ -90,7 +98,7 @@ impl Ranks {
         let rank = |rank| Rank::start(rank, pool(rank)?);
         Ok(Self {
             devices: devices.to_vec(),
-            collective: collective::of(devices),
+            collective,
             pool: pool(0)?,
             others: (1..ranks).map(rank).collect::<Result<_, Error>>()?,
         })

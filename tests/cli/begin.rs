@@ -58,13 +58,23 @@ fn every_document_begins_with_it_however_rows_are_made() {
             let reserved = dataset.manifest.tokenizer.reserved;
             let rows = (0..dataset.rows(Split::Train))
                 .map(|row| dataset.row(Split::Train, row).unwrap().ids);
-            let ids: Vec<TokenId> = rows.flatten().filter(|id| *id != reserved.pause).collect();
+            let raw: Vec<TokenId> = rows.flatten().collect();
+            let ids = raw.iter().copied().filter(|id| *id != reserved.pause);
+            let ids: Vec<TokenId> = ids.collect();
             let begins = ids.iter().filter(|id| **id == begin).count();
             let ends = ids.iter().filter(|id| **id == reserved.end).count();
             assert!(0 < begins && (begins == ends || !whole), "{begins} {ends}");
-            let follows = ids.windows(2).filter(|pair| pair[0] == reserved.end);
-            assert!(follows.into_iter().all(|pair| pair[1] == begin));
             assert_eq!(ids[0], begin);
+            // Best-fit puts the rest of a long document behind another's end.
+            if out != "fit" {
+                let mut after = ids.windows(2).filter(|pair| pair[0] == reserved.end);
+                assert!(after.all(|pair| pair[1] == begin), "{out}");
+            }
+            // It is no text: `>` before a letter would have a pause behind it.
+            if (out, stage) == ("points", "pretrain") {
+                let mut pauses = raw.windows(2).filter(|pair| pair[1] == reserved.pause);
+                assert!(pauses.all(|pair| pair[0] != begin));
+            }
         }
     }
 }

@@ -103,6 +103,25 @@ fn another_convention_is_another_run() {
 const SMALL: &str = "--set model.preset=micro --set pretrain.pack.seq_len=32 --set pretrain.train.batch_tokens=128 --set pretrain.train.micro_batch_tokens=64 --set pretrain.train.steps=5";
 
 #[test]
+fn trainings_of_a_part_are_measured() {
+    let sandbox = Sandbox::new();
+    let linear = |more: &str| {
+        let said = sandbox.ok(&format!("bench train {SMALL} --warm 2 --json {more}"));
+        json(&said)["flops_per_step"]["linear"].as_u64().unwrap()
+    };
+    // Gradients of weights are a third.
+    let frozen = linear("") / 3 * 2;
+    assert_eq!(linear("--set pretrain.train.freeze=all-but-pause"), frozen);
+    let adapters = 2 * 4 * (4 * (64 + 64) + 3 * (64 + 192));
+    assert_eq!(linear("--lora 4"), frozen + 6 * adapters * 128);
+    let said = sandbox.run(&format!(
+        "bench train {SMALL} --warm 2 --lora 4 --dump arrays"
+    ));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("a part of the model is trained"));
+}
+
+#[test]
 fn a_run_is_measured_and_can_be_done_again() {
     let sandbox = Sandbox::new();
     let pauses = "pretrain.pause={policy=\"random\",fraction=0.25}";

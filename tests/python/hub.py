@@ -37,6 +37,14 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32, "rope_theta": 500000.0,
 }  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 1000.0,
+}
+SHARP = {
+    **YARN, "factor": 2.0, "beta_fast": 6.0, "beta_slow": 0.5, "truncate": False, "mscale": 1.5, "mscale_all_dim": 0.7,
+}
+LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 WIDE = {**SHAPE, "num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}
 
 # Class, settings, and how it is saved: in files of so many bytes, in which precision.
@@ -48,6 +56,11 @@ MODELS = {
     "qwen2": ("Qwen2", {**SHAPE, "tie_word_embeddings": True}, "20KB", torch.float32),
     "qwen2-untied": ("Qwen2", {**SHAPE, "tie_word_embeddings": False}, "5MB", torch.bfloat16),
     "qwen3": ("Qwen3", {**SHAPE, "head_dim": 8, "tie_word_embeddings": True}, "5MB", torch.float32),
+    "qwen3-wide": ("Qwen3", {**SHAPE, "head_dim": 12, "rope_parameters": YARN}, "5MB", torch.bfloat16),
+    "qwen2-narrow": ("Qwen2", {**SHAPE, "head_dim": 4, "rope_parameters": SHARP}, "5MB", torch.float32),
+    "mistral-wide": ("Mistral", {**SHAPE, "head_dim": 20, "rope_parameters": LINEAR}, "5MB", torch.float32),
+    "llama-odd": ("Llama", {**SHAPE, "hidden_size": 36, "num_attention_heads": 6, "head_dim": 10,
+                            "rope_parameters": DYNAMIC}, "5MB", torch.float32),
     "gpt2": ("GPT2", GPT2, "5MB", torch.float32),
 }
 
@@ -79,6 +92,15 @@ pause = { policy = "random", fraction = 0.1 }
 pack = { seq_len = 64 }
 train = { steps = 6, batch_tokens = 512, lr = 2e-3, attention = "document" }
 """
+
+
+# What else recipes say.
+BEGIN = {"llama-odd": 'begin = "<s>"\n'}
+FRESHLY = {
+    "fresh": [],
+    "fresh-window": ["--set", "model.window=9"],
+    "fresh-wide": ["--set", "model.head_dim=24", "--set", "model.qk_norm=true"],
+}
 
 
 def run(program, *arguments, code=0):
@@ -218,7 +240,8 @@ def check_refusals(program, folder):
     """A key that changes the results, or a tensor too many or too few, is named."""
     source = folder / "source"
     for key, value in [
-        ("hidden_act", "gelu"), ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}),
+        ("hidden_act", "gelu"), ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}),
+        ("rope_scaling", {"rope_type": "linear", "factor": 2.0, "beta_fast": 1.0}),
         ("partial_rotary_factor", 0.5), ("head_dim", 16), ("final_logit_softcapping", 30.0),
         ("attention_bias", True), ("num_hidden_layers", 2), ("num_hidden_layers", 4),
         ("intermediate_size", 64), ("tie_word_embeddings", True), ("model_type", "gemma2"),
@@ -228,7 +251,7 @@ def check_refusals(program, folder):
         config = json.loads((source / "config.json").read_text())
         (broken / "config.json").write_text(json.dumps({**config, key: value}))
         said = run(program, "import", broken, "--out", folder / "refused", code=2)
-        named = {"num_hidden_layers": "layers.", "intermediate_size": "gate_proj", "attention_bias": "mlp_bias"}
+        named = {"num_hidden_layers": "layers.", "intermediate_size": "gate_proj", "attention_bias": "mlp_bias", "head_dim": "q_proj"}
         assert named.get(key, key) in said["error"], said
         assert not (folder / "refused").exists()
         shutil.rmtree(broken)
@@ -247,7 +270,7 @@ def main(program, folder):
         model = make(own / "source", kind, settings, shards, dtype)
         imported = check_import(program, own, model)
         questions(own / "questions.jsonl")
-        (own / "recipe.toml").write_text(RECIPE)
+        (own / "recipe.toml").write_text(BEGIN.get(name, "") + RECIPE)
         place = ["--out", own / "run", "--data-root", own]
         run(program, "run", own / "recipe.toml", *place)
         exported = check_export(program, own, own / "run/train/finetune")
@@ -256,7 +279,7 @@ def main(program, folder):
     for dtype in ["bf16", "f16"]:
         check_export(program, own, own / "run/train/finetune", dtype)
     check_refusals(program, folder / "llama")
-    for name, keys in {"fresh": [], "fresh-window": ["--set", "model.window=9"]}.items():
+    for name, keys in FRESHLY.items():
         own = folder / name
         own.mkdir()
         questions(own / "questions.jsonl")

@@ -44,6 +44,8 @@ pub struct Options {
     pub devices: Vec<Device>,
     /// Which form of the operations runs, as [`model::kernels`] names them.
     pub kernels: String,
+    /// Train adapters of this rank instead: what the weights are changes no time.
+    pub lora: Option<usize>,
 }
 
 /// What was measured.
@@ -122,6 +124,9 @@ pub enum Error {
     /// The recipe's model or tokenizer lies in a checkpoint.
     #[error("the recipe takes its model from a checkpoint: expected a shape and a tokenizer")]
     From,
+    /// An exchange holds the gradients of all weights.
+    #[error("`--dump` holds all gradients, and a part of the model is trained")]
+    Part,
     /// There are fewer batches than steps.
     #[error("the exchange has batches of {found} steps, the recipe says more")]
     Steps {
@@ -183,7 +188,11 @@ pub enum Error {
 /// Trains for the recipe's steps and measures each; making batches is not measured.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let memory_before_bytes = clock::memory_now();
-    let setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    let mut setup = Setup::new(options.recipe.clone(), options.dataset.as_deref())?;
+    setup.adapt(options.lora);
+    if options.dump.is_some() && (setup.train.lora.is_some() || setup.train.freeze.is_some()) {
+        return Err(Error::Part);
+    }
     let (steps, warm) = (setup.train.steps, options.warm);
     if steps <= warm {
         return Err(Error::Short { steps, warm });

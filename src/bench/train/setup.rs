@@ -14,6 +14,7 @@ use crate::fs;
 use crate::loader::{At, BoxError, Config as Loading, GlobalBatch, Loader, Order, Rows, Share};
 use crate::manifest::Split;
 use crate::model::config::Config;
+use crate::model::lora::Lora;
 use crate::model::{Device, Model};
 use crate::pause::{self, Insertion};
 use crate::recipe::{Recipe, Stage, Train};
@@ -71,6 +72,16 @@ impl Setup {
             stage,
             dataset,
         })
+    }
+
+    /// Has adapters of a rank trained in place of the model's own weights.
+    pub fn adapt(&mut self, rank: Option<usize>) {
+        let lora = rank.map(|rank| Lora {
+            rank,
+            alpha: 2.0 * rank as f64,
+            targets: None,
+        });
+        self.train.lora = lora.or(self.train.lora.take());
     }
 
     /// The model before its first step: with the weights of an exchange, or its own.

@@ -47,6 +47,9 @@ pub struct Train {
     /// `train.precision` of the recipe says where absent
     #[arg(long, default_value = "auto", value_name = "auto|burn|f32|bf16")]
     pub kernels: String,
+    /// Train adapters of this rank, and leave the model's own weights as they are
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    pub lora: Option<u16>,
 }
 
 /// Arguments of `bench parity`.
@@ -136,6 +139,7 @@ mod with_training {
             ceiling: args.ceiling,
             devices: model::devices(&args.device)?,
             kernels: args.kernels.clone(),
+            lora: args.lora.map(usize::from),
         })?;
         match ui.format() {
             Format::Json => ui.print_json(&report)?,

@@ -146,17 +146,45 @@ fn gpt2_matrices_lie_as_ours() {
     assert!(file.tensor("lm_head.weight").is_err(), "tied");
 }
 
+/// What is said of a foreign model with another value of a key.
+fn refusal((json, bytes): (&Value, &[u8]), key: &str, value: Value) -> String {
+    let mut json = json.clone();
+    let object = json.as_object_mut().unwrap();
+    object.remove("pausedata");
+    object.insert(key.to_owned(), value);
+    from_hub(&json.to_string(), bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn heads_and_angles_that_are_not_understood_are_named() {
+    let config = testing::llama();
+    let (json, bytes) = to_hub(&values(&config), &config).unwrap();
+    let with = |key: &str, value: Value| refusal((&json, &bytes), key, value);
+    let scaled = |value: Value| with("rope_scaling", value);
+    let found = [
+        scaled(json!({"rope_type": "longrope", "factor": 2.0})),
+        scaled(json!({"rope_type": "linear", "factor": 2.0, "mscale": 1.0})),
+        scaled(json!({"rope_type": "linear", "factor": 0.0})),
+        scaled(json!({"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.5})),
+        with("head_dim", json!(7)),
+        with("head_dim", json!(8)),
+    ];
+    expect_test::expect![[r#"
+        config.json says `rope_scaling` = {"rope_type":"longrope","factor":2.0}, which is not supported
+        config.json says `rope_scaling` = {"rope_type":"linear","factor":2.0,"mscale":1.0}, which is not supported
+        config.json has a shape that cannot be built
+        config.json says `rope_scaling` = {"rope_type":"yarn","factor":2.0,"partial_rotary_factor":0.5}, which is not supported
+        config.json has a shape that cannot be built
+        tensor `model.layers.0.self_attn.q_proj.weight` has shape [24, 24], expected [32, 24]
+    "#]]
+    .assert_eq(&(found.join("\n") + "\n"));
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let config = testing::llama();
     let (json, bytes) = to_hub(&values(&config), &config).unwrap();
-    let with = |key: &str, value: Value| {
-        let mut json = json.clone();
-        let object = json.as_object_mut().unwrap();
-        object.remove("pausedata");
-        object.insert(key.to_owned(), value);
-        from_hub(&json.to_string(), &bytes).unwrap_err().to_string()
-    };
+    let with = |key: &str, value: Value| refusal((&json, &bytes), key, value);
     let found = [
         with("hidden_size", json!(32)),
         with("hidden_act", json!("relu")),
@@ -178,31 +206,17 @@ fn what_does_not_fit_is_named() {
             "rope_parameters",
             json!({"rope_type": "yarn", "rope_theta": 1e4}),
         ),
-        with(
-            "rope_scaling",
-            json!({"rope_type": "longrope", "factor": 2.0}),
-        ),
-        with(
-            "rope_scaling",
-            json!({"rope_type": "linear", "factor": 2.0, "mscale": 1.0}),
-        ),
-        with(
-            "rope_scaling",
-            json!({"rope_type": "linear", "factor": 0.0}),
-        ),
-        with("head_dim", json!(7)),
-        with("head_dim", json!(8)),
         with("tie_word_embeddings", json!(true)),
         with("vocab_size", json!(38)),
         with("num_hidden_layers", json!(1 << 20)),
         with("max_position_embeddings", json!(1 << 29)),
     ];
     expect_test::expect![[r#"
-        config.json says `head_dim` = 6, which is not supported
+        tensor `model.embed_tokens.weight` has shape [37, 24], expected [37, 32]
         config.json says `hidden_act` = "relu", which is not supported
         config.json says `rope_scaling` = {"factor":2.0}, which is not supported
         tensor `model.layers.2.input_layernorm.weight` is missing
-        config.json says `head_dim` = 6, which is not supported
+        config.json has a shape that cannot be built
         config.json has no usable `rms_norm_eps`
         config.json says `model_type` = "mamba", which is not supported
         the model's config.json cannot be read

@@ -1,10 +1,11 @@
 //! Training a part of a model: adapters and rows.
 
-use super::tests::{gradient_norm, model, slope, to_vec};
-use super::{Kernels, Objective, gradient_norm_squared};
+use super::muon::adapter_matrices;
+use super::tests::{adam_step, gradient_norm, model, slope, to_vec};
+use super::{AdamState, Kernels, Objective, gradient_norm_squared, muon_step};
 use crate::model::config::Config;
 use crate::model::lora::{Lora, Target};
-use crate::model::testing::{batch, distance, table};
+use crate::model::testing::{batch, distance, table, wide};
 use crate::model::tuning::Tuning;
 use crate::model::{Device, Model};
 use crate::rng::Key;
@@ -156,5 +157,45 @@ fn adapters_give_the_same_bits_on_any_number_of_threads() {
     let one = run(1);
     for threads in [2, 3, 8] {
         assert!(run(threads) == one, "{threads} threads differ from one");
+    }
+}
+
+/// Each `A` and `B` by itself, as the matrices of blocks are.
+#[test]
+fn muon_moves_adapters_as_its_plain_twin() {
+    for config in [table().swap_remove(1), wide()] {
+        let tuning = tunings(&config).swap_remove(2);
+        let model = tuned(&config, &tuning, Kernels::FUSED);
+        let (group, tensor) = (&model.trained_groups()[0], &model.trained_tensors()[0]);
+        let matrices = model.shape().lora.as_ref().map(adapter_matrices).unwrap();
+        let of = (group.parts.as_slice(), matrices.as_slice());
+        let state = AdamState::new(group.len, &Device::flex());
+        let mut fused = (tensor.clone(), state.clone());
+        let mut plain = fused.clone();
+        for number in 1..=3 {
+            let step = adam_step(number);
+            let (_, gradients) =
+                model.gradients([&batch(&config, 2, 9, number)], &Objective::PLAIN);
+            let gradient = || gradients[0].clone();
+            fused = muon_step(
+                Kernels::FUSED,
+                fused.0,
+                gradient(),
+                fused.1,
+                (&step, None),
+                of,
+            );
+            plain = muon_step(
+                Kernels::Plain,
+                plain.0,
+                gradient(),
+                plain.1,
+                (&step, None),
+                of,
+            );
+        }
+        assert!(distance(&to_vec(&fused.0), &to_vec(&plain.0)) < 1e-5);
+        assert!(distance(&to_vec(&fused.1.first), &to_vec(&plain.1.first)) < 1e-6);
+        assert!(to_vec(&fused.1.second).iter().all(|x| *x == 0.0));
     }
 }

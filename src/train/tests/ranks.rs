@@ -4,7 +4,8 @@
 
 use super::*;
 use crate::loader::Share;
-use crate::model::to_vec;
+use crate::model::collective::Devices;
+use crate::model::{Kernels, to_vec};
 use crate::train::ranks::Ranks;
 use crate::train::step::Learner;
 
@@ -185,6 +186,54 @@ fn three(data: &Path) -> (Ranks, Learner, Arc<GlobalBatch>, Train) {
     let first = ranks.seat(first, make).unwrap();
     let batch = Arc::new(loader.batch(0).unwrap());
     (ranks, first, batch, job.train)
+}
+
+/// What GPUs do but for NCCL: burn's collectives over all micro-batches of a rank, numbers
+/// that come late, and what ranks may have come to by themselves sent to all.
+#[test]
+fn ranks_that_sum_as_gpus_do_train_the_same_but_for_rounding() {
+    let data = tempfile::tempdir().unwrap();
+    let job = finely(job(data.path(), data.path()));
+    let loader = data::loader(&job).unwrap();
+    let losses = |ranks: usize, kernels: Kernels, train: &Train| -> Vec<f64> {
+        let devices = vec![Device::flex(); ranks];
+        let collective = Arc::new(Devices::new(devices.clone()));
+        let all = Ranks::start_with(&devices, collective).unwrap();
+        let config = job.config.clone();
+        let make = move |device: &Device| {
+            let model = Model::new(&config, Key::new(1), device).with_kernels(kernels);
+            Ok::<_, Error>(Learner::new(model, device))
+        };
+        let mut first = all.seat(make(&devices[0]).unwrap(), make).unwrap();
+        let step = |index| {
+            let (batch, train) = (loader.batch(index).unwrap(), train.clone());
+            let step = move |learner: &mut Learner| learner.step(&batch, &train);
+            let (own, others) = all.all(&mut first, step).unwrap();
+            let own = own.unwrap();
+            assert!(others.into_iter().all(|other| other.unwrap() == own));
+            all.check_alike(&mut first).unwrap();
+            own.loss
+        };
+        (0..6).map(step).collect()
+    };
+    for kernels in [Kernels::FUSED, Kernels::Plain] {
+        for optimizer in [
+            crate::recipe::Optimizer::Adamw,
+            crate::recipe::Optimizer::Muon,
+        ] {
+            let train = Train {
+                optimizer,
+                ..job.train.clone()
+            };
+            let alone = losses(1, kernels, &train);
+            for (shared, alone) in losses(3, kernels, &train).iter().zip(&alone) {
+                assert!(
+                    (shared - alone).abs() < 1e-4,
+                    "{kernels:?}: {shared} {alone}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
