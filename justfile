@@ -31,4 +31,4 @@ schema:
 # What `benches/gpu/README.md` asks for, on a machine with a GPU and PyTorch.
 gpu TORCH:
     cargo build --release --features cuda
-    for piece in machine parity gpt2 gpt2-2048 1b pauses; do python3 benches/peers/gpu.py $piece target/release/pausedata {{TORCH}} benches/gpu/raw; done
+    for piece in machine parity gpt2 gpt2-2048 1b pauses table; do python3 benches/peers/gpu.py $piece target/release/pausedata {{TORCH}} benches/gpu/raw; done

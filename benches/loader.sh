@@ -89,7 +89,10 @@ say() { # PEER WORK ROUND JSON
 }
 
 for round in $(seq "$rounds"); do
-  for peer in $peers; do
+  # Every other round the other way round: nobody always comes after the same peer.
+  order=$peers
+  [ $((round % 2)) = 1 ] || order=$(tr ' ' '\n' <<< "$peers" | tac)
+  for peer in $order; do
     case $peer in
       pausedata)
         rm -rf again

@@ -263,8 +263,8 @@ impl Dataset {
         Ok(shard.row(row)?)
     }
 
-    /// How many ids a row has, by the index alone. Pauses that it gets when it is read are
-    /// counted, unless their policy reads text.
+    /// How many ids a row has, with the pauses that it gets when it is read: by the index
+    /// alone, unless their policy reads text.
     pub fn length(&self, at: At) -> Result<usize, Error> {
         let (length, _) = match &self.online {
             Some(online) => return online.length(self, at),
@@ -316,6 +316,18 @@ impl Dataset {
         }
     }
 
+    /// The rows on disk that a row begins in, and where those have one length, which ids
+    /// behind one another it is from there on: the first, and how many.
+    fn runs(&self, at: At) -> Result<(Range<u64>, Option<(usize, usize)>), Error> {
+        match self.online.as_ref().map(|online| online.run(at)) {
+            Some(run) => match run? {
+                Some((row, run)) => Ok((row..row + 1, Some(run))),
+                None => Ok((self.on_disk(at)?, None)),
+            },
+            None => Ok((self.on_disk(at)?, None)),
+        }
+    }
+
     /// Shows one row of a split to `see` as it is on disk; as [`Dataset::read`].
     pub fn see<T>(
         &self,
@@ -340,6 +352,19 @@ impl Dataset {
         Ok(shard.see_part(row, part, see)?)
     }
 
+    /// Shows ids on disk that stand behind one another to `see`, as far as their shard goes; as
+    /// [`Shard::see_run`].
+    fn see_run<T>(
+        &self,
+        split: Split,
+        index: u64,
+        run: (usize, usize),
+        see: impl FnOnce(Ids<'_>) -> T,
+    ) -> Result<T, Error> {
+        let (shard, row) = self.place(split, index)?;
+        Ok(shard.see_run(row, run, see)?)
+    }
+
     /// Takes all blocks for right that no row has touched yet: their checksums are not
     /// compared, nor are their ids with the vocabulary. For files that were just verified.
     pub fn trust_blocks(&self) {
@@ -357,21 +382,13 @@ impl Dataset {
         }
     }
 
-    /// Says that some rows are read next, so that the processor may get them from memory.
-    pub fn fetch(&self, rows: impl Iterator<Item = At>) {
-        // All places first: each is looked up in memory, and one need not wait for another.
-        let mut places = Vec::with_capacity(rows.size_hint().1.unwrap_or(0));
-        for at in rows {
-            for index in self.on_disk(at).unwrap_or_default() {
-                if let Ok((shard, row)) = self.place(at.split, index)
-                    && let Some(bytes) = shard.bytes_of(row)
-                {
-                    places.push((shard, bytes));
-                }
+    /// Says that a row is read soon, so that the processor may get it from memory.
+    pub fn fetch(&self, at: At) {
+        let (rows, run) = self.runs(at).unwrap_or_default();
+        for index in rows {
+            if let Ok((shard, row)) = self.place(at.split, index) {
+                shard.fetch(row, run);
             }
-        }
-        for (shard, bytes) in places {
-            shard.fetch(&bytes);
         }
     }
 

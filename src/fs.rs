@@ -4,12 +4,16 @@
 //! and its folder synced; a crash at any point leaves the old file or the new.
 
 pub mod mapped;
+mod output;
+mod tree;
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+pub use output::{CHUNK_BYTES, Output};
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -377,163 +381,9 @@ impl Drop for Draft {
     }
 }
 
-/// A file being written; dropped without [`Output::publish`], it leaves nothing.
-#[derive(Debug)]
-pub struct Output {
-    file: File,
-    /// Bytes that were not handed to the system yet: fewer than [`CHUNK_BYTES`].
-    rest: Vec<u8>,
-    /// Bytes that were.
-    written: u64,
-    temporary: PathBuf,
-    path: PathBuf,
-    published: bool,
-}
-
-/// Files are written in pieces that begin and end at multiples of so many bytes, as many as
-/// a huge page has: systems that keep such a piece in one piece of memory map it by one
-/// entry of a table, where they would need 512.
-pub const CHUNK_BYTES: usize = 2 << 20;
-
-impl Output {
-    /// Starts a file that will stand at `path`; makes its folder.
-    pub fn create(path: &Path) -> Result<Self, Error> {
-        create_dir(path.parent().unwrap_or(Path::new(".")))?;
-        let temporary = temporary(path);
-        let file = OpenOptions::new()
-            .create_new(true)
-            .read(true)
-            .write(true)
-            .open(&temporary)
-            .map_err(Error::new("create", path))?;
-        Ok(Self {
-            file,
-            rest: Vec::new(),
-            written: 0,
-            temporary,
-            path: path.to_path_buf(),
-            published: false,
-        })
-    }
-
-    /// Appends bytes.
-    pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let mut bytes = bytes;
-        loop {
-            let in_chunk = self.written.wrapping_add(self.rest.len() as u64) % CHUNK_BYTES as u64;
-            let room = CHUNK_BYTES - usize::try_from(in_chunk).unwrap_or(0);
-            let Some((fitting, others)) = bytes.split_at_checked(room) else {
-                self.rest.extend_from_slice(bytes);
-                return Ok(());
-            };
-            if self.rest.is_empty() {
-                self.put(fitting)?;
-            } else {
-                self.rest.extend_from_slice(fitting);
-                self.flush()?;
-            }
-            bytes = others;
-        }
-    }
-
-    /// Replaces the first bytes, such as a header whose counts are known last.
-    pub fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.flush()?;
-        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, 0)
-            .map_err(Error::new("write", &self.path))
-    }
-
-    /// Makes the file durable under its name.
-    pub fn publish(&mut self) -> Result<(), Error> {
-        self.flush()?;
-        self.file
-            .sync_all()
-            .map_err(Error::new("sync", &self.path))?;
-        publish(&self.temporary, &self.path)?;
-        self.published = true;
-        Ok(())
-    }
-
-    /// Hands what is left to the system.
-    fn flush(&mut self) -> Result<(), Error> {
-        let mut rest = std::mem::take(&mut self.rest);
-        self.put(&rest)?;
-        rest.clear();
-        self.rest = rest;
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::new("write", &self.path))?;
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if !self.published {
-            // The file is no data under this name; a leftover is removed at the next seal.
-            drop(fs::remove_file(&self.temporary));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unpublished_output_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        let mut output = Output::create(&path).unwrap();
-        output.write_all(b"half").unwrap();
-        drop(output);
-        assert_eq!(list(folder.path()).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn a_published_output_replaces_the_old_one_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        write(&path, b"old").unwrap();
-        let mut output = Output::create(&path).unwrap();
-        output.write_all(b"..ew").unwrap();
-        assert_eq!(read(&path).unwrap(), b"old");
-        output.overwrite_start(b"nn").unwrap();
-        output.publish().unwrap();
-        assert_eq!(read(&path).unwrap(), b"nnew");
-    }
-
-    #[test]
-    fn pieces_of_any_length_are_written_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        let bytes: Vec<u8> = (0..251).cycle().take(3 * CHUNK_BYTES + 5).collect();
-        let chunk = CHUNK_BYTES;
-        for lengths in [
-            vec![bytes.len()],
-            vec![chunk, 2 * chunk],
-            vec![1, chunk - 1, 7, 2 * chunk],
-            vec![chunk - 1, 2, chunk + 1, 0, chunk],
-            vec![1000; 9000],
-        ] {
-            let mut output = Output::create(&path).unwrap();
-            let mut rest = &bytes[..];
-            for length in lengths.into_iter().chain([bytes.len()]) {
-                let (piece, others) = rest.split_at(length.min(rest.len()));
-                output.write_all(piece).unwrap();
-                assert!(output.rest.len() < chunk && output.written.is_multiple_of(chunk as u64));
-                rest = others;
-            }
-            output.overwrite_start(&bytes[..9]).unwrap();
-            output.publish().unwrap();
-            assert!(read(&path).unwrap() == bytes);
-        }
-    }
 
     #[test]
     fn every_temporary_name_is_another() {
@@ -547,21 +397,6 @@ mod tests {
                 name.starts_with(TEMPORARY) && name.ends_with("-b.bin"),
                 "{name}"
             );
-        }
-    }
-
-    #[test]
-    fn two_writers_of_one_file_do_not_meet() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        let mut outputs = [b"one", b"two"].map(|text| {
-            let mut output = Output::create(&path).unwrap();
-            output.write_all(text).unwrap();
-            output
-        });
-        for (output, text) in outputs.iter_mut().zip([b"one", b"two"]) {
-            output.publish().unwrap();
-            assert_eq!(read(&path).unwrap(), text);
         }
     }
 

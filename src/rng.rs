@@ -64,6 +64,17 @@ impl Key {
     }
 }
 
+/// The hashes of the first counters, which every key draws with.
+static COUNTERS: [u64; 512] = {
+    let mut hashes = [0; 512];
+    let mut counter = 0;
+    while counter < hashes.len() {
+        hashes[counter] = mix(counter as u64);
+        counter += 1;
+    }
+    hashes
+};
+
 /// Draws numbers: the n-th is a hash of (key, n).
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -76,7 +87,9 @@ impl Rng {
     #[inline]
     pub fn bits(&mut self) -> u64 {
         self.counter += 1;
-        mix(self.key ^ mix(self.counter))
+        let place = usize::try_from(self.counter).unwrap_or(usize::MAX);
+        let counter = COUNTERS.get(place).copied();
+        mix(self.key ^ counter.unwrap_or_else(|| mix(self.counter)))
     }
 
     /// A number in `0..bound`, exactly uniform (Lemire, "Fast random integer
@@ -113,7 +126,7 @@ impl Rng {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): a bijection of u64.
-pub fn mix(x: u64) -> u64 {
+pub const fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -141,6 +154,14 @@ mod tests {
                 seen.insert(key(seed, epoch, item)),
                 "{seed} {epoch} {item} repeats another key"
             );
+        }
+    }
+
+    #[test]
+    fn hashes_of_counters_are_known_or_made() {
+        let mut rng = Key::new(5).rng();
+        for n in 1..2000 {
+            assert_eq!(rng.bits(), mix(rng.key ^ mix(n)));
         }
     }
 

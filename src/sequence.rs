@@ -92,7 +92,13 @@ impl Sequence {
                 let inserted = inserted.get(position..).unwrap_or_default();
                 inserted.iter().take(ids.len()).filter(|is| **is).count()
             }
-            None => ids.iter().filter(|id| pauses.contains(**id)).count(),
+            None => {
+                // Counts as wide as ids, so that many are compared at once.
+                let count = |ids: &[TokenId]| -> u32 {
+                    ids.iter().map(|id| u32::from(pauses.contains(*id))).sum()
+                };
+                ids.chunks(1 << 16).map(|ids| count(ids) as usize).sum()
+            }
         }
     }
 

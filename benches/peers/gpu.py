@@ -6,9 +6,9 @@ PROGRAM is a build with `--features cuda`; TORCH_GPT.py the PyTorch trainer of t
 PIECE is one of: machine (what is there, what its matrix products reach), parity (the runs of
 data/parity with burn's operations and with ours), gpt2, gpt2-2048, 1b, pauses (one model
 each, ours with each form of the operations and PyTorch's best settings, in turn), try (a
-model of a few thousand parameters, to see that all of it runs; `--device cpu` will do).
-Prints each result as a line of JSON, also into OUT/PIECE.jsonl; a run that fails is a line
-too and stops nothing.
+model of a few thousand parameters, to see that all of it runs; `--device cpu` will do),
+table (of all that OUT holds, as Markdown). Prints each result as a line of JSON, also into
+OUT/PIECE.jsonl; a run that fails is a line too and stops nothing.
 """
 
 import argparse
@@ -112,13 +112,38 @@ def speed(args, record):
     for round in range(args.rounds):
         for kernels in ["burn", "f32"] if cpu else ["burn", "bf16"]:
             record.run(f"pausedata, {kernels}, round {round}", [*ours, "--kernels", kernels])
+        # As a run does it: after the check that our kernels agree with the CPU's.
+        if round == 0:
+            chosen = ["--set", 'pretrain.train.precision="bf16"'] if not cpu else []
+            record.run("pausedata, as `train` chooses", [*ours, *chosen])
         for best in [[]] if cpu else BEST:
             record.run(f"PyTorch {' '.join(best)}, round {round}", [*torch, *best])
 
 
+def table(args, record):
+    """A line for each run; PyTorch's memory is what it allocated, ours what the GPU has given."""
+    columns = ["run", "positions/s", "ms a step", "host ms", "first step, s", "MFU, %", "memory, GB", "kernels + products"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    for path in sorted(args.out.glob("*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if "tokens_per_s" not in line:
+                if "failed" in line:
+                    print(f"| {path.stem}: {line['who']} | failed: {line['failed']} |{' |' * (len(columns) - 2)}")
+                continue
+            gpu = line.get("gpu") or {}
+            first = line.get("first_step_s", line.get("first_step_ms", 0) / 1e3)
+            palm = line.get("tflops_palm", gpu.get("palm_gflops", 0) / 1e3)
+            memory = gpu.get("memory_bytes", (line.get("mem_gib") or 0) * 2**30 or line.get("memory_bytes") or 0) / 1e9
+            asked = f"{gpu['kernels_per_step']:.0f} + {gpu['products_per_step']:.0f}" if gpu else ""
+            cells = [f"{path.stem}: {line['who']}", f"{line['tokens_per_s']:.0f}", f"{line['step_ms_median']:.2f}"]
+            cells += [f"{line['host_ms_per_step']:.2f}" if "host_ms_per_step" in line else "", f"{first:.1f}"]
+            cells += [f"{palm / args.peak * 100:.1f}" if palm else "", f"{memory:.2f}", asked]
+            print(f"| {' | '.join(cells)} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("piece", choices=["machine", "parity", *MODELS])
+    parser.add_argument("piece", choices=["machine", "parity", "table", *MODELS])
     parser.add_argument("program", type=Path)
     parser.add_argument("torch", type=Path)
     parser.add_argument("out", type=Path)
@@ -126,9 +151,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm", type=int, default=10)
+    parser.add_argument("--peak", type=float, default=989.4, help="of the GPU, in bf16 TFLOP/s")
     args = parser.parse_args()
-    record = Record(args.out, args.piece)
-    {"machine": machine, "parity": parity}.get(args.piece, speed)(args, record)
+    record = None if args.piece == "table" else Record(args.out, args.piece)
+    {"machine": machine, "parity": parity, "table": table}.get(args.piece, speed)(args, record)
 
 
 main()

@@ -19,13 +19,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-# name: (preset of the PyTorch trainer, more of its arguments, threads, steps, steps to warm up)
+# name: (preset of the PyTorch trainer, more of its arguments, threads, steps, steps to warm up);
+# where the name says bf16, matrix products are: weights and batches are made in fp32
 SPEED = {
     "10.9 M GPT-2, 1 thread": ("tiny", ["--arch", "gpt2", "--bias", "1"], 1, 16, 4),
     "10.9 M GPT-2, 2 threads": ("tiny", ["--arch", "gpt2", "--bias", "1"], 2, 16, 4),
     "10.8 M Llama, 1 thread": ("tiny", ["--arch", "llama"], 1, 16, 4),
     "micro Llama, 1 thread": ("micro", ["--arch", "llama"], 1, 400, 100),
     "micro GPT-2, 1 thread": ("micro", ["--arch", "gpt2", "--bias", "1"], 1, 400, 100),
+    "10.9 M GPT-2, bf16, 1 thread": ("tiny", ["--arch", "gpt2", "--bias", "1"], 1, 16, 4),
+    "10.9 M GPT-2, bf16, 2 threads": ("tiny", ["--arch", "gpt2", "--bias", "1"], 2, 16, 4),
+    "micro Llama, bf16, 1 thread": ("micro", ["--arch", "llama"], 1, 400, 100),
     "10.9 M GPT-2, half a row pauses and prefix, 1 thread": (
         "tiny", ["--arch", "gpt2", "--bias", "1", "--pause-suffix", "50"], 1, 16, 4),
 }  # fmt: skip
@@ -124,6 +128,8 @@ def time(args, name):
     folder, torch = prepare(args, name, preset, arguments, steps)
     theirs = [*torch, "--load", folder, "--steps", str(steps), "--skip", str(warm), "--threads", str(threads), "--measure-peak"]
     ours = [args.program, "--json", "--threads", str(threads), "bench", "train", "--load", folder, "--warm", str(warm), "--ceiling"]
+    if "bf16" in name:
+        ours, theirs = [*ours, "--kernels", "bf16"], [*theirs, "--dtype", "bf16"]
     found = {"pausedata": [], "PyTorch": []}
     for turn in range(args.rounds):
         for peer, command in (("pausedata", ours), ("PyTorch", theirs)):

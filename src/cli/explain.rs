@@ -287,6 +287,7 @@ mod training {
                 Self::Dataset(_) | Self::Checkpoint(_) => Kind::Damaged,
                 Self::Loader(error) => error.kind(),
                 Self::Clash(clash) => clash.kind(),
+                Self::FewBatches { .. } => Kind::BadInput,
                 Self::Kernels(error) => error.kind(),
                 _ => Kind::Failed,
             }
@@ -297,6 +298,16 @@ mod training {
                 Self::Kernels(error) => error.advice(),
                 _ => self.hint(),
             }
+        }
+    }
+
+    impl Explain for train::kernels::Refused {
+        fn kind(&self) -> Kind {
+            Kind::BadInput
+        }
+
+        fn advice(&self) -> Option<String> {
+            Some(self.hint().into())
         }
     }
 
@@ -352,7 +363,11 @@ mod training {
                 Self::UnknownKernels { .. } | Self::Shape { .. } => {
                     "leave `--kernels` out, or say `--kernels burn`".into()
                 }
-                Self::NoBf16 => "train with `precision = \"f32\"`, or on the CPU".into(),
+                Self::Several { .. } => "name one of them".into(),
+                Self::Twice { .. } => {
+                    "name each GPU once; only the CPU may be named several times, as in `cpu,cpu`"
+                        .into()
+                }
                 _ => "`pausedata doctor` shows the devices of this machine".into(),
             })
         }

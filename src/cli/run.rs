@@ -4,6 +4,7 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
+use super::values::On;
 
 /// Prepare, verify, pretrain, finetune and evaluate: the whole recipe, resumable
 ///
@@ -19,9 +20,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub recipe: Recipe,
-    /// Where to train: auto, cpu or cuda:<index>
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: String,
+    #[command(flatten)]
+    pub on: On,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -33,7 +33,7 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    use pausedata::{fs, model, run, train};
+    use pausedata::{fs, run, train};
 
     let plan = args.recipe.plan()?;
     if args.dry_run {
@@ -43,7 +43,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         );
     }
     let stop = ui.stop_on_signal()?;
-    let device = model::device(&args.device)?;
+    let on = args.on.open()?;
     if args.force {
         for (stage, _) in plan.stages() {
             train::forget(&plan.train_dir(stage))?;
@@ -52,7 +52,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             fs::remove_dir(&plan.out.join(part))?;
         }
     }
-    let summary = run::training::run(&plan, &device, ui, &stop)?;
+    let summary = run::training::run(&plan, &on, ui, &stop)?;
     match ui.format() {
         super::ui::Format::Json => ui.print_json(&summary)?,
         super::ui::Format::Text => ui.print(&super::summary::text(&plan, &summary))?,

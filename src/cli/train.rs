@@ -4,7 +4,7 @@ use super::Outcome;
 use super::failure::Failure;
 use super::recipe::Recipe;
 use super::ui::Ui;
-use super::values::Stage;
+use super::values::{On, Stage};
 
 /// Pretrain and finetune on the prepared datasets of a recipe
 ///
@@ -18,9 +18,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub recipe: Recipe,
-    /// Where to train: auto, cpu or cuda:<index>
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: String,
+    #[command(flatten)]
+    pub on: On,
     /// Train one stage only
     #[arg(long, value_name = "STAGE")]
     pub only: Option<Stage>,
@@ -32,10 +31,10 @@ pub struct Args {
 /// Runs the command.
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
-    use pausedata::{model, run, train};
+    use pausedata::{run, train};
 
     let (plan, stop) = (args.recipe.plan()?, ui.stop_on_signal()?);
-    let device = model::device(&args.device)?;
+    let on = args.on.open()?;
     let only = args.only.map(Into::into);
     if args.force {
         for (stage, _) in plan
@@ -45,7 +44,7 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
             train::forget(&plan.train_dir(stage))?;
         }
     }
-    let stages = run::training::train(&plan, &device, only, ui, &stop)?;
+    let stages = run::training::train(&plan, &on, only, ui, &stop)?;
     match ui.format() {
         super::ui::Format::Json => ui.print_json(&stages)?,
         super::ui::Format::Text => ui.print(&super::summary::stages(&stages))?,

@@ -27,6 +27,51 @@ impl From<Stage> for manifest::Stage {
     }
 }
 
+/// Whose operations train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kernels {
+    /// Our own where they agree with the CPU's, else burn's
+    Auto,
+    /// burn's
+    Burn,
+    /// Our own, or none
+    Own,
+}
+
+/// Where to train, and with whose operations.
+#[derive(Clone, Debug, clap::Args)]
+pub struct On {
+    /// Where to train: auto, cpu, cuda, cuda:<index>; or several that share each batch:
+    /// cuda:0,1, cuda:all, cpu,cpu
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// Whose operations train: our own where they agree with the CPU's on a small model, else
+    /// burn's (auto), burn's (burn), or our own or none (own)
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "auto|burn|own",
+        hide_possible_values = true
+    )]
+    kernels: Kernels,
+}
+
+#[cfg(feature = "train")]
+impl On {
+    /// The device, opened.
+    pub fn open(&self) -> Result<pausedata::run::training::On, Failure> {
+        use pausedata::train::kernels::Wish;
+        Ok(pausedata::run::training::On {
+            devices: pausedata::model::devices(&self.device)?,
+            kernels: match self.kernels {
+                Kernels::Auto => Wish::Auto,
+                Kernels::Burn => Wish::Burn,
+                Kernels::Own => Wish::Own,
+            },
+        })
+    }
+}
+
 /// Pauses that rows get when they are read.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Pause {

@@ -311,8 +311,9 @@ impl Work<'_> {
             }
         }
         result.check_columns()?;
-        // The same form again must be the same dataset.
-        let same_form = to.shards() == Some(self.source.manifest.shard_format);
+        // The same form again must be the same dataset, but for shards of an older version.
+        let same_form = to.shards() == Some(self.source.manifest.shard_format)
+            && self.source.version() == result.version();
         if same_form && dataset != self.source.digest {
             let (expected, found) = (self.source.digest, dataset);
             return Err(inexact("dataset", expected.to_string(), found.to_string()));

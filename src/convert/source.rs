@@ -17,7 +17,7 @@ use crate::manifest::{self, Manifest, ShardFormat, Split, TOKENIZER_FILE};
 use crate::prepare::ORIGIN;
 use crate::progress::{Progress, Stop};
 use crate::sequence::{Sequence, Stored};
-use crate::shard::layout::Header;
+use crate::shard::layout::{Header, Version};
 use crate::shard::parquet;
 use crate::shard::{Outline, Shard};
 use crate::token::{IdWidth, TokenId};
@@ -113,6 +113,12 @@ impl Source {
         splits
             .map(|(split, record)| (*split, record.totals.rows))
             .collect()
+    }
+
+    /// The oldest format version of its shards; none where it has none.
+    pub fn version(&self) -> Option<Version> {
+        let outlines = self.outlines.values().flatten();
+        outlines.map(|outline| outline.header().version).min()
     }
 
     /// The shards of a split without their ids.

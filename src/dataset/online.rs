@@ -6,8 +6,8 @@
 //! shards serves every policy. Elsewhere a row on disk is a row; examples that have no
 //! room for their pauses are left out, as preparation would have left them out.
 
+use std::cell::Cell;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -82,8 +82,6 @@ pub struct Online {
     leaves_room: bool,
     train: Vec<UnitRows>,
     validation: Vec<UnitRows>,
-    /// Memory of readers that are not at work.
-    idle: Mutex<Vec<Memory>>,
 }
 
 /// Another cut of a stream.
@@ -105,6 +103,8 @@ struct UnitRows {
     /// Its first row on disk, and the ids of all of them.
     first_on_disk: u64,
     ids: u64,
+    /// Whether they are known to stand behind one another in each shard, in rows of one length.
+    is_run: bool,
     /// For each row on disk that is left out, how many rows come before it.
     left_out: Vec<u64>,
 }
@@ -160,7 +160,6 @@ impl Online {
             seed: manifest.seed,
             train: Vec::new(),
             validation: Vec::new(),
-            idle: Mutex::default(),
         };
         online.train = online.units(dataset.shards(Split::Train))?;
         online.validation = online.units(dataset.shards(Split::Validation))?;
@@ -203,13 +202,17 @@ impl Online {
             return Ok(());
         }
         let found = self.find(at)?;
-        let mut memory = lock(&self.idle).pop().unwrap_or_default();
+        thread_local! {
+            /// Kept from row to row.
+            static MEMORY: Cell<Option<Box<Memory>>> = const { Cell::new(None) };
+        }
+        let mut memory = MEMORY.take().unwrap_or_default();
         let Memory {
             scratch,
             joined,
             narrow,
             wide,
-        } = &mut memory;
+        } = &mut *memory;
         let insertion = &self.insertion;
         let shown = self.text(dataset, found, joined, &mut |ids, prefix| {
             let (ids, prefix) = match ids {
@@ -233,7 +236,7 @@ impl Online {
                 stored,
             });
         });
-        lock(&self.idle).push(memory);
+        MEMORY.set(Some(memory));
         shown
     }
 
@@ -248,8 +251,7 @@ impl Online {
         Ok(pause::apply(&self.insertion, &text, found.key))
     }
 
-    /// How many ids a row has, by the index alone; where the policy reads text, without its
-    /// pauses.
+    /// How many ids a row has, by the index alone; where the policy reads text, by that.
     pub fn length(&self, dataset: &Dataset, at: At) -> Result<usize, super::Error> {
         let Found {
             split,
@@ -257,13 +259,13 @@ impl Online {
             row,
             key,
         } = self.find(at)?;
+        if self.insertion.policy().reads_text() {
+            return Ok(self.placed(dataset, at)?.sequence.len());
+        }
         let (length, prefix) = match self.recut {
             Some(Recut { real, .. }) => (size(unit.ids.saturating_sub(row * real).min(real)), None),
             None => dataset.shape(split, unit.first_on_disk + unit.on_disk(row))?,
         };
-        if self.insertion.policy().reads_text() {
-            return Ok(length);
-        }
         // What the ids are is no matter.
         let text = Sequence {
             prefix,
@@ -309,12 +311,37 @@ impl Online {
                 rows,
                 first_on_disk,
                 ids,
+                is_run: self.is_run(shards),
                 left_out,
             });
             first += rows;
             first_on_disk += on_disk;
         }
         Ok(units)
+    }
+
+    /// Whether the ids of a unit are one run in each of its shards, all of whose rows are full
+    /// but the last.
+    fn is_run(&self, shards: &[Shard]) -> bool {
+        let (Some(Recut { on_disk, .. }), Some((_, others))) = (self.recut, shards.split_last())
+        else {
+            return false;
+        };
+        let is_full = |shard: &Shard| shard.record().ids == shard.rows() * on_disk;
+        shards.iter().all(|shard| shard.is_run(size(on_disk))) && others.iter().all(is_full)
+    }
+
+    /// The row on disk that a row begins in, where in it, and how many real ids it has: of
+    /// rows whose ids stand behind one another.
+    pub fn run(&self, at: At) -> Result<Option<(u64, (usize, usize))>, super::Error> {
+        let Found { unit, row, .. } = self.find(at)?;
+        let Some(Recut { real, on_disk }) = self.recut.filter(|_| unit.is_run) else {
+            return Ok(None);
+        };
+        let start = row * real;
+        let n = unit.ids.min(start + real) - start;
+        let first = unit.first_on_disk + start / on_disk;
+        Ok(Some((first, (size(start % on_disk), size(n)))))
     }
 
     /// The examples of a unit that have no room for the most pauses they could draw.
@@ -396,6 +423,23 @@ impl Online {
             let expected = on_disk.min(unit.ids - row * on_disk);
             let n = (expected - from).min(end - at);
             let row = unit.first_on_disk + row;
+            if unit.is_run {
+                let run = (size(from), size(end - at));
+                let n = dataset.see_run(split, row, run, |ids| {
+                    width = ids.width();
+                    match ids.len() == size(end - start) {
+                        true => see(ids, None),
+                        false => joined.extend_from_slice(ids.bytes()),
+                    }
+                    ids.len() as u64
+                })?;
+                if n == 0 {
+                    let (expected, found) = (end - at, 0);
+                    return Err(dataset.no_stream(split, row, [expected, found]));
+                }
+                at += n;
+                continue;
+            }
             let part = (size(from), size(n));
             let length = dataset.see_part(split, row, part, |ids, length| {
                 match n == end - start {
@@ -406,14 +450,7 @@ impl Online {
                 length as u64
             })?;
             if length != expected {
-                let source = Error::NoStream {
-                    split,
-                    row,
-                    expected,
-                    found: length,
-                };
-                let folder = dataset.folder.clone();
-                return Err(super::Error::Online { folder, source });
+                return Err(dataset.no_stream(split, row, [expected, length]));
             }
             at += n;
         }
@@ -421,6 +458,20 @@ impl Online {
             see(Ids::from_bytes(joined, width), None);
         }
         Ok(())
+    }
+}
+
+impl Dataset {
+    /// An error about a row on disk that has not as many ids as it should.
+    fn no_stream(&self, split: Split, row: u64, [expected, found]: [u64; 2]) -> super::Error {
+        let source = Error::NoStream {
+            split,
+            row,
+            expected,
+            found,
+        };
+        let folder = self.folder.clone();
+        super::Error::Online { folder, source }
     }
 }
 
@@ -488,9 +539,4 @@ fn compare(manifest: &Manifest, config: &pause::Config, recut: bool) -> Result<(
 /// A number of ids, of which a row has fewer than 2^32.
 fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-/// No reader leaves its memory in a wrong state.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

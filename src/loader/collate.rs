@@ -84,8 +84,10 @@ impl Collator {
         self.counts.pauses += n_pauses;
         self.counts.real += n as u64 - n_pauses;
         let start = self.scored.len();
-        for word in &self.words {
-            self.scored.extend_from_slice(&word.to_le_bytes());
+        self.scored.resize(start + 8 * self.words.len(), 0);
+        let places = self.scored.get_mut(start..).unwrap_or_default();
+        for (place, word) in places.as_chunks_mut().0.iter_mut().zip(&self.words) {
+            *place = word.to_le_bytes();
         }
         self.scored.truncate(start + n.div_ceil(8));
         // A row is shorter than 2^31 ids.

@@ -39,9 +39,9 @@ use crate::shard::Ahead;
 use crate::token::{IdWidth, Reserved};
 use crate::units::percent;
 
-/// Rows that a processor is told of before they are read: as many as its nearer caches
-/// hold, which is more than its memory can bring at once.
-const FETCHED: usize = 16;
+/// A processor is told of a row so many rows before it is read: memory brings some while
+/// others are worked on, and its nearer caches hold them all.
+const FETCHED: usize = 8;
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -63,7 +63,7 @@ pub trait Rows: Send + Sync {
     /// Says that a row will be read soon, so that it may be got from its disk.
     fn will_need(&self, _: At, _: Ahead) {}
     /// Says that some rows are read next, so that they may be got from memory.
-    fn fetch(&self, _: &mut dyn Iterator<Item = At>) {}
+    fn fetch(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -93,8 +93,8 @@ impl Rows for Dataset {
         self.will_need(at, ahead);
     }
 
-    fn fetch(&self, rows: &mut dyn Iterator<Item = At>) {
-        self.fetch(rows);
+    fn fetch(&self, at: At) {
+        self.fetch(at);
     }
 
     fn identity(&self) -> Fingerprint {
@@ -383,40 +383,62 @@ impl Loader {
 
     /// Global batch `k`.
     pub fn batch(&self, k: u64) -> Result<GlobalBatch, Error> {
-        self.batch_of(k, &self.rows_of(k))
+        self.batch_of(k, &self.rows_of(k), &[], false)
     }
 
-    /// Global batch `k`, whose rows these are.
-    fn batch_of(&self, k: u64, rows: &[Pick]) -> Result<GlobalBatch, Error> {
+    /// Global batch `k`, whose rows these are, and which `next` follow; whether its first
+    /// rows are on their way from memory.
+    fn batch_of(
+        &self,
+        k: u64,
+        rows: &[Pick],
+        next: &[Pick],
+        is_fetched: bool,
+    ) -> Result<GlobalBatch, Error> {
+        let mut ahead = rows.iter().chain(next);
+        for pick in ahead.by_ref().take(FETCHED) {
+            if !is_fetched {
+                self.fetch(*pick);
+            }
+        }
         let mut batch = GlobalBatch {
             index: k,
             micro_batches: Vec::new(),
             counts: Counts::default(),
         };
         for picks in rows.chunks(self.config.rows_per_micro_batch) {
-            let micro_batch = self.micro_batch(picks)?;
+            let micro_batch = self.micro_batch(picks, &mut ahead)?;
             batch.counts += micro_batch.counts;
             batch.micro_batches.push(micro_batch);
         }
         Ok(batch)
     }
 
-    fn micro_batch(&self, picks: &[Pick]) -> Result<Batch, Error> {
+    /// The batch of some rows; as many are fetched `ahead`.
+    fn micro_batch<'a>(
+        &self,
+        picks: &[Pick],
+        ahead: &mut impl Iterator<Item = &'a Pick>,
+    ) -> Result<Batch, Error> {
         let split = self.config.split;
         let empty = || Error::Empty { split };
         let first = self.members.first().ok_or_else(empty)?;
         let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
-        for some in picks.chunks(FETCHED) {
-            for (place, member) in self.members.iter().enumerate() {
-                let own = some.iter().filter(|pick| pick.member == place);
-                member.fetch(&mut own.map(|pick| pick.at(split)));
+        for pick in picks {
+            if let Some(pick) = ahead.next() {
+                self.fetch(*pick);
             }
-            for pick in some {
-                let member = self.members.get(pick.member).ok_or_else(empty)?;
-                push(&**member, pick.at(split), &mut collator)?;
-            }
+            let member = self.members.get(pick.member).ok_or_else(empty)?;
+            push(&**member, pick.at(split), &mut collator)?;
         }
         Ok(collator.finish())
+    }
+
+    /// Says that a row is read soon, so that the processor may get it from memory.
+    fn fetch(&self, pick: Pick) {
+        if let Some(member) = self.members.get(pick.member) {
+            member.fetch(pick.at(self.config.split));
+        }
     }
 
     /// Says that some rows will be read soon.

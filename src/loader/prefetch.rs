@@ -101,6 +101,8 @@ pub struct Batches<'a> {
     indices: Range<u64>,
     /// The rows of the next, once they were asked for.
     next: Option<Vec<Pick>>,
+    /// Whether one was made, so that the first rows of the next are on their way.
+    made_one: bool,
     /// How often this thread had read from a disk when the last was begun.
     reads: u64,
 }
@@ -111,6 +113,7 @@ impl<'a> Batches<'a> {
             loader,
             indices,
             next: None,
+            made_one: false,
             reads: fs::disk_reads(),
         }
     }
@@ -125,16 +128,18 @@ impl Iterator for Batches<'_> {
         let reads = fs::disk_reads();
         // Rows that came from a disk just now say that the next ones will, too.
         let ahead = match reads == self.reads {
-            true => Ahead::Blocks,
+            true => Ahead::Stretches,
             false => Ahead::Rows,
         };
         self.reads = reads;
+        let made_one = std::mem::replace(&mut self.made_one, true);
         if !self.indices.is_empty() {
             let next = self.loader.rows_of(self.indices.start);
             self.loader.will_need(&next, ahead);
             self.next = Some(next);
         }
-        Some(self.loader.batch_of(k, &rows))
+        let next = self.next.as_deref().unwrap_or_default();
+        Some(self.loader.batch_of(k, &rows, next, made_one))
     }
 }
 

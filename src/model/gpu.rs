@@ -16,6 +16,9 @@ const VARIABLE: &str = "CUDA_PATH";
 /// Where toolkits lie otherwise.
 const TOOLKITS: [&str; 3] = ["/usr/local/cuda", "/opt/cuda", "/usr"];
 
+/// The library by which several GPUs sum, as it is called everywhere.
+const COLLECTIVE: &str = "NCCL";
+
 /// One thing that a GPU needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Need {
@@ -29,15 +32,34 @@ pub struct Need {
     pub hint: &'static str,
 }
 
+#[cfg(all(feature = "train", feature = "cuda"))]
+impl Need {
+    /// That a device which was asked for lacks this.
+    pub fn lacking(&self, name: &str) -> super::Error {
+        super::Error::Incomplete {
+            name: name.into(),
+            what: self.name,
+            looked: self.looked.clone(),
+            hint: self.hint,
+        }
+    }
+}
+
 /// What was found on this machine, looked for once. Libraries stay loaded.
 pub fn needs() -> &'static [Need] {
     static NEEDS: OnceLock<Vec<Need>> = OnceLock::new();
     NEEDS.get_or_init(|| look(&folders()))
 }
 
-/// What is missing, driver first.
+/// What is missing, driver first; what several GPUs alone need does not count.
 pub fn missing() -> impl Iterator<Item = &'static Need> {
-    needs().iter().filter(|need| need.found.is_none())
+    let needs = needs().iter().filter(|need| need.name != COLLECTIVE);
+    needs.filter(|need| need.found.is_none())
+}
+
+/// What several GPUs need to sum over all of them.
+pub fn collective() -> Option<&'static Need> {
+    needs().iter().find(|need| need.name == COLLECTIVE)
 }
 
 /// Whether the driver answers: without it there is no GPU to speak of.
@@ -81,6 +103,13 @@ fn look(folders: &[PathBuf]) -> Vec<Need> {
             "matrix library",
             library(&["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]),
             RUNTIME,
+        ),
+        // CubeCL opens it by this name alone, which the library does not call itself: a folder
+        // that the system does not search is of no use.
+        need(
+            COLLECTIVE,
+            self::library(&["libnccl.so"], &[]),
+            "only several GPUs need it: run `scripts/cuda-runtime.sh DIR --nccl` and set LD_LIBRARY_PATH to what it says, or install NCCL (Debian: libnccl-dev)",
         ),
     ]
 }
@@ -140,7 +169,10 @@ mod tests {
         let folders = [empty.path().to_path_buf()];
         let needs = look(&folders);
         let names: Vec<_> = needs.iter().map(|need| need.name).collect();
-        assert_eq!(names, ["driver", "compiler", "headers", "matrix library"]);
+        assert_eq!(
+            names,
+            ["driver", "compiler", "headers", "matrix library", "NCCL"]
+        );
         let headers = &needs[2];
         assert_eq!(headers.found, None);
         let expected = empty.path().join("include/cuda_runtime.h");

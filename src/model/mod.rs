@@ -3,7 +3,11 @@
 //! Axes: `n` positions of a batch (`rows * length`), `d` the residual stream,
 //! `V` the vocabulary.
 
+#[cfg(feature = "train")]
+pub mod collective;
 pub mod config;
+#[cfg(feature = "train")]
+mod devices;
 pub mod flops;
 pub mod folder;
 #[cfg(any(test, feature = "cuda"))]
@@ -32,9 +36,11 @@ pub mod rows;
 pub mod tuning;
 
 #[cfg(feature = "train")]
+pub use devices::{device, devices};
+#[cfg(feature = "train")]
 pub use ops::Kernels;
 #[cfg(feature = "train")]
-pub use parameters::{Device, Error, Model, device, kernels, kernels_in, to_vec};
+pub use parameters::{Device, Error, Model, kernels, to_vec};
 #[cfg(test)]
 #[cfg(feature = "train")]
 pub(crate) mod testing;

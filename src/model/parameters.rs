@@ -24,8 +24,25 @@ pub(super) const DEVIATION: f64 = 0.02;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is none of ours.
-    #[error("unknown device `{name}`: expected `auto`, `cpu` or `cuda:N`")]
+    #[error(
+        "unknown device `{name}`: expected `auto`, `cpu`, `cuda` or `cuda:N`, or several, as in \
+         `cuda:0,1`, `cuda:all` or `cpu,cpu`"
+    )]
     UnknownDevice {
+        /// What was asked for.
+        name: String,
+    },
+    /// A GPU would have two ranks.
+    #[error("`{name}` names GPU {number} twice: expected one rank on each")]
+    Twice {
+        /// What was asked for.
+        name: String,
+        /// Which GPU.
+        number: usize,
+    },
+    /// Several devices for what one does.
+    #[error("expected one device, found `{name}`: several share the batches of training alone")]
+    Several {
         /// What was asked for.
         name: String,
     },
@@ -53,9 +70,6 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// Training on a GPU is single precision.
-    #[error("a GPU trains in f32 alone, and bf16 is asked for")]
-    NoBf16,
     /// Our own kernels do not know a model of this shape.
     #[error("our own kernels on a GPU do not take this model: {reason}")]
     Shape {
@@ -72,52 +86,22 @@ pub enum Error {
     },
 }
 
-/// Finds a device by name: `auto`, `cpu` or `cuda:N`.
-pub fn device(name: &str) -> Result<Device, Error> {
-    let unknown = || Error::UnknownDevice { name: name.into() };
-    match name {
-        "cpu" => Ok(Device::flex()),
-        "auto" => {
-            let gpu = cuda_devices(name)?.into_iter().next();
-            Ok(gpu.unwrap_or(Device::flex()))
-        }
-        _ => {
-            let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
-            let index: usize = index.parse().map_err(|_| unknown())?;
-            if cfg!(not(feature = "cuda")) {
-                return Err(Error::NoCuda { name: name.into() });
-            }
-            let devices = cuda_devices(name)?;
-            let found = devices.len();
-            devices.into_iter().nth(index).ok_or(Error::NoSuchDevice {
-                name: name.into(),
-                found,
-            })
-        }
-    }
-}
-
 /// Asks before opening one: opening a device that is not there, or that lacks its
 /// compiler, would panic in burn. `auto` takes no driver for no GPU, not for an error.
 #[cfg(feature = "cuda")]
-fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(name: &str) -> Result<Vec<Device>, Error> {
     use super::gpu;
     if name == "auto" && !gpu::has_driver() {
         return Ok(Vec::new());
     }
     if let Some(need) = gpu::missing().next() {
-        return Err(Error::Incomplete {
-            name: name.into(),
-            what: need.name,
-            looked: need.looked.clone(),
-            hint: need.hint,
-        });
+        return Err(need.lacking(name));
     }
     Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
+pub(super) fn cuda_devices(_: &str) -> Result<Vec<Device>, Error> {
     Ok(Vec::new())
 }
 
@@ -146,15 +130,6 @@ pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Ke
     match on_cpu {
         true => Ok(Some(Kernels::Fused(precision))),
         false => Err(Error::UnknownKernels { name: name.into() }),
-    }
-}
-
-/// The form of the operations that trains on a device, in the precision of a recipe.
-pub fn kernels_in(precision: Precision, device: &Device) -> Result<Kernels, Error> {
-    match (Kernels::for_device(device), precision) {
-        (Kernels::Fused(_), precision) => Ok(Kernels::Fused(precision)),
-        (other, Precision::Single) => Ok(other),
-        (_, Precision::Bf16) => Err(Error::NoBf16),
     }
 }
 
@@ -218,8 +193,7 @@ impl Model {
     /// The same model, of which training changes a part. Adapters begin by the key, and
     /// change nothing yet.
     pub fn tuned(mut self, tuning: Tuning, key: Key) -> Self {
-        let device = self.tensors.first().map(Tensor::device);
-        let device = device.unwrap_or_else(Device::flex);
+        let device = self.device();
         for group in tuning.groups(&self.config) {
             let values = match group.name == tuning::ROWS {
                 true => self.rows_of(&tuning.rows),
@@ -261,6 +235,12 @@ impl Model {
             values.into_iter().zip(&tensors).map(tensor).collect()
         });
         self
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        let first = self.tensors.first();
+        first.map_or_else(Device::flex, Tensor::device)
     }
 
     /// Which form of the operations it runs.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the operands of matrix products are rounded to. Weights, the optimizer's moments,
-/// sums, statistics, softmax and loss are single precision in each.
+/// sums, statistics, softmax, loss and adapters are single precision in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
     /// Nothing: single precision.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::place::Slots;
 use super::{Insertion, Overflow, Policy};
 use crate::rng::Key;
+use crate::row::wide;
 use crate::sequence::Sequence;
 use crate::token::TokenId;
 
@@ -17,6 +18,9 @@ pub trait Id: Copy + PartialEq {
     fn of(id: TokenId) -> Self;
     /// Ids of this form as such.
     fn tokens(ids: &[Self]) -> Cow<'_, [TokenId]>;
+    /// Fills `row` with the `text` in its order, and with `pause` in the slots whose bits are
+    /// set: as many as the row is longer.
+    fn spread(text: &[Self], slots: &[u64], pause: Self, row: &mut [Self]);
 }
 
 impl Id for TokenId {
@@ -26,6 +30,10 @@ impl Id for TokenId {
 
     fn tokens(ids: &[Self]) -> Cow<'_, [TokenId]> {
         Cow::Borrowed(ids)
+    }
+
+    fn spread(text: &[Self], slots: &[u64], pause: Self, row: &mut [Self]) {
+        wide::spread_each(text, slots, pause, row);
     }
 }
 
@@ -40,6 +48,10 @@ impl Id for [u8; 2] {
         let ids = ids.iter().map(|id| TokenId(u16::from_le_bytes(*id).into()));
         ids.collect()
     }
+
+    fn spread(text: &[Self], slots: &[u64], pause: Self, row: &mut [Self]) {
+        wide::spread(text, slots, pause, row);
+    }
 }
 
 /// Four bytes, little-endian.
@@ -51,6 +63,10 @@ impl Id for [u8; 4] {
     fn tokens(ids: &[Self]) -> Cow<'_, [TokenId]> {
         let ids = ids.iter().map(|id| TokenId(u32::from_le_bytes(*id)));
         ids.collect()
+    }
+
+    fn spread(text: &[Self], slots: &[u64], pause: Self, row: &mut [Self]) {
+        wide::spread(text, slots, pause, row);
     }
 }
 
@@ -131,7 +147,7 @@ pub fn lay<T: Id>(
             row.resize(prefix.len() + text.len() + n_pauses, pause);
             let (before, behind) = row.split_at_mut(prefix.len());
             before.copy_from_slice(prefix);
-            scratch.slots.spread(text, pause, behind);
+            T::spread(text, scratch.slots.bits(), pause, behind);
             if *overflow == Overflow::Drop && laid.prefix.is_none() {
                 laid.overflowed = cut(insertion.row_length, pause, row);
             }

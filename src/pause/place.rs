@@ -1,8 +1,7 @@
 //! Where random pauses stand: the four sampling laws.
 //!
-//! A law draws the slots of a row that are pauses, as bits; then the text is spread
-//! over the others, a stretch between two pauses at a time. Both keep their memory
-//! from row to row.
+//! A law draws the slots of a row that are pauses, as bits; the text is spread over the
+//! others by [`crate::row::wide`]. The bits keep their memory from row to row.
 #![expect(
     clippy::indexing_slicing,
     reason = "every index is drawn below, or counted up to, the row's length"
@@ -10,10 +9,6 @@
 
 use super::Law;
 use crate::rng::Rng;
-
-/// Ids that are copied at once: most stretches of text between two pauses are shorter,
-/// and what is copied beyond one is overwritten by what follows it.
-const STRETCH: usize = 32;
 
 /// The most pauses that `law` can place among `n_text` ids.
 pub(super) fn room(law: Law, n_text: usize) -> usize {
@@ -77,37 +72,10 @@ impl Slots {
         }
     }
 
-    /// Fills `row` with the `text` in its order, and with `pause` in the slots that were drawn
-    /// for so many ids.
-    pub fn spread<T: Copy>(&self, text: &[T], pause: T, row: &mut [T]) {
-        let (mut from, mut at) = (0, 0);
-        for (word, bits) in self.slots.iter().enumerate() {
-            let mut left = *bits;
-            while left != 0 {
-                let slot = 64 * word + left.trailing_zeros() as usize;
-                left &= left - 1;
-                copy(&text[from..], &mut row[at..], slot - at);
-                row[slot] = pause;
-                from += slot - at;
-                at = slot + 1;
-            }
-        }
-        row[at..].copy_from_slice(&text[from..]);
+    /// The slots that were drawn: a bit a slot, the lowest of a word first.
+    pub fn bits(&self) -> &[u64] {
+        &self.slots
     }
-}
-
-/// Copies the first `n` values, and perhaps others that stand behind them.
-fn copy<T: Copy>(from: &[T], to: &mut [T], n: usize) {
-    if n <= STRETCH
-        && let (Some(from), Some(to)) = (
-            from.first_chunk::<STRETCH>(),
-            to.first_chunk_mut::<STRETCH>(),
-        )
-    {
-        *to = *from;
-        return;
-    }
-    to[..n].copy_from_slice(&from[..n]);
 }
 
 /// Gives each run of pauses a gap of its own, every free gap being equally likely.
@@ -192,6 +160,7 @@ mod tests {
     use super::*;
     use crate::pause::{runs, strip};
     use crate::rng::{Key, Stream};
+    use crate::row::wide;
     use crate::sequence::Sequence;
     use crate::token::TokenId;
 
@@ -211,7 +180,7 @@ mod tests {
         let mut rng = Key::new(7).stream(Stream::Pause).item(item).rng();
         let (mut slots, mut row) = (Slots::default(), vec![TokenId(77); text.len() + n_pauses]);
         slots.draw(law, (text.len(), n_pauses), &mut rng);
-        slots.spread(text, PAUSE, &mut row);
+        wide::spread_each(text, slots.bits(), PAUSE, &mut row);
         row
     }
 

@@ -218,8 +218,10 @@ pub fn observe(totals: &mut Totals, row: &pause::Placed, insertion: &Insertion) 
     totals.real += sequence.len() as u64 - n_pauses;
     totals.scored += pause::target::scored(sequence, pauses);
     totals.overflowed += row.overflowed as u64;
-    for length in pause::runs(sequence, pauses) {
-        totals.observe_run(length);
+    if 0 < n_pauses {
+        for length in pause::runs(sequence, pauses) {
+            totals.observe_run(length);
+        }
     }
     if !insertion.is_shared() {
         let positions = sequence.pause_positions(pauses);

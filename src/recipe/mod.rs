@@ -129,6 +129,7 @@ pub struct Train {
     /// Positions a step: `batch_tokens / seq_len` rows make one global batch.
     pub batch_tokens: usize,
     /// Positions of one forward pass, at most; a step accumulates as many passes as it needs.
+    /// Where absent, each device that shares the step makes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// What a position attends to.
@@ -185,8 +186,9 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "is_default")]
     pub z_loss: f64,
     /// What matrix products read: numbers as they are, or rounded to bfloat16, which is
-    /// faster where the processor has instructions for it (`avx512_bf16`) and right
-    /// everywhere. Weights, moments, sums, softmax and loss are single precision in both.
+    /// faster on a GPU and where the processor has instructions for it (`avx512_bf16`), and
+    /// right everywhere. Weights, moments, sums, softmax and loss are single precision in
+    /// both.
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: model::precision::Precision,
     /// Whether a block's activations are computed again in the backward pass instead of
@@ -208,7 +210,7 @@ pub struct Train {
     /// When the run ends before its last step; the best checkpoint is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
-    /// Billions of operations a second that the device can do, to which the speed of
+    /// Billions of operations a second that a device can do, to which the speed of
     /// training is compared; measured on the CPU where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_gflops: Option<f64>,

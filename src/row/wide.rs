@@ -1,5 +1,7 @@
 //! Questions about many ids at once, with the widest instructions that pay.
 
+use crate::token::TokenId;
+
 /// An id as it lies on disk.
 pub trait Id: Copy {
     /// Its number.
@@ -14,6 +16,28 @@ pub trait Id: Copy {
     /// The processor has AVX2.
     #[cfg(target_arch = "x86_64")]
     unsafe fn equal_avx2(ids: &[Self; 64], one: Self::Number) -> u64;
+
+    /// As [`Id::equal_avx2`].
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with its instructions for bytes and words.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn equal_avx512(ids: &[Self; 64], one: Self::Number) -> u64;
+
+    /// As [`spread`].
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with its instructions for bytes and words, and VBMI2.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]);
+}
+
+/// Whether [`Id::equal_avx512`] and [`Id::spread_avx512`] may be called.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vbmi2")
 }
 
 /// The largest of some ids.
@@ -59,6 +83,89 @@ pub fn append<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
     body(ids, numbers);
 }
 
+/// Makes the places the low halves of some ids, little-endian, and returns the largest id.
+pub fn narrow(ids: &[TokenId], places: &mut [[u8; 2]]) -> Option<TokenId> {
+    #[inline(always)]
+    fn body(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
+        let mut largest = 0;
+        for (place, id) in places.iter_mut().zip(ids) {
+            #[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
+            let low = id.0 as u16;
+            *place = low.to_le_bytes();
+            largest = id.0.max(largest);
+        }
+        largest
+    }
+
+    if ids.is_empty() {
+        return None;
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
+            body(ids, places)
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked and has AVX2.
+            return Some(TokenId(unsafe { wide(ids, places) }));
+        }
+    }
+    Some(TokenId(body(ids, places)))
+}
+
+/// Fills `row` with the `text` in its order, and with `one` in the slots whose bits are set,
+/// the lowest of a word first: as many as the row is longer than the text.
+pub fn spread<T: Id>(text: &[T], slots: &[u64], one: T, row: &mut [T]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx512() {
+        // SAFETY: the processor was just asked.
+        return unsafe { T::spread_avx512(text, slots, one, row) };
+    }
+    spread_each(text, slots, one, row);
+}
+
+/// Ids that are copied at once: most stretches of text between two pauses are shorter,
+/// and what is copied beyond one is overwritten by what follows it.
+const STRETCH: usize = 32;
+
+/// As [`spread`], a stretch between two slots at a time, of any values.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the caller sets as many slots as the row is longer, and none behind it"
+)]
+pub fn spread_each<T: Copy>(text: &[T], slots: &[u64], one: T, row: &mut [T]) {
+    let (mut from, mut at) = (0, 0);
+    for (word, bits) in slots.iter().enumerate() {
+        let mut left = *bits;
+        while left != 0 {
+            let slot = 64 * word + left.trailing_zeros() as usize;
+            left &= left - 1;
+            copy(&text[from..], &mut row[at..], slot - at);
+            row[slot] = one;
+            from += slot - at;
+            at = slot + 1;
+        }
+    }
+    row[at..].copy_from_slice(&text[from..]);
+}
+
+/// Copies the first `n` values, and perhaps others that stand behind them.
+fn copy<T: Copy>(from: &[T], to: &mut [T], n: usize) {
+    if n <= STRETCH
+        && let (Some(from), Some(to)) = (
+            from.first_chunk::<STRETCH>(),
+            to.first_chunk_mut::<STRETCH>(),
+        )
+    {
+        *to = *from;
+        return;
+    }
+    for (to, from) in to.iter_mut().zip(from).take(n) {
+        *to = *from;
+    }
+}
+
 /// How many bits are set.
 pub fn ones(words: &[u64]) -> u64 {
     #[inline(always)]
@@ -89,11 +196,20 @@ pub fn equal<T: Id>(ids: &[T], one: T::Number, words: &mut Vec<u64>) {
             // SAFETY: this function has AVX2.
             words.extend(ids.iter().map(|ids| unsafe { T::equal_avx2(ids, one) }));
         }
+        #[target_feature(enable = "avx512f,avx512bw")]
+        fn widest<T: Id>(ids: &[[T; 64]], one: T::Number, words: &mut Vec<u64>) {
+            // SAFETY: the caller asked for all of AVX-512 that is needed.
+            words.extend(ids.iter().map(|ids| unsafe { T::equal_avx512(ids, one) }));
+        }
         if is_x86_feature_detected!("avx2") {
             words.clear();
             let (whole, rest) = ids.as_chunks();
-            // SAFETY: the processor was just asked and has AVX2.
-            unsafe { wide(whole, one, words) };
+            match has_avx512() {
+                // SAFETY: the processor was just asked.
+                true => unsafe { widest(whole, one, words) },
+                // SAFETY: the processor was just asked and has AVX2.
+                false => unsafe { wide(whole, one, words) },
+            }
             if !rest.is_empty() {
                 words.push(word(rest, |id| id.number() == one));
             }
@@ -148,6 +264,51 @@ impl Id for [u8; 2] {
             .rev()
             .fold(0, |word, half| word << 32 | bits(half))
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn equal_avx512(ids: &[Self; 64], one: u16) -> u64 {
+        use std::arch::x86_64::*;
+
+        let one = _mm512_set1_epi16(one.cast_signed());
+        let (parts, _) = ids.as_chunks::<32>();
+        parts.iter().rev().fold(0, |word, part| {
+            // SAFETY: a part has 64 bytes.
+            let ids = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
+            word << 32 | u64::from(_mm512_cmpeq_epi16_mask(ids, one))
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]) {
+        use std::arch::x86_64::*;
+
+        const N: usize = 32;
+        // Which of the next lanes are values that are there.
+        let first = |there: usize| match there {
+            N.. => u32::MAX,
+            there => (1 << there) - 1,
+        };
+        let one = _mm512_set1_epi16(one.number().cast_signed());
+        let mut rest = text;
+        let parts = slots
+            .iter()
+            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
+        for (part, bits) in row.chunks_mut(N).zip(parts) {
+            #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
+            let real = !(bits as u32);
+            // SAFETY: lanes that are not there are not read.
+            let next = unsafe { _mm512_maskz_loadu_epi16(first(rest.len()), rest.as_ptr().cast()) };
+            let spread = _mm512_mask_expand_epi16(one, real, next);
+            // SAFETY: lanes that are not there are not written.
+            unsafe {
+                _mm512_mask_storeu_epi16(part.as_mut_ptr().cast(), first(part.len()), spread)
+            };
+            rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
+        }
+    }
 }
 
 impl Id for [u8; 4] {
@@ -177,6 +338,51 @@ impl Id for [u8; 4] {
             .rev()
             .fold(0, |word, eight| word << 8 | bits(eight))
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn equal_avx512(ids: &[Self; 64], one: u32) -> u64 {
+        use std::arch::x86_64::*;
+
+        let one = _mm512_set1_epi32(one.cast_signed());
+        let (parts, _) = ids.as_chunks::<16>();
+        parts.iter().rev().fold(0, |word, part| {
+            // SAFETY: a part has 64 bytes.
+            let ids = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
+            word << 16 | u64::from(_mm512_cmpeq_epi32_mask(ids, one))
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]) {
+        use std::arch::x86_64::*;
+
+        const N: usize = 16;
+        // Which of the next lanes are values that are there.
+        let first = |there: usize| match there {
+            N.. => u16::MAX,
+            there => (1 << there) - 1,
+        };
+        let one = _mm512_set1_epi32(one.number().cast_signed());
+        let mut rest = text;
+        let parts = slots
+            .iter()
+            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
+        for (part, bits) in row.chunks_mut(N).zip(parts) {
+            #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
+            let real = !(bits as u16);
+            // SAFETY: lanes that are not there are not read.
+            let next = unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr().cast()) };
+            let spread = _mm512_mask_expand_epi32(one, real, next);
+            // SAFETY: lanes that are not there are not written.
+            unsafe {
+                _mm512_mask_storeu_epi32(part.as_mut_ptr().cast(), first(part.len()), spread)
+            };
+            rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +401,15 @@ mod tests {
         let mut words = vec![7];
         equal(ids, one, &mut words);
         assert_eq!(words.len(), ids.len().div_ceil(64));
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked and has AVX2.
+            let narrow = ids
+                .as_chunks()
+                .0
+                .iter()
+                .map(|ids| unsafe { T::equal_avx2(ids, one) });
+            assert!(narrow.eq(words.iter().copied().take(ids.len() / 64)));
+        }
         let mut by_one = Vec::new();
         mask(ids, &mut by_one, |id| id.number() == one);
         assert_eq!(words, by_one);
@@ -208,7 +423,38 @@ mod tests {
         }
     }
 
+    /// Values and ones, slot by slot.
+    fn spread_slowly<T: Copy>(text: &[T], slots: &[bool], one: T) -> Vec<T> {
+        let mut text = text.iter();
+        let value = |slot: &bool| match slot {
+            true => one,
+            false => *text.next().unwrap(),
+        };
+        slots.iter().map(value).collect()
+    }
+
     proptest! {
+        #[test]
+        fn text_goes_where_no_slot_is(slots in prop::collection::vec(
+            prop_oneof![9 => Just(false), 1 => Just(true)], 0..300), many in any::<bool>(),
+        ) {
+            let slots: Vec<bool> = slots.iter().map(|slot| *slot ^ many).collect();
+            let n_text = u16::try_from(slots.iter().filter(|slot| !**slot).count()).unwrap();
+            let mut words = Vec::new();
+            mask(&slots, &mut words, |slot| slot);
+            let short: Vec<[u8; 2]> = (1..=n_text).map(u16::to_le_bytes).collect();
+            let long: Vec<[u8; 4]> = (1..=u32::from(n_text)).map(u32::to_le_bytes).collect();
+            let (mut row, mut each) = (vec![[7; 2]; slots.len()], vec![[7; 2]; slots.len()]);
+            spread(&short, &words, [9; 2], &mut row);
+            spread_each(&short, &words, [9; 2], &mut each);
+            let expected = spread_slowly(&short, &slots, [9; 2]);
+            prop_assert_eq!(&row, &expected);
+            prop_assert_eq!(&each, &expected);
+            let mut row = vec![[7; 4]; slots.len()];
+            spread(&long, &words, [9; 4], &mut row);
+            prop_assert_eq!(row, spread_slowly(&long, &slots, [9; 4]));
+        }
+
         #[test]
         fn bits_are_those_of_each_id(
             ids in prop::collection::vec(prop_oneof![0u32..3, any::<u32>()], 0..300),
@@ -219,6 +465,10 @@ mod tests {
             check(&short, narrow(one));
             let long: Vec<[u8; 4]> = ids.iter().map(|id| id.to_le_bytes()).collect();
             check(&long, one);
+            let tokens: Vec<TokenId> = ids.iter().copied().map(TokenId).collect();
+            let mut places = vec![[1; 2]; ids.len()];
+            prop_assert_eq!(super::narrow(&tokens, &mut places), tokens.iter().max().copied());
+            prop_assert_eq!(places, short);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::model::{self, Device};
 use crate::progress::{Progress, Stop};
 use crate::recipe::Plan;
 use crate::rng::{Key, Stream};
+use crate::train::kernels::Wish;
 use crate::train::{self, Outcome, Start, checkpoint, record};
 use crate::units::share;
 
@@ -133,17 +134,21 @@ pub struct Sample {
 /// Longest sample in tokens.
 const SAMPLE_TOKENS: usize = 60;
 
+/// Where to train, and with which form of the operations.
+#[derive(Clone, Debug)]
+pub struct On {
+    /// The devices, which share each global batch.
+    pub devices: Vec<Device>,
+    /// The form.
+    pub kernels: Wish,
+}
+
 /// Does the whole recipe; what stands already is found.
-pub fn run(
-    plan: &Plan,
-    device: &Device,
-    progress: &dyn Progress,
-    stop: &Stop,
-) -> Result<Summary, Error> {
+pub fn run(plan: &Plan, on: &On, progress: &dyn Progress, stop: &Stop) -> Result<Summary, Error> {
     datasets::prepare(plan, datasets::Scope::WHOLE, progress, stop)?;
     let checks = datasets::prove(plan, progress, stop)?;
     progress.note(&format!("the datasets pass {checks} checks"));
-    let stages = train(plan, device, None, progress, stop)?;
+    let stages = train(plan, on, None, progress, stop)?;
     let sample = match last_model(plan) {
         Ok(model) => sample(plan, &model)?,
         Err(_) => None,
@@ -164,17 +169,18 @@ pub fn run(
     })
 }
 
-/// Trains the stages of a recipe, each from the one before.
+/// Trains the stages of a recipe, each from the one before, on devices that share each
+/// global batch.
 pub fn train(
     plan: &Plan,
-    device: &Device,
+    on: &On,
     only: Option<Stage>,
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<Vec<StageSummary>, Error> {
     let mut summaries = Vec::new();
     for stage in trained(plan).filter(|stage| only.is_none_or(|only| only == *stage)) {
-        let job = job(plan, stage, device)?;
+        let job = job(plan, stage, on)?;
         let name = crate::prepare::stage_name(stage);
         let outcome = train::run(&job, progress, stop);
         match outcome.map_err(|source| Error::Train {
@@ -196,7 +202,7 @@ fn trained(plan: &Plan) -> impl Iterator<Item = Stage> + '_ {
         .map(|(stage, _)| stage)
 }
 
-fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> {
+fn job(plan: &Plan, stage: Stage, on: &On) -> Result<train::Job, Error> {
     let found = plan.stage(stage).ok_or(Error::Untrained)?;
     let recipe = found.train.clone().ok_or(Error::Untrained)?;
     let open = |folder: &Path| Dataset::open_by(recipe.read, folder);
@@ -235,7 +241,9 @@ fn job(plan: &Plan, stage: Stage, device: &Device) -> Result<train::Job, Error> 
         new_rows: plan.recipe.model.new_rows.unwrap_or_default(),
         train: recipe,
         seed: plan.recipe.seed,
-        device: device.clone(),
+        device: on.devices.first().cloned().unwrap_or_else(Device::flex),
+        others: on.devices.iter().skip(1).cloned().collect(),
+        kernels: on.kernels,
     })
 }
 

@@ -1,18 +1,17 @@
 //! What rows say beside their ids, in a file of its own: `.aux`.
 //!
 //! A header, one record an id, and a checksum for each block of records.
-//! `schemas/shard-v1.md` has the byte table.
+//! `schemas/shard-v2.md` has the byte table.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::bytes::{Bytes, Reading, damaged};
-use super::layout::{BLOCK_BYTES, Fault, Header};
+use super::layout::{BLOCK_BYTES_MAX, Fault, Header, Version};
 use super::touched::{Ahead, Touched};
 use crate::digest::{Digest, checksum};
 use crate::fs::Output;
-use crate::manifest::FORMAT;
 use crate::pause::Fields;
 use crate::sequence::{Sequence, Stored};
 use crate::token::TokenId;
@@ -26,11 +25,19 @@ fn width(fields: Fields) -> usize {
     usize::from(fields.inserted) + if fields.targets { 8 } else { 0 }
 }
 
+/// Bytes of a block of records: in version 2 those of a block of ids.
+fn block_bytes(fields: Fields, bin: &Header) -> usize {
+    match bin.version {
+        Version::One => BLOCK_BYTES_MAX,
+        Version::Two => bin.block_bytes() / bin.id_width.bytes() * width(fields),
+    }
+}
+
 /// The header: the records belong to the ids of one `.bin` file, named by its header's checksum.
 fn header(fields: Fields, bin: &Header) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER);
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&bin.version.number().to_le_bytes());
     let flags = u32::from(fields.inserted) | u32::from(fields.targets) << 1;
     bytes.extend_from_slice(&flags.to_le_bytes());
     bytes.extend_from_slice(&bin.ids.to_le_bytes());
@@ -43,23 +50,25 @@ fn header(fields: Fields, bin: &Header) -> Vec<u8> {
 /// Writes one `.aux`; dropped before [`AuxWriter::finish`], it leaves nothing.
 #[derive(Debug)]
 pub(super) struct AuxWriter {
-    path: PathBuf,
     fields: Fields,
     output: Output,
+    /// Bytes of a block.
+    block_bytes: usize,
     block: Vec<u8>,
     checksums: Vec<u8>,
 }
 
 impl AuxWriter {
-    /// Starts the file.
-    pub fn create(path: PathBuf, fields: Fields) -> Result<Self, Error> {
-        let mut output = Output::create(&path)?;
+    /// Starts the file of a `.bin` whose header is this, but for its counts.
+    pub fn create(path: &Path, fields: Fields, bin: &Header) -> Result<Self, Error> {
+        let block_bytes = block_bytes(fields, bin);
+        let mut output = Output::create(path)?.digested();
         output.write_all(&[0; HEADER])?;
         Ok(Self {
-            path,
             fields,
             output,
-            block: Vec::with_capacity(BLOCK_BYTES),
+            block_bytes,
+            block: Vec::with_capacity(block_bytes),
             checksums: Vec::new(),
         })
     }
@@ -91,17 +100,19 @@ impl AuxWriter {
                 self.block.extend_from_slice(&weight.to_le_bytes());
             }
         }
-        while let Some(block) = self.block.get(..BLOCK_BYTES) {
+        let whole = self.block.len() / self.block_bytes * self.block_bytes;
+        let blocks = self.block.get(..whole).unwrap_or_default();
+        for block in blocks.chunks(self.block_bytes) {
             self.checksums
                 .extend_from_slice(&checksum(block).to_le_bytes());
-            self.output.write_all(block)?;
-            self.block.drain(..BLOCK_BYTES);
         }
+        self.output.write_all(blocks)?;
+        self.block.drain(..whole);
         Ok(())
     }
 
     /// Makes the file durable under its name; returns its digest.
-    pub fn finish(mut self, bin: &Header) -> Result<Digest, Error> {
+    pub fn finish(mut self, bin: &Header) -> Result<Option<Digest>, Error> {
         if !self.block.is_empty() {
             self.checksums
                 .extend_from_slice(&checksum(&self.block).to_le_bytes());
@@ -110,8 +121,7 @@ impl AuxWriter {
         self.output.write_all(&self.checksums)?;
         self.output.overwrite_start(&header(self.fields, bin))?;
         self.output.publish()?;
-        // Read back, because the header was known last.
-        Ok(Digest::of_file(&self.path)?)
+        Ok(self.output.digest().map(Digest))
     }
 }
 
@@ -147,7 +157,8 @@ impl Aux {
         };
         // A shard holds fewer than 2^31 ids.
         let records = usize::try_from(bin.ids).unwrap_or(usize::MAX) * width(fields);
-        let n_blocks = records.div_ceil(BLOCK_BYTES);
+        let block_bytes = block_bytes(fields, bin);
+        let n_blocks = records.div_ceil(block_bytes);
         let length = HEADER + records + 8 * n_blocks;
         let file = Bytes::open(&path, Some(length as u64), reading)?;
         let (expected, found) = (header(fields, bin), file.array::<HEADER>(0)?);
@@ -163,16 +174,15 @@ impl Aux {
             digest,
             file,
             checksums: HEADER + records,
-            touched: Touched::new(HEADER..HEADER + records),
+            touched: Touched::new(HEADER..HEADER + records, block_bytes),
         }))
     }
 
     /// Makes `stored` what stands beside some ids of the shard; checks the blocks that it
     /// lies in.
     pub fn row(&self, ids: Range<usize>, stored: &mut Stored) -> Result<(), Error> {
-        let range = self.range(ids);
-        self.check(&range)?;
-        self.file.see(range, |records| {
+        let (range, sums) = (self.range(ids), |block| self.sum(block));
+        self.touched.see(&self.file, range, sums, |records| {
             self.fill(records, stored);
             Ok(())
         })
@@ -191,7 +201,8 @@ impl Aux {
 
     /// Checks the whole file against the manifest.
     pub fn verify(&self) -> Result<(), Error> {
-        self.check(&(HEADER..self.checksums))?;
+        let sums = |block| self.sum(block);
+        self.touched.check_all(&self.file, sums)?;
         let found = self.file.digest()?;
         match found == self.digest {
             true => Ok(()),
@@ -227,13 +238,10 @@ impl Aux {
         }
     }
 
-    /// Checks the blocks that a range of the file touches, once each.
-    fn check(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        self.touched.check(&self.file, bytes, |block| {
-            Ok(u64::from_le_bytes(
-                self.file.array(self.checksums + 8 * block)?,
-            ))
-        })
+    /// The checksum that a block must have.
+    fn sum(&self, block: usize) -> Result<u64, Error> {
+        let sum = self.file.array(self.checksums + 8 * block)?;
+        Ok(u64::from_le_bytes(sum))
     }
 }
 

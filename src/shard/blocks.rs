@@ -3,14 +3,15 @@
 use std::io;
 use std::path::Path;
 
-use super::layout::BLOCK_BYTES;
-use crate::digest::Checksum;
+use crate::digest::{Checksum, Digest, checksum};
 use crate::fs::{self, CHUNK_BYTES, Output};
 
-/// Writes bytes and takes the checksum of each block of [`BLOCK_BYTES`].
+/// Writes bytes and takes the checksum of each block.
 #[derive(Debug)]
 pub struct Blocks {
     output: Output,
+    /// Bytes of a block; the last one may have fewer.
+    block_bytes: usize,
     /// Bytes that are not written yet.
     bytes: Vec<u8>,
     /// How many of them are in a checksum.
@@ -24,12 +25,13 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Starts a file; `before` stands before the first block.
-    pub fn create(path: &Path, before: &[u8]) -> Result<Self, fs::Error> {
-        let mut bytes = Vec::with_capacity(CHUNK_BYTES + BLOCK_BYTES);
+    /// Starts a file; `before` stands before the first block, each of which has so many bytes.
+    pub fn create(path: &Path, before: &[u8], block_bytes: usize) -> Result<Self, fs::Error> {
+        let mut bytes = Vec::with_capacity(CHUNK_BYTES + block_bytes);
         bytes.extend_from_slice(before);
         Ok(Self {
-            output: Output::create(path)?,
+            output: Output::create(path)?.digested(),
+            block_bytes,
             summed: bytes.len(),
             bytes,
             sum: Checksum::default(),
@@ -49,14 +51,19 @@ impl Blocks {
     pub fn write_full(&mut self) -> Result<(), fs::Error> {
         let mut rest = self.bytes.get(self.summed..).unwrap_or_default();
         while !rest.is_empty() {
-            let (piece, others) = rest.split_at(rest.len().min(BLOCK_BYTES - self.in_block));
+            let left = self.block_bytes - self.in_block;
+            let (piece, others) = rest.split_at(rest.len().min(left));
+            rest = others;
+            if piece.len() == self.block_bytes {
+                self.sums.push(checksum(piece));
+                continue;
+            }
             self.sum.update(piece);
             self.in_block += piece.len();
-            if self.in_block == BLOCK_BYTES {
+            if self.in_block == self.block_bytes {
                 self.sums.push(std::mem::take(&mut self.sum).finish());
                 self.in_block = 0;
             }
-            rest = others;
         }
         let written = self.bytes.len() / CHUNK_BYTES * CHUNK_BYTES;
         if 0 < written {
@@ -69,8 +76,8 @@ impl Blocks {
     }
 
     /// Writes what is left, puts `start` in the place of the first bytes, and makes the
-    /// file durable; returns the checksums of all blocks.
-    pub fn publish(&mut self, start: &[u8]) -> Result<Vec<u64>, fs::Error> {
+    /// file durable; returns the checksums of all blocks, and the digest of the file.
+    pub fn publish(&mut self, start: &[u8]) -> Result<(Vec<u64>, Option<Digest>), fs::Error> {
         self.write_full()?;
         if 0 < self.in_block {
             self.sums.push(self.sum.finish());
@@ -80,7 +87,10 @@ impl Blocks {
             self.output.overwrite_start(start)?;
         }
         self.output.publish()?;
-        Ok(std::mem::take(&mut self.sums))
+        Ok((
+            std::mem::take(&mut self.sums),
+            self.output.digest().map(Digest),
+        ))
     }
 
     /// Why a write through [`io::Write`] failed, if one did.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::layout::{BLOCK_BYTES, Fault};
+use super::layout::{BLOCK_BYTES_MAX, Fault};
 use crate::digest::Digest;
 use crate::fs::mapped::Mapped;
 use crate::fs::{self, read_at};
@@ -119,8 +119,8 @@ impl Bytes {
     /// The digest of all bytes.
     pub fn digest(&self) -> Result<Digest, Error> {
         let mut hasher = blake3::Hasher::new();
-        for start in (0..self.length).step_by(BLOCK_BYTES) {
-            let end = self.length.min(start + BLOCK_BYTES);
+        for start in (0..self.length).step_by(BLOCK_BYTES_MAX) {
+            let end = self.length.min(start + BLOCK_BYTES_MAX);
             self.see(start..end, |bytes| {
                 hasher.update(bytes);
                 Ok(())
@@ -193,7 +193,7 @@ pub fn damaged(path: &Path) -> impl FnOnce(Fault) -> Error {
 /// Lends memory to `work` that this thread keeps, so that rows need none of their own.
 fn scratch<T>(length: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
     /// Of larger ones nothing is kept: an index is read whole once.
-    const KEPT: usize = 2 * BLOCK_BYTES;
+    const KEPT: usize = 2 * BLOCK_BYTES_MAX;
     thread_local! {
         static MEMORY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }

@@ -74,7 +74,8 @@ impl Shard {
                 (idx, header, home, index, ids)
             }
         };
-        let mut touched = Touched::new(home.blocks_start()..ids.len());
+        let blocks = home.blocks_start()..ids.len();
+        let mut touched = Touched::new(blocks, home.block_bytes(&header));
         if format == ShardFormat::Binary {
             touched = touched.of_ids(header.id_width, header.vocab_size);
         }
@@ -138,7 +139,6 @@ impl Shard {
     /// What `see` was shown does not count where this fails.
     pub fn see<T>(&self, row: u64, see: impl FnOnce(RowView<'_>) -> T) -> Result<T, Error> {
         let (bytes, prefix) = self.place(row)?;
-        self.check_blocks(&bytes)?;
         let Some(aux) = &self.aux else {
             return self.see_ids((row, 0), bytes, prefix, None, see);
         };
@@ -167,8 +167,34 @@ impl Shard {
         let from = from.min(length);
         let start = bytes.start + from * width;
         let bytes = start..start + n.min(length - from) * width;
-        self.check_blocks(&bytes)?;
         self.see_ids((row, from), bytes, None, None, |row| see(row.ids, length))
+    }
+
+    /// Shows `n` ids to `see` that stand behind one another from a position of a row on,
+    /// whatever rows they are of, or as many as there are to the end of the file: of a shard
+    /// that [is one run](Shard::is_run). As [`Shard::see`].
+    pub fn see_run<T>(
+        &self,
+        row: u64,
+        (from, n): (usize, usize),
+        see: impl FnOnce(Ids<'_>) -> T,
+    ) -> Result<T, Error> {
+        let bytes = self.run(row, (from, n))?;
+        self.see_ids((row, from), bytes, None, None, |row| see(row.ids))
+    }
+
+    /// Whether its rows have `length` ids each, but for the last, and stand behind one another.
+    pub fn is_run(&self, length: usize) -> bool {
+        self.index.even() == Some(length)
+    }
+
+    /// The bytes of `n` ids from a position of a row on, as far as the file goes.
+    fn run(&self, row: u64, (from, n): (usize, usize)) -> Result<Range<usize>, Error> {
+        let (bytes, _) = self.place(row)?;
+        let width = self.home.id_width(&self.header).bytes();
+        let end = self.ids.len();
+        let start = bytes.start.saturating_add(from * width).min(end);
+        Ok(start..start.saturating_add(n.saturating_mul(width)).min(end))
     }
 
     fn see_ids<T>(
@@ -180,7 +206,8 @@ impl Shard {
         see: impl FnOnce(RowView<'_>) -> T,
     ) -> Result<T, Error> {
         let width = self.home.id_width(&self.header);
-        self.ids.see(bytes, |bytes| {
+        let sums = |block| self.sum(block);
+        self.touched.see(&self.ids, bytes, sums, |bytes| {
             let ids = Ids::from_bytes(bytes, width);
             if let Home::Parquet { .. } = self.home {
                 // Its blocks hold other things, too.
@@ -211,15 +238,21 @@ impl Shard {
         }
     }
 
-    /// Where the ids of a row are, for [`Shard::fetch`]; none of a row that cannot be placed,
-    /// which is an error when it is read.
-    pub fn bytes_of(&self, row: u64) -> Option<Range<usize>> {
-        self.place(row).ok().map(|(bytes, _)| bytes)
-    }
-
-    /// Says that some ids are read next, so that the processor may get them from memory.
-    pub fn fetch(&self, bytes: &Range<usize>) {
-        self.ids.fetch(bytes);
+    /// Says that the ids of a row are read soon, or those of a [run](Shard::see_run) from it
+    /// on, so that the processor may get them from memory, and the checksum that they are
+    /// compared with.
+    pub fn fetch(&self, row: u64, run: Option<(usize, usize)>) {
+        let bytes = match run {
+            None => self.place(row).map(|(bytes, _)| bytes),
+            Some(run) => self.run(row, run),
+        };
+        // A row that cannot be placed is an error when it is read.
+        let bytes = bytes.unwrap_or_default();
+        if let Some(block) = self.touched.first_unchecked(&bytes) {
+            let sum = self.index.block(block);
+            self.idx.fetch(&(sum..sum + 8));
+        }
+        self.ids.fetch(&bytes);
     }
 
     /// The bytes of a row's ids, and its prefix.
@@ -295,7 +328,8 @@ impl Shard {
     /// Checks every block, then the whole file with the ids against the manifest, and
     /// in a Parquet shard that every column holds what follows from the ids.
     pub fn verify(&self) -> Result<(), Error> {
-        self.check_blocks(&(self.home.blocks_start()..self.ids.len()))?;
+        let sums = |block| self.sum(block);
+        self.touched.check_all(&self.ids, sums)?;
         let digest = self.ids.digest()?;
         let expected = self.record.bin.or(self.record.parquet);
         if expected != Some(digest) {
@@ -323,11 +357,10 @@ impl Shard {
         }
     }
 
-    /// Checks the blocks that a range of the file with the ids touches, once each.
-    fn check_blocks(&self, bytes: &Range<usize>) -> Result<(), Error> {
-        self.touched.check(&self.ids, bytes, |block| {
-            Ok(u64::from_le_bytes(self.idx.array(self.index.block(block))?))
-        })
+    /// The checksum that a block of the file with the ids must have.
+    fn sum(&self, block: usize) -> Result<u64, Error> {
+        let sum = self.idx.array(self.index.block(block))?;
+        Ok(u64::from_le_bytes(sum))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of a shard's `.idx` file, format version 1.
+//! The bytes of a shard's `.idx` file, format versions 1 and 2.
 //!
 //! The index of Megatron-LM, then a tail of ours that it ignores. Nothing here
 //! opens a file: bytes go in, checked values come out.
@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::layout::{
-    BLOCK_BYTES, Cursor, Fault, HEADER_BYTES, Header, RawHeader, ensure, id_bytes, text,
+    BLOCK_BYTES_MAX, Cursor, Fault, HEADER_BYTES, Header, RawHeader, ensure, id_bytes, text,
 };
 use crate::digest::checksum;
 use crate::document::DocumentId;
@@ -74,6 +74,20 @@ impl Home {
         match self {
             Self::Binary => header.ids_bytes(),
             Self::Parquet { bytes } => bytes,
+        }
+    }
+
+    /// How many blocks there are.
+    fn n_blocks(self, header: &Header) -> u64 {
+        let block_bytes = self.block_bytes(header) as u64;
+        self.blocks_bytes(header).div_ceil(block_bytes)
+    }
+
+    /// Bytes of a block; the last one may have fewer.
+    pub fn block_bytes(self, header: &Header) -> usize {
+        match self {
+            Self::Binary => header.block_bytes(),
+            Self::Parquet { .. } => BLOCK_BYTES_MAX,
         }
     }
 
@@ -217,7 +231,7 @@ impl Index {
                 0
             };
         let rows = header.rows.checked_mul(per_row)?.checked_add(8)?;
-        let blocks = home.blocks_bytes(header).div_ceil(BLOCK_BYTES as u64) * 8;
+        let blocks = home.n_blocks(header) * 8;
         let documents = n_documents.checked_mul(DOCUMENT_BYTES as u64)?;
         (INDEX_HEAD_BYTES as u64 + FOOTER_BYTES as u64 + home.tail_bytes())
             .checked_add(rows)?
@@ -241,18 +255,23 @@ impl Index {
         Ok((header, Home::Parquet { bytes }))
     }
 
+    /// The checksum of the header that an index belongs to, before anything is checked.
+    pub fn header_checksum(bytes: &[u8]) -> Option<u64> {
+        u64_at(bytes, bytes.len().checked_sub(3 * 8)?)
+    }
+
     /// Checks the whole file against the header of its shard.
     pub fn parse(bytes: &[u8], header: &Header, home: Home) -> Result<Self, Fault> {
         let n_documents = check_footer(bytes, header, home)?;
         let too_large = || Fault::new("count of rows", "one that memory can hold", header.rows);
         let rows = usize::try_from(header.rows).map_err(|_| too_large())?;
-        let n_blocks = usize::try_from(home.blocks_bytes(header)).map_err(|_| too_large())?;
+        let n_blocks = usize::try_from(home.n_blocks(header)).map_err(|_| too_large())?;
         // The file's length is right, so the sections, which add up to it, lie inside.
         let lengths = INDEX_HEAD_BYTES;
         let pointers = lengths + 4 * rows;
         let documents_of_megatron = pointers + 8 * rows;
         let blocks = documents_of_megatron + 8 * (rows + 1);
-        let after_blocks = blocks + 8 * n_blocks.div_ceil(BLOCK_BYTES);
+        let after_blocks = blocks + 8 * n_blocks;
         let finetune = header.stage == Stage::Finetune;
         let documents = after_blocks + if finetune { 4 * rows } else { 0 };
         let mut index = Self {
@@ -287,6 +306,11 @@ impl Index {
             usize::try_from(length).ok()?,
             prefix,
         ))
+    }
+
+    /// How many ids all rows of a `.bin` have but the last, where those are as many.
+    pub fn even(&self) -> Option<usize> {
+        self.even
     }
 
     /// The bytes of a row of a `.bin` of `length` bytes, where that takes no look into the
@@ -397,21 +421,21 @@ impl Index {
     /// Where the ids of a row end that may start at `least`.
     fn check_place(&self, row: u64, start: u64, length: u64, least: u64) -> Result<u64, Fault> {
         let end = start.saturating_add(length.saturating_mul(self.id_bytes));
-        let (good, expected) = match self.home {
-            Home::Binary => (start == least, least.to_string()),
-            Home::Parquet { bytes } => (
-                (least..=bytes).contains(&start) && end <= bytes,
-                format!("{least} or more, and the end of the row at {bytes} or less"),
-            ),
+        let good = match self.home {
+            Home::Binary => start == least,
+            Home::Parquet { bytes } => (least..=bytes).contains(&start) && end <= bytes,
         };
-        match good {
-            true => Ok(end),
-            false => Err(Fault::new(
-                format!("byte pointer of row {row}"),
-                expected,
-                start,
-            )),
+        if good {
+            return Ok(end);
         }
+        let expected = match self.home {
+            Home::Binary => least.to_string(),
+            Home::Parquet { bytes } => {
+                format!("{least} or more, and the end of the row at {bytes} or less")
+            }
+        };
+        let field = format!("byte pointer of row {row}");
+        Err(Fault::new(field, expected, start))
     }
 }
 
@@ -466,8 +490,7 @@ fn check_footer(bytes: &[u8], header: &Header, home: Home) -> Result<usize, Faul
     ensure("checksum of the index", sum, checksum(checked))?;
     ensure("count of rows", header.rows, rows)?;
     ensure("count of ids", header.ids, ids)?;
-    let expected = home.blocks_bytes(header).div_ceil(BLOCK_BYTES as u64);
-    ensure("count of blocks", expected, blocks)?;
+    ensure("count of blocks", home.n_blocks(header), blocks)?;
     let expected = if header.stage == Stage::Finetune {
         rows
     } else {

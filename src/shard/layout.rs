@@ -1,4 +1,4 @@
-//! The bytes of a binary shard, format version 1.
+//! The bytes of a binary shard, format versions 1 and 2.
 //!
 //! A shard is two files that other programs read as they are: `.bin` is a
 //! header whose first words are those of llm.c, then raw little-endian ids;
@@ -6,13 +6,16 @@
 //! checked values come out.
 
 use crate::digest::{Digest, checksum};
-use crate::manifest::{FORMAT, Stage};
+use crate::manifest::Stage;
 use crate::token::{IdWidth, Reserved, TokenId};
 
 /// Bytes before the ids; llm.c's header has as many.
 pub const HEADER_BYTES: usize = 1024;
-/// Ids are checksummed in blocks of so many bytes.
-pub const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks with a checksum have at most so many bytes; in [`Version::One`] as many.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+/// Blocks of version 2 have at least so many: below that checksums would take more than two
+/// thousandths of the ids.
+const BLOCK_BYTES_MIN: usize = 4 << 10;
 /// A shard holds fewer ids than this: llm.c counts them in an i32.
 pub const IDS_MAX: u64 = 1 << 31;
 
@@ -41,9 +44,41 @@ impl Fault {
     }
 }
 
+/// A version of the format, which decides the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Blocks of 1 MiB.
+    One,
+    /// Blocks of a row, or of several where rows are short: what one row is checked with.
+    Two,
+}
+
+impl Version {
+    /// The one that binary shards are written in.
+    pub const NEWEST: Self = Self::Two;
+
+    /// The number in files.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    fn from_number(number: u32) -> Result<Self, Fault> {
+        match number {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            other => Err(Fault::new("format version", "1 or 2", other)),
+        }
+    }
+}
+
 /// A checked header: every field has a value that a writer may have written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The version of the format.
+    pub version: Version,
     /// Ids in the file.
     pub ids: u64,
     /// Rows they make.
@@ -76,7 +111,7 @@ impl Header {
         put(&version.to_le_bytes());
         put(&u32::try_from(self.ids).unwrap_or(u32::MAX).to_le_bytes());
         put(&HEADER_MAGIC);
-        put(&FORMAT.to_le_bytes());
+        put(&self.version.number().to_le_bytes());
         put(&self.ids.to_le_bytes());
         put(&self.rows.to_le_bytes());
         let words = [
@@ -94,6 +129,11 @@ impl Header {
             put(&word.to_le_bytes());
         }
         put(&self.tokenizer.0);
+        if self.version == Version::Two {
+            // At most `BLOCK_BYTES_MAX`.
+            let block_bytes = u32::try_from(self.block_bytes()).unwrap_or(u32::MAX);
+            put(&block_bytes.to_le_bytes());
+        }
         bytes.resize(HEADER_CHECKED, 0);
         bytes.extend_from_slice(&checksum(&bytes).to_le_bytes());
         bytes
@@ -103,6 +143,20 @@ impl Header {
     pub fn checksum(&self) -> u64 {
         let bytes = self.to_bytes();
         checksum(bytes.get(..HEADER_CHECKED).unwrap_or_default())
+    }
+
+    /// Bytes of a block of ids; the last one may have fewer. Whole ids in any case.
+    ///
+    /// In version 2 a row, if all are as long as the longest may be, lies in one block.
+    pub fn block_bytes(&self) -> usize {
+        let row_length = usize::try_from(self.row_length).unwrap_or(usize::MAX);
+        match (
+            self.version,
+            row_length.saturating_mul(self.id_width.bytes()),
+        ) {
+            (Version::One, _) | (Version::Two, BLOCK_BYTES_MAX..) => BLOCK_BYTES_MAX,
+            (Version::Two, row) => BLOCK_BYTES_MIN.next_multiple_of(row.max(1)),
+        }
     }
 
     /// Bytes of the ids.
@@ -123,6 +177,7 @@ pub struct RawHeader {
     rows: u64,
     words: [u32; 9],
     tokenizer: [u8; 32],
+    block_bytes: u32,
     zeros: bool,
     checksum: u64,
     actual: u64,
@@ -156,6 +211,7 @@ impl RawHeader {
                     cursor.u32()?,
                 ],
                 tokenizer: cursor.take()?,
+                block_bytes: cursor.u32()?,
                 zeros: cursor.zeros_until_last(8)?,
                 checksum: cursor.u64()?,
                 actual: checksum(checked),
@@ -178,7 +234,7 @@ impl RawHeader {
             part,
         ] = self.words;
         ensure("magic", text(&HEADER_MAGIC), text(&self.our_magic))?;
-        ensure("format version", FORMAT, self.format)?;
+        let version = Version::from_number(self.format)?;
         ensure("checksum of the header", self.checksum, self.actual)?;
         ensure("zeros before the header's checksum", true, self.zeros)?;
         let id_width = match width {
@@ -198,6 +254,7 @@ impl RawHeader {
         )?;
         ensure("llm.c count of ids", self.ids, u64::from(self.llm_c_ids))?;
         let header = Header {
+            version,
             ids: self.ids,
             rows: self.rows,
             id_width,
@@ -215,6 +272,12 @@ impl RawHeader {
             tokenizer: Digest(self.tokenizer),
         };
         check_values(&header)?;
+        let expected = match version {
+            Version::One => 0,
+            Version::Two => header.block_bytes(),
+        };
+        let found = usize::try_from(self.block_bytes).unwrap_or(usize::MAX);
+        ensure("bytes of a block", expected, found)?;
         Ok(header)
     }
 }

@@ -3,7 +3,7 @@
 //! [`layout`] and [`index`] know the bytes and do no IO; [`writer`] writes
 //! files, [`file`] maps and checks them; [`parquet`] knows those that other programs
 //! read by columns, [`aux`] those that hold what ids do not tell.
-//! `schemas/shard-v1.md` and `schemas/parquet-v1.md` have the tables.
+//! `schemas/shard-v2.md` and `schemas/parquet-v1.md` have the tables.
 
 pub mod aux;
 mod blocks;

@@ -8,7 +8,7 @@ use super::aux::Aux;
 use super::bytes::{Bytes, Reading, damaged};
 use super::file::{agrees, paths, read_index};
 use super::index::{DocumentRecord, Home, Index};
-use super::layout::{Fault, Header};
+use super::layout::{Fault, Header, Version};
 use crate::manifest::{Manifest, ShardFormat, ShardRecord};
 use crate::sequence::Stored;
 
@@ -29,7 +29,7 @@ impl Outline {
             paths(folder, &record.name, manifest.shard_format).map_err(damaged(folder))?;
         let bytes = Bytes::open(&path, None, Reading::Mmap)?;
         let (header, home) = match manifest.shard_format {
-            ShardFormat::Binary => (header(record, manifest), Home::Binary),
+            ShardFormat::Binary => (header(&bytes, record, manifest)?, Home::Binary),
             ShardFormat::Parquet => {
                 let (header, home) = bytes.parse(Index::parquet_home)?;
                 (Some(header), home)
@@ -86,12 +86,29 @@ impl Outline {
     }
 }
 
-/// The header of a binary shard, from the manifest and the shard's name; the index vouches
-/// for it by the header's checksum.
-fn header(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
+/// The header of a binary shard, from the manifest and the shard's name, in the version that
+/// its index vouches for by the header's checksum.
+fn header(
+    index: &Bytes,
+    record: &ShardRecord,
+    manifest: &Manifest,
+) -> Result<Option<Header>, Error> {
+    let sum = index.parse(|bytes| Ok(Index::header_checksum(bytes)))?;
+    let newest = newest(record, manifest);
+    let first = newest.clone().map(|header| Header {
+        version: Version::One,
+        ..header
+    });
+    let is_first = |header: &Header| Some(header.checksum()) == sum;
+    Ok(first.filter(is_first).or(newest))
+}
+
+/// As [`header`], in the newest version.
+fn newest(record: &ShardRecord, manifest: &Manifest) -> Option<Header> {
     let mut numbers = record.name.split('-').skip(1).map(str::parse);
     let (unit, part) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
     Some(Header {
+        version: Version::NEWEST,
         ids: record.ids,
         rows: record.rows,
         id_width: manifest.id_width,

@@ -21,8 +21,8 @@ use super::Error;
 use super::blocks::Blocks;
 use super::bytes::{Bytes, Reading};
 use super::columns::{self, Columns, DOC_IDS, INPUT_IDS, LABELS};
-use super::layout::{Fault, Header};
-use crate::digest::checksum;
+use super::layout::{BLOCK_BYTES_MAX, Fault, Header};
+use crate::digest::{Digest, checksum};
 use crate::fs;
 use crate::manifest::FORMAT;
 use crate::panics::caught;
@@ -70,6 +70,8 @@ pub struct Written {
     pub runs: Vec<(u64, u64)>,
     /// XXH3-64 of every block of the file.
     pub blocks: Vec<u64>,
+    /// The file's digest.
+    pub digest: Option<Digest>,
     /// The length of the file.
     pub bytes: u64,
 }
@@ -90,7 +92,7 @@ impl Writer {
         let options = ArrowWriterOptions::new()
             .with_skip_arrow_metadata(true)
             .with_properties(properties(header, ids)?);
-        let blocks = Blocks::create(path, &[])?;
+        let blocks = Blocks::create(path, &[], BLOCK_BYTES_MAX)?;
         let schema = columns::schema(header.stage);
         let writer = ArrowWriter::try_new_with_options(blocks, schema, options);
         Ok(Self {
@@ -119,13 +121,14 @@ impl Writer {
         let finished = self.writer.finish();
         self.check(finished)?;
         let bytes = self.writer.bytes_written() as u64;
-        let blocks = self.writer.inner_mut().publish(&[])?;
+        let (blocks, digest) = self.writer.inner_mut().publish(&[])?;
         if self.ids == Ids::Mapped {
             prove(&self.path, &self.runs)?;
         }
         Ok(Written {
             runs: self.runs.iter().map(|run| (run.start, run.rows)).collect(),
             blocks,
+            digest,
             bytes,
         })
     }

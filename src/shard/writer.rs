@@ -6,14 +6,15 @@ use super::aux::AuxWriter;
 use super::blocks::Blocks;
 use super::file::{outside, paths};
 use super::index::{DocumentRecord, Home, IndexParts};
-use super::layout::{Fault, Header, IDS_MAX, check_values};
+use super::layout::{Fault, Header, IDS_MAX, Version, check_values};
 use super::{Error, RowFault, parquet};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest::{Manifest, ShardFormat, ShardRecord, Stage};
 use crate::pause::Fields;
+use crate::row::wide;
 use crate::sequence::Sequence;
-use crate::token::{IdWidth, Reserved};
+use crate::token::{IdWidth, Reserved, TokenId};
 
 /// What a shard will hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,8 +45,6 @@ pub struct ShardSpec {
 #[derive(Debug)]
 pub struct ShardWriter {
     name: String,
-    /// The file with the ids.
-    data: PathBuf,
     idx: PathBuf,
     body: Body,
     pub(super) header: Header,
@@ -76,7 +75,8 @@ impl ShardWriter {
         let body = match spec.format {
             // The counts follow when they are known.
             ShardFormat::Binary => {
-                Body::Binary(Box::new(Blocks::create(&data, &header.to_bytes())?))
+                let blocks = Blocks::create(&data, &header.to_bytes(), header.block_bytes())?;
+                Body::Binary(Box::new(blocks))
             }
             ShardFormat::Parquet => {
                 parquet::check_limits(&header).map_err(refuse)?;
@@ -88,10 +88,10 @@ impl ShardWriter {
                 Body::Parquet(Box::new(writer))
             }
         };
-        let aux = (spec.fields != Fields::default()).then(|| AuxWriter::create(aux, spec.fields));
+        let aux = (spec.fields != Fields::default())
+            .then(|| AuxWriter::create(&aux, spec.fields, &header));
         Ok(Self {
             name: name.into(),
-            data,
             idx,
             body,
             header,
@@ -103,17 +103,28 @@ impl ShardWriter {
 
     /// Appends a row.
     pub fn push(&mut self, row: &Sequence) -> Result<(), Error> {
-        self.check(row).map_err(|fault| Error::Row {
+        let refused = |fault| Error::Row {
             shard: self.name.clone(),
             row: self.header.rows,
             fault,
-        })?;
+        };
+        self.check(row).map_err(refused)?;
+        let vocab_size = self.header.vocab_size;
         match &mut self.body {
             Body::Binary(blocks) => {
-                append_ids(blocks.end(), row, self.header.id_width);
+                let end = blocks.end();
+                let before = end.len();
+                // The largest is known when all are written: they are looked at once.
+                if append_ids(end, row, self.header.id_width) >= Some(TokenId(vocab_size)) {
+                    end.truncate(before);
+                    check_ids(row, vocab_size).map_err(refused)?;
+                }
                 blocks.write_full()?;
             }
-            Body::Parquet(writer) => writer.push(row)?,
+            Body::Parquet(writer) => {
+                check_ids(row, vocab_size).map_err(refused)?;
+                writer.push(row)?;
+            }
         }
         self.header.ids += row.len() as u64;
         self.header.rows += 1;
@@ -150,32 +161,34 @@ impl ShardWriter {
 
     /// Makes both files durable under their names.
     pub fn finish(mut self) -> Result<ShardRecord, Error> {
-        let home = match self.body {
+        let (home, data) = match self.body {
             Body::Binary(mut blocks) => {
-                self.index.blocks = blocks.publish(&self.header.to_bytes())?;
-                Home::Binary
+                let (sums, digest) = blocks.publish(&self.header.to_bytes())?;
+                self.index.blocks = sums;
+                (Home::Binary, digest)
             }
             Body::Parquet(writer) => {
                 let written = writer.finish()?;
                 self.index.runs = written.runs;
                 self.index.blocks = written.blocks;
-                Home::Parquet {
-                    bytes: written.bytes,
-                }
+                let bytes = written.bytes;
+                (Home::Parquet { bytes }, written.digest)
             }
         };
         let index = self.index.to_bytes(&self.header, home);
         fs::write(&self.idx, &index)?;
-        let aux = self.aux.map(|aux| aux.finish(&self.header)).transpose()?;
-        // Read back, because the header at the start of a `.bin` was known last.
-        let data = Digest::of_file(&self.data)?;
+        let aux = self
+            .aux
+            .map(|aux| aux.finish(&self.header))
+            .transpose()?
+            .flatten();
         Ok(ShardRecord {
             name: self.name,
             rows: self.header.rows,
             ids: self.header.ids,
             documents: self.index.documents.len() as u64,
-            bin: (home == Home::Binary).then_some(data),
-            parquet: (home != Home::Binary).then_some(data),
+            bin: data.filter(|_| home == Home::Binary),
+            parquet: data.filter(|_| home != Home::Binary),
             idx: Digest::of(&index),
             aux,
         })
@@ -190,14 +203,6 @@ impl ShardWriter {
         }
         if IDS_MAX <= ids {
             return Err(RowFault::Full { ids });
-        }
-        let vocab_size = self.header.vocab_size;
-        if let Some((position, id)) = outside(&row.ids, vocab_size) {
-            return Err(RowFault::Id {
-                id: id.0,
-                position,
-                vocab_size,
-            });
         }
         match (self.header.stage, row.prefix) {
             (Stage::Pretrain, Some(_)) => Err(RowFault::UnexpectedPrefix),
@@ -234,6 +239,11 @@ impl ShardSpec {
     /// The header of a shard without rows.
     fn header(&self) -> Header {
         Header {
+            version: match self.format {
+                ShardFormat::Binary => Version::NEWEST,
+                // Its blocks are those of a file that holds more than rows.
+                ShardFormat::Parquet => Version::One,
+            },
             ids: 0,
             rows: 0,
             id_width: self.id_width,
@@ -248,22 +258,31 @@ impl ShardSpec {
     }
 }
 
-/// Appends the ids of a row, which must fit the width, as little-endian numbers.
-pub fn append_ids(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) {
+/// Checks that every id of a row is in the vocabulary.
+fn check_ids(row: &Sequence, vocab_size: u32) -> Result<(), RowFault> {
+    match outside(&row.ids, vocab_size) {
+        None => Ok(()),
+        Some((position, id)) => Err(RowFault::Id {
+            id: id.0,
+            position,
+            vocab_size,
+        }),
+    }
+}
+
+/// Appends the ids of a row as little-endian numbers, which must fit the width; returns the
+/// largest.
+pub fn append_ids(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) -> Option<TokenId> {
     let before = bytes.len();
     bytes.resize(before + width.bytes() * row.len(), 0);
     let places = bytes.get_mut(before..).unwrap_or_default();
     match width {
-        IdWidth::U16 => {
-            for (place, id) in places.chunks_exact_mut(2).zip(&row.ids) {
-                #[expect(clippy::cast_possible_truncation, reason = "the caller refuses others")]
-                place.copy_from_slice(&(id.0 as u16).to_le_bytes());
-            }
-        }
+        IdWidth::U16 => wide::narrow(&row.ids, places.as_chunks_mut().0),
         IdWidth::U32 => {
-            for (place, id) in places.chunks_exact_mut(4).zip(&row.ids) {
-                place.copy_from_slice(&id.0.to_le_bytes());
+            for (place, id) in places.as_chunks_mut().0.iter_mut().zip(&row.ids) {
+                *place = id.0.to_le_bytes();
             }
+            row.ids.iter().max().copied()
         }
     }
 }

@@ -1,12 +1,15 @@
 //! How a run begins: with fresh weights, those of another run, or where it stopped.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::average::Average;
 use super::checkpoint::{self, Checkpoint};
+use super::kernels::{self, Choice};
 use super::optimizer::{self, Optimizer};
+use super::ranks::Ranks;
 use super::step::Learner;
 use super::{Error, Job, Start, data, start};
 use crate::batch::LENGTH_STEP;
@@ -14,9 +17,10 @@ use crate::digest::Digest;
 use crate::fingerprint::Fingerprint;
 use crate::fs;
 use crate::loader::Loader;
+use crate::model::collective::Seat;
 use crate::model::config::NewRows;
-use crate::model::{Kernels, kernels_in};
-use crate::progress::Progress;
+use crate::model::{Device, Kernels};
+use crate::progress::{Progress, Silent};
 
 /// Keys of `train` that may change between a run and one that continues it:
 /// they decide what is written, or what is done about steps that were not taken, not
@@ -57,7 +61,8 @@ pub fn forget(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that the model has an embedding for every id and a position for the longest row.
+/// Checks that the model has an embedding for every id and a position for the longest row,
+/// and that each rank has a micro-batch of every global batch.
 pub fn check_room(job: &Job) -> Result<(), Error> {
     let manifest = &job.dataset.manifest;
     let vocabulary = manifest.tokenizer.vocab_size as usize;
@@ -85,7 +90,19 @@ pub fn check_room(job: &Job) -> Result<(), Error> {
             });
         }
     }
-    Ok(())
+    let loading = data::loading(job);
+    let rows = loading.rows_per_batch;
+    let batches = rows.div_ceil(loading.rows_per_micro_batch.max(1));
+    let ranks = 1 + job.others.len();
+    match batches < ranks {
+        true => Err(Error::FewBatches {
+            batches,
+            rows,
+            ranks,
+            row_length: data::row_length(job),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Everything that decides the weights after a given step, but for the data, which
@@ -113,13 +130,49 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
     Ok(fingerprint)
 }
 
-/// The form of the operations that the job's device has for its precision.
-pub fn kernels(job: &Job) -> Result<Kernels, Error> {
-    Ok(kernels_in(job.train.precision, &job.device)?)
+/// The form of the operations that a job computes with; `progress` hears why.
+pub fn kernels(job: &Job, progress: &dyn Progress) -> Result<Kernels, Error> {
+    let Choice { kernels, note } =
+        kernels::choose(job.kernels, &job.device, &job.config, &job.train)?;
+    if let Some(note) = note {
+        progress.note(&note);
+    }
+    Ok(kernels)
+}
+
+/// Gives every rank the learner that the job begins or goes on with, and returns the first
+/// rank's; `progress` hears of new rows.
+pub fn learner(
+    ranks: &mut Ranks,
+    (job, kernels): (&Job, Kernels),
+    (latest, now, loader): (Option<Checkpoint>, Fingerprint, Arc<Loader>),
+    progress: &dyn Progress,
+) -> Result<Learner, Error> {
+    let of = move |job: &Job, progress: &dyn Progress| {
+        let learner = match &latest {
+            Some(checkpoint) => resumed(job, checkpoint, &now, &loader),
+            None => started(job, progress),
+        };
+        let learner = learner?.with_kernels(kernels);
+        #[cfg(feature = "cuda")]
+        super::products::recall(&job.folder, &learner.model);
+        Ok(learner)
+    };
+    let first = of(job, progress)?;
+    let job = job.clone();
+    let others = move |device: &Device| {
+        let device = device.clone();
+        let job = Job {
+            device,
+            ..job.clone()
+        };
+        of(&job, &Silent)
+    };
+    ranks.seat(first, others)
 }
 
 /// A learner that continues a checkpoint.
-pub fn resumed(
+fn resumed(
     job: &Job,
     checkpoint: &Checkpoint,
     now: &Fingerprint,
@@ -144,7 +197,7 @@ pub fn resumed(
     let state = &checkpoint.state;
     Ok(Learner {
         optimizer: Optimizer::from_bytes(&moments, &model, &job.device)?,
-        model: model.with_kernels(kernels(job)?),
+        model,
         step: state.step,
         next: state
             .loader
@@ -153,12 +206,13 @@ pub fn resumed(
         totals: state.totals,
         watch: state.watch.clone(),
         average,
+        seat: Seat::alone(&job.device),
     })
 }
 
 /// A learner before its first step; `progress` hears of new rows.
-pub fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
-    let model = start::model(job, progress)?.with_kernels(kernels(job)?);
+fn started(job: &Job, progress: &dyn Progress) -> Result<Learner, Error> {
+    let model = start::model(job, progress)?;
     let average = job.train.ema.map(|keep| Average::new(keep, &model));
     Ok(Learner {
         average,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::checkpoint::State;
-use super::{Error, Job};
+use super::{Error, Job, ranks};
 use crate::dataset::{self, Dataset};
 use crate::fingerprint::{Difference, Fingerprint};
 use crate::loader::{Config, Loader, Order, Rows, Share, together};
@@ -27,7 +27,8 @@ pub fn row_length(job: &Job) -> usize {
     lengths.max().unwrap_or(0)
 }
 
-/// How rows become global batches: as many as fit if all are as long as the longest.
+/// How rows become global batches: as many as fit if all are as long as the longest. A recipe
+/// that does not say how large micro-batches are leaves that to the number of ranks.
 pub fn loading(job: &Job) -> Config {
     let row_length = row_length(job).max(1);
     let rows = |tokens: usize| (tokens / row_length).max(1);
@@ -35,10 +36,10 @@ pub fn loading(job: &Job) -> Config {
     Config {
         seed: job.seed,
         rows_per_batch,
-        rows_per_micro_batch: job
-            .train
-            .micro_batch_tokens
-            .map_or(rows_per_batch, |tokens| rows(tokens).min(rows_per_batch)),
+        rows_per_micro_batch: match job.train.micro_batch_tokens {
+            Some(tokens) => rows(tokens).min(rows_per_batch),
+            None => ranks::dealt(rows_per_batch, 1 + job.others.len()),
+        },
         split: Split::Train,
         order: Order::Shuffled,
         bucket: job.train.bucket,

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::kernels::Refused;
 use super::watch::Anomaly;
-use super::{checkpoint, freeze, optimizer, record};
+use super::{checkpoint, freeze, optimizer, ranks, record};
 use crate::digest::Digest;
 use crate::loader::Clash;
 use crate::model::hub;
@@ -56,6 +57,9 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] Lost),
+    /// Kernels that were wanted cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] Refused),
     /// A weight left the range of numbers; nothing was saved.
     #[error("weights are not finite after step {step}")]
     Weights {
@@ -74,6 +78,24 @@ pub enum Error {
         /// Its value, which is larger.
         dataset: usize,
     },
+    /// There are more ranks than micro-batches.
+    #[error(
+        "{ranks} devices share a global batch of {rows} rows in {batches} micro-batches: \
+         expected one for each device"
+    )]
+    FewBatches {
+        /// Micro-batches of a global batch.
+        batches: usize,
+        /// Its rows.
+        rows: usize,
+        /// Devices.
+        ranks: usize,
+        /// Positions of a row.
+        row_length: usize,
+    },
+    /// Ranks could not go on together.
+    #[error(transparent)]
+    Ranks(#[from] ranks::Error),
     /// The weights to start from belong to another tokenizer.
     #[error(
         "`{}` was trained with another tokenizer: its digest is {}, the dataset's {}",
@@ -136,9 +158,6 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Loader(#[from] loader::Error),
-    /// The device does not compute as the recipe says.
-    #[error(transparent)]
-    Kernels(#[from] crate::model::Error),
     /// The recipe trains what the model does not have.
     #[error(transparent)]
     NoTarget(#[from] freeze::NoTarget),
@@ -178,6 +197,17 @@ impl Error {
             Self::Leak { share, .. } => Some(format!(
                 "prepare it with `validation = {share}` or more: then both hold out the same texts"
             )),
+            Self::Kernels(refused) => Some(refused.hint().into()),
+            Self::FewBatches { rows, ranks, row_length, .. } => Some(match rows / ranks {
+                0 => format!(
+                    "name {rows} devices at most, or raise `batch_tokens`, which needs a new run"
+                ),
+                each => format!(
+                    "name fewer devices, or set `micro_batch_tokens` to {} at most, which needs a new run",
+                    each * row_length
+                ),
+            }),
+            Self::Ranks(error) => Some(error.hint().into()),
             Self::Checkpoint(error) => error.hint(),
             Self::Clash(clash) => Some(clash.hint().into()),
             Self::Loader(error) => error.hint().map(String::from),

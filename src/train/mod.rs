@@ -10,7 +10,11 @@ pub mod checkpoint;
 mod data;
 mod error;
 pub mod freeze;
+pub mod kernels;
 pub mod optimizer;
+#[cfg(feature = "cuda")]
+mod products;
+pub mod ranks;
 mod rate;
 pub mod record;
 pub mod schedule;
@@ -33,11 +37,15 @@ use crate::fingerprint::Fingerprint;
 use crate::loader::{GlobalBatch, Loader};
 use crate::manifest::Stage;
 use crate::model::Device;
+use crate::model::collective::Absent;
 use crate::model::config::{Config, NewRows};
+use crate::model::ops::Kernels;
 use crate::pause::Habit;
 use crate::progress::{Progress, Silent, Stop, Unit};
 use crate::recipe::{SpikePolicy, Train};
 use crate::train::checkpoint::{State, Store};
+use crate::train::kernels::Wish;
+use crate::train::ranks::Ranks;
 use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
 use crate::train::step::{Begun, Counted, Learner, Report, Trouble};
@@ -49,6 +57,7 @@ use crate::train::writer::{Snapshot, Writer};
 const PREFETCHED: usize = 4;
 
 /// What to train, on what, and where.
+#[derive(Clone)]
 pub struct Job {
     /// The training folder; a run that was started in it is continued.
     pub folder: PathBuf,
@@ -66,8 +75,20 @@ pub struct Job {
     pub train: Train,
     /// Decides the order of rows, and the weights of a fresh start.
     pub seed: u64,
-    /// Where to compute.
+    /// Where to compute: the device of a rank, of the first where there are several.
     pub device: Device,
+    /// Where further ranks compute, with which the first shares each global batch.
+    pub others: Vec<Device>,
+    /// With which form of the operations.
+    pub kernels: Wish,
+}
+
+impl Job {
+    /// The device of each rank.
+    pub fn devices(&self) -> Vec<Device> {
+        let first = std::iter::once(&self.device);
+        first.chain(&self.others).cloned().collect()
+    }
 }
 
 /// The weights to start from.
@@ -96,17 +117,16 @@ pub enum Outcome {
 /// One process at a time: another that trains in the folder is an error.
 pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, Error> {
     begin::check_room(job)?;
-    begin::kernels(job)?;
     let _lock = begin::lock(&job.folder)?;
     let store = Store::open(&job.folder)?;
     let fingerprint = begin::fingerprint(job)?;
     let latest = store.latest()?;
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
-    let learner = match &latest {
-        Some(checkpoint) => begin::resumed(job, checkpoint, &fingerprint, &loader)?,
-        None => begin::started(job, progress)?,
-    };
+    let kernels = begin::kernels(job, progress)?;
+    let mut ranks = Ranks::start(&job.devices())?;
+    let way = (latest.clone(), fingerprint.clone(), loader.clone());
+    let learner = begin::learner(&mut ranks, (job, kernels), way, progress)?;
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -116,12 +136,15 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let events = job.train.tensorboard;
     let mut run = Run {
         events: events.then(|| Events::open(&job.folder)).transpose()?,
-        rate: Rate::new(job.train.peak_gflops, &learner.model),
+        rate: Rate::new(job.train.peak_gflops, &learner.model, ranks.processors()),
+        train: Arc::new(job.train.clone()),
+        ranks,
         job,
         progress,
         store,
         fingerprint,
         loader,
+        kernels,
         learner,
         log,
         writer,
@@ -144,17 +167,20 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
 /// A run in progress.
 struct Run<'a> {
     job: &'a Job,
+    train: Arc<Train>,
+    ranks: Ranks,
     progress: &'a dyn Progress,
     store: Store,
     fingerprint: Fingerprint,
     loader: Arc<Loader>,
+    kernels: Kernels,
     learner: Learner,
     log: Log,
     events: Option<Events>,
     rate: Rate,
     writer: Writer,
     /// The last step and its batch, where a device may still be computing it.
-    begun: Option<(Begun, GlobalBatch)>,
+    begun: Option<(Begun, Arc<GlobalBatch>)>,
     clock: Clock,
 }
 
@@ -169,16 +195,17 @@ impl Run<'_> {
         self.clock = Clock::start();
         for batch in self.loader.clone().prefetch(next, end, PREFETCHED) {
             let batch = match batch {
-                Ok(batch) => batch,
+                Ok(batch) => Arc::new(batch),
                 Err(error) => {
                     self.settle()?;
                     return Err(error.into());
                 }
             };
             self.clock.waited();
-            match self.learner.begin(&batch, &self.job.train) {
+            match self.step(&batch)? {
                 Ok(begun) => self.begun(begun, batch)?,
                 Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+                Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
                 Err(Trouble::Anomaly(anomaly)) => {
                     let at = (self.learner.step + 1, self.learner.next);
                     if let Went::Back = self.meet(anomaly, at)? {
@@ -197,9 +224,25 @@ impl Run<'_> {
         Ok(Some(Outcome::Finished))
     }
 
+    /// Lets all ranks begin a step, and says what the first did.
+    fn step(&mut self, batch: &Arc<GlobalBatch>) -> Result<Result<Begun, Trouble>, Error> {
+        let (batch, train) = (batch.clone(), self.train.clone());
+        let step = move |learner: &mut Learner| learner.begin(&batch, &train);
+        let (first, others) = self.ranks.all(&mut self.learner, step)?;
+        let mut others = (1..).zip(others);
+        match others.find_map(|(rank, other)| Some((rank, other.err()?))) {
+            // What all find, all find alike.
+            Some((rank, trouble)) if first.is_ok() => {
+                let reason = trouble.to_string();
+                Err(ranks::Error::Absent(Absent { rank, reason }).into())
+            }
+            _ => Ok(first),
+        }
+    }
+
     /// Writes down what is known: of a step that was just begun on a device, nothing, but
     /// all of the one before it, which the device has computed while this one was queued.
-    fn begun(&mut self, begun: Begun, batch: GlobalBatch) -> Result<(), Error> {
+    fn begun(&mut self, begun: Begun, batch: Arc<GlobalBatch>) -> Result<(), Error> {
         let known = begun.is_known();
         if let Some((before, batch)) = self.begun.replace((begun, batch)) {
             self.tell(before, &batch)?;
@@ -221,6 +264,7 @@ impl Run<'_> {
         let report = match begun.finish() {
             Ok(report) => report,
             Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
+            Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
             // Numbers come late only where such a step ends the run.
             Err(Trouble::Anomaly(anomaly)) => {
                 let at = (after.step, after.next.saturating_sub(1));
@@ -321,7 +365,7 @@ impl Run<'_> {
                 })
             }
             SpikePolicy::Skip => {
-                self.learner.skip();
+                self.ranks.all(&mut self.learner, Learner::skip)?;
                 self.learner.watch.anomalies = before + 1;
                 self.progress.note(&told("its batch is skipped"));
                 self.write(&Line::Anomaly(record))?;
@@ -347,15 +391,15 @@ impl Run<'_> {
     }
 
     /// The learner of the newest checkpoint, or of the start.
-    fn last_saved(&self) -> Result<Learner, Error> {
-        match self.store.latest()? {
-            Some(latest) => begin::resumed(self.job, &latest, &self.fingerprint, &self.loader),
-            None => begin::started(self.job, &Silent),
-        }
+    fn last_saved(&mut self) -> Result<Learner, Error> {
+        let latest = self.store.latest()?;
+        let way = (latest, self.fingerprint.clone(), self.loader.clone());
+        begin::learner(&mut self.ranks, (self.job, self.kernels), way, &Silent)
     }
 
     /// Begins to write a checkpoint of the learner.
     fn save(&mut self) -> Result<(), Error> {
+        self.ranks.check_alike(&mut self.learner)?;
         let (job, learner) = (self.job, &self.learner);
         let manifest = &job.dataset.manifest;
         let (reserved, habit) = (manifest.tokenizer.reserved, manifest.pause.habit());
@@ -371,6 +415,8 @@ impl Run<'_> {
             watch: learner.watch.clone(),
             fingerprint: self.fingerprint.clone(),
         };
+        #[cfg(feature = "cuda")]
+        products::keep(&job.folder, &learner.model)?;
         self.writer.begin(Snapshot::new(job, learner, state)?)
     }
 
@@ -378,14 +424,23 @@ impl Run<'_> {
     /// far of a run that looks for it.
     fn validate(&mut self) -> Result<bool, Error> {
         self.settle()?;
-        let (job, learner) = (self.job, &mut self.learner);
+        let job = self.job;
         let sample = validation::Sample {
             rows: job.train.validation_rows,
             rows_per_batch: data::loading(job).rows_per_micro_batch,
         };
-        let Some(loss) = validation::loss(&learner.result(), &*job.dataset, sample)? else {
+        let dataset = job.dataset.clone();
+        let part = move |learner: &mut Learner| {
+            let share = (learner.seat.rank(), learner.seat.ranks());
+            validation::part(&learner.result(), &*dataset, sample, share)
+        };
+        let (first, others) = self.ranks.all(&mut self.learner, part)?;
+        let parts = std::iter::once(first).chain(others);
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let Some(loss) = validation::mean(&parts, sample.rows(&*job.dataset)) else {
             return Ok(false);
         };
+        let learner = &mut self.learner;
         let step = learner.step;
         self.progress
             .note(&format!("step {step}: validation loss {:.4}", loss.mean));

@@ -1,5 +1,6 @@
 //! How fast a run is, as the person who waits for it wants to know.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::fs;
@@ -23,15 +24,17 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Of a run whose peak the recipe gives in billions of operations a second, or which
-    /// computes on the CPU, where the peak is measured.
-    pub fn new(given_gflops: Option<f64>, model: &Model) -> Self {
+    /// Of a run on so many devices, whose peak the recipe gives in billions of operations a
+    /// second each, or which computes on the CPU, where the peak is measured.
+    pub fn new(given_gflops: Option<f64>, model: &Model, devices: usize) -> Self {
         let measured = || match model.kernels() {
-            Kernels::Fused(precision) => Some(measured_peak(precision)),
+            Kernels::Fused(precision) => Some(*peak(precision).get_or_init(|| measured(precision))),
             _ => None,
         };
         Self {
-            peak: given_gflops.map(|peak| peak * 1e9).or_else(measured),
+            peak: given_gflops
+                .map(|peak| peak * 1e9 * devices as f64)
+                .or_else(measured),
             tokens_per_s: None,
         }
     }
@@ -84,9 +87,18 @@ const PRODUCTS: usize = 8;
 /// The best of so many times.
 const TIMES: usize = 3;
 
-/// Operations a second of products that all threads do at once; nothing computed depends on
-/// it.
-fn measured_peak(precision: Precision) -> f64 {
+/// Operations a second of this machine, measured once: nothing computed depends on it.
+fn peak(precision: Precision) -> &'static OnceLock<f64> {
+    static SINGLE: OnceLock<f64> = OnceLock::new();
+    static BF16: OnceLock<f64> = OnceLock::new();
+    match precision {
+        Precision::Single => &SINGLE,
+        Precision::Bf16 => &BF16,
+    }
+}
+
+/// Operations a second of products that all threads do at once.
+fn measured(precision: Precision) -> f64 {
     let operations = 2.0 * (SIZE as f64).powi(3) * (PRODUCTS * rayon::current_num_threads()) as f64;
     let time = || {
         let start = Instant::now();

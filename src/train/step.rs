@@ -3,13 +3,15 @@
 use burn::tensor::Tensor;
 
 use crate::batch::Counts;
+use crate::digest::Checksum;
 use crate::loader::GlobalBatch;
+use crate::model::collective::{Absent, Seat};
 use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::numbers::{self, Arrival, Known, Limits, Lost, Numbers, Sums};
 use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
 use crate::model::{Device, Model};
-use crate::recipe::Train;
+use crate::recipe::{Optimizer as Optimizing, Train};
 use crate::train::average::Average;
 use crate::train::optimizer::Optimizer;
 use crate::train::record::Totals;
@@ -33,6 +35,8 @@ pub struct Learner {
     pub watch: Watch,
     /// The average of the weights over steps, with `train.ema`.
     pub average: Option<Average>,
+    /// Its place among those that share each global batch.
+    pub seat: Seat,
 }
 
 /// What one step did.
@@ -80,6 +84,9 @@ pub enum Trouble {
     /// The device failed.
     #[error(transparent)]
     Lost(#[from] Lost),
+    /// Another rank is gone.
+    #[error(transparent)]
+    Absent(#[from] Absent),
 }
 
 impl Begun {
@@ -117,10 +124,12 @@ impl Learner {
             totals: Totals::default(),
             watch: Watch::default(),
             average: None,
+            seat: Seat::alone(device),
         }
     }
 
-    /// Trains on one global batch; on an anomaly, all is as before.
+    /// Trains on one global batch, together with the other ranks; on an anomaly, all is as
+    /// before.
     ///
     /// The loss is the sum over all scored targets of the global batch divided
     /// by their count, however the rows are cut into micro-batches.
@@ -147,12 +156,18 @@ impl Learner {
     }
 
     fn compute(&mut self, batch: &GlobalBatch, train: &Train) -> Result<Begun, Trouble> {
-        let (sums, gradients) = queue_gradients(&self.model, batch, train);
+        let (sums, gradients) = queue_gradients(&self.model, batch, train, &self.seat)?;
         let limits = Limits {
             mean: 1.0 / scored(batch.counts),
             clip: train.clip,
         };
-        let numbers = numbers::numbers(self.model.kernels(), sums, &gradients, &limits);
+        let kernels = self.model.kernels();
+        // What burn computes, devices may compute by different kernels.
+        let alike = kernels != Kernels::Plain && train.optimizer == Optimizing::Adamw;
+        let mut numbers = numbers::numbers(kernels, sums, &gradients, &limits);
+        if !alike {
+            numbers = self.seat.align_numbers(numbers)?;
+        }
         let spike = train.spike.as_ref();
         let (known, coming) = match numbers {
             Numbers::Known(known) => (Some(known), None),
@@ -183,6 +198,9 @@ impl Learner {
         let step = (&update, coming.as_ref());
         self.optimizer
             .update(&mut self.model, gradients, step, train.optimizer);
+        if !alike {
+            self.seat.align_weights(&mut self.model)?;
+        }
         if let Some(average) = &mut self.average {
             average.take_in(&self.model, update.index);
         }
@@ -214,6 +232,14 @@ impl Learner {
         }
     }
 
+    /// The same learner with another form of the operations.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self {
+            model: self.model.with_kernels(kernels),
+            ..self
+        }
+    }
+
     /// Goes on with the next batch, and leaves everything else as it is.
     pub fn skip(&mut self) {
         self.step += 1;
@@ -229,6 +255,15 @@ impl Learner {
         }
     }
 
+    /// A checksum of the weights: ranks that are alike have the same.
+    pub fn checksum(&self) -> u64 {
+        let mut sum = Checksum::default();
+        for tensor in &self.model.tensors {
+            sum.update(tensor.clone().into_data().as_bytes());
+        }
+        sum.finish()
+    }
+
     /// Whether every weight is a number: an update may overflow though its
     /// gradients were finite.
     pub fn is_finite(&self) -> bool {
@@ -237,20 +272,31 @@ impl Learner {
     }
 }
 
-/// The mean loss of a global batch and its gradients, summed over the micro-batches.
-pub fn gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Loss, Vec<Tensor<1>>) {
-    let (sums, gradients) = queue_gradients(model, batch, train);
+/// The mean loss of a global batch and its gradients, summed over the micro-batches of all
+/// ranks.
+pub fn gradients(
+    model: &Model,
+    batch: &GlobalBatch,
+    train: &Train,
+    seat: &Seat,
+) -> Result<(Loss, Vec<Tensor<1>>), Absent> {
+    let (sums, gradients) = queue_gradients(model, batch, train, seat)?;
     let (sum, scale) = (sums.read(), 1.0 / scored(batch.counts));
     let mean = Loss {
         cross_entropy: sum.cross_entropy * scale,
         z_loss: sum.z_loss * scale,
     };
-    (mean, gradients)
+    Ok((mean, gradients))
 }
 
 /// The sums of the losses of a global batch and the gradients of their mean, which a device
 /// may still be computing.
-fn queue_gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Sums, Vec<Tensor<1>>) {
+fn queue_gradients(
+    model: &Model,
+    batch: &GlobalBatch,
+    train: &Train,
+    seat: &Seat,
+) -> Result<(Sums, Vec<Tensor<1>>), Absent> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "gradients are single precision"
@@ -260,7 +306,7 @@ fn queue_gradients(model: &Model, batch: &GlobalBatch, train: &Train) -> (Sums, 
         z_loss: train.z_loss as f32,
         recompute: train.recompute,
     };
-    model.queue_gradients(&batch.micro_batches, &objective)
+    seat.gradients(model, &batch.micro_batches, &objective)
 }
 
 /// The operations of a global batch.

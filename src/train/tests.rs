@@ -2,10 +2,12 @@
 //! and what stops a run.
 
 mod attention;
+mod late;
 mod mixture;
 mod muon;
 mod new_rows;
 mod precision;
+mod ranks;
 mod tuning;
 mod watch;
 
@@ -24,6 +26,7 @@ use crate::manifest::{
     FORMAT, Ledger, Manifest, Split, SplitRecord, TOKENIZER_FILE, TokenizerRecord, Totals as Sums,
 };
 use crate::model::Model;
+use crate::model::collective::Seat;
 use crate::model::config::{Activation, Attention, NewRows, Norm, Positions};
 use crate::pause::Policy;
 use crate::progress::Silent;
@@ -182,6 +185,8 @@ fn job(data: &Path, folder: &Path) -> Job {
         train: toml::from_str(text).unwrap(),
         seed: 3,
         device: Device::flex(),
+        others: Vec::new(),
+        kernels: Wish::Auto,
     }
 }
 
@@ -341,7 +346,8 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
             values.collect::<Vec<Vec<f32>>>().concat()
         };
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-        let (loss, gradients) = step::gradients(&model, &batch(8), &train);
+        let seat = Seat::alone(&Device::flex());
+        let (loss, gradients) = step::gradients(&model, &batch(8), &train, &seat).unwrap();
         let gradients = flat(gradients);
         for rows in [1, 2, 3, 5] {
             let cut = batch(rows);
@@ -350,7 +356,7 @@ fn law_9_the_loss_is_the_sum_over_the_count_of_the_global_batch() {
                 scored.iter().any(|n| *n != scored[0]),
                 "equal counts prove nothing"
             );
-            let (other_loss, other) = step::gradients(&model, &cut, &train);
+            let (other_loss, other) = step::gradients(&model, &cut, &train, &seat).unwrap();
             let [loss, other_loss] = [loss, other_loss].map(|loss| loss.cross_entropy);
             assert!((loss - other_loss).abs() < 1e-6, "{loss} {other_loss}");
             let difference: Vec<f32> = flat(other)

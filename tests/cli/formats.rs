@@ -11,6 +11,35 @@ use super::sandbox::{Sandbox, files};
 const STAGES: [&str; 2] = ["pretrain", "finetune"];
 const AS_PARQUET: &str = "--set pretrain.pack.format=parquet --set finetune.pack.format=parquet";
 
+/// Binary shards of format version 1 are read, and become those of version 2.
+#[test]
+fn datasets_of_an_older_version_convert_to_the_newest() {
+    let sandbox = Sandbox::new();
+    for name in ["v1-finetune-u16", "v1-pretrain-u32"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("data/golden")
+            .join(name);
+        sandbox.ok(&format!(
+            "convert {} --to binary --out {name}",
+            golden.display()
+        ));
+        sandbox.ok(&format!(
+            "convert {} --to megatron --out {name}-m",
+            golden.display()
+        ));
+        sandbox.ok(&format!("convert {name}-m --to binary --out {name}-back"));
+        // The version is at byte 28, the size of a block at byte 116.
+        for (folder, version) in [(golden.clone(), 1), (sandbox.path(name), 2)] {
+            let bin = fs::read(&folder.join("shards/train-00000-000.bin")).unwrap();
+            assert_eq!((bin[28], bin[116..120] != [0; 4]), (version, version == 2));
+        }
+        assert_eq!(
+            fs::read(&sandbox.path(name).join("manifest.json")).unwrap(),
+            fs::read(&sandbox.path(&format!("{name}-back")).join("manifest.json")).unwrap()
+        );
+    }
+}
+
 #[test]
 fn parquet_shards_hold_the_rows_of_binary_shards() {
     let sandbox = Sandbox::new();

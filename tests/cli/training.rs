@@ -316,3 +316,45 @@ fn real_text_trains_end_to_end() {
     ));
     assert!(said.out.contains("gsm8k"), "{}", said.out);
 }
+
+/// Ranks on the CPU, from the outside: the curve and the weights of one alone, with stops and
+/// other numbers of ranks between, and what cannot be had is said.
+#[test]
+fn ranks_share_every_batch_and_change_nothing() {
+    let sandbox = Sandbox::new();
+    let micro =
+        "--set finetune.train.micro_batch_tokens=64 --set pretrain.train.micro_batch_tokens=64";
+    sandbox.ok(&format!("prepare recipe.toml --out one {micro}"));
+    sandbox.ok(&format!("prepare recipe.toml --out two {micro}"));
+    sandbox.ok(&format!("train recipe.toml --out one {micro}"));
+    let shared = |ranks: &str, more: &str| {
+        sandbox.run(&format!(
+            "train recipe.toml --out two {micro} --device {ranks} {more}"
+        ))
+    };
+    let said = shared("cpu,cpu,cpu,cpu,cpu", "");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(
+        said.err
+            .contains("5 devices share a global batch of 4 rows")
+            && said.err.contains("name 4 devices at most"),
+        "{}",
+        said.err
+    );
+    let said = shared("cpu,cuda:0", "");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(
+        said.err.contains("`cuda:0,1`, `cuda:all` or `cpu,cpu`"),
+        "{}",
+        said.err
+    );
+    let said = shared("cpu,cpu,cpu", "--only pretrain");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let said = shared("cpu,cpu", "");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(outcome(&sandbox, "two") == outcome(&sandbox, "one"));
+
+    let bench = "bench train --device cpu,cpu --set pretrain.train.steps=3 --warm 1 --set model.preset=micro --set pretrain.train.batch_tokens=256 --set pretrain.pack.seq_len=64 --json";
+    let report: serde_json::Value = serde_json::from_str(&sandbox.ok(bench).out).unwrap();
+    assert_eq!(report["ranks"], 2, "{report}");
+}

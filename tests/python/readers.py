@@ -209,7 +209,7 @@ STORED = '{policy="stride",every=7,count=2,token={filler="."},target="repeat",ta
 
 
 def stored_labels(path, lengths):
-    """The labels of rows whose targets lie in an `.aux`, as schemas/shard-v1.md has it."""
+    """The labels of rows whose targets lie in an `.aux`, as schemas/shard-v2.md has it."""
     records = np.memmap(path, RECORD, "r", 64, (int(lengths.sum()),))
     assert {0.5, 1.0} <= set(np.unique(records["weight"]).tolist()), "no weights are stored"
     for row in np.split(records, np.cumsum(lengths)[:-1]):

@@ -380,7 +380,8 @@ pub fn distances(ours: &[Vec<f32>], theirs: &[Vec<f32>], config: &Config) -> Vec
     names(&layout(config)).into_iter().map(distance).collect()
 }
 
-/// `|a - b| / |b|` over all arrays together.
+/// `|a - b| / |b|` over all arrays together; infinite where something is not a number, so
+/// that it is the worst.
 pub fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     let (mut difference, mut length) = (0.0, 0.0);
@@ -389,11 +390,14 @@ pub fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
         difference += (a - b) * (a - b);
         length += b * b;
     }
-    if difference == 0.0 {
-        0.0
-    } else {
-        (difference / length).sqrt()
+    let relative = match difference {
+        0.0 => 0.0,
+        _ => (difference / length).sqrt(),
+    };
+    if relative.is_nan() {
+        return f64::INFINITY;
     }
+    relative
 }
 
 /// Ids below the vocabulary's size, or [`UNSCORED`] where that is allowed.

@@ -2,10 +2,13 @@
 
 mod ceiling;
 pub mod exchange;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod parity;
 pub mod setup;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,13 +16,18 @@ use self::exchange::Folder;
 use self::setup::Setup;
 use super::clock::{self, Took};
 use crate::loader::{self, GlobalBatch};
+use crate::model::collective::Seat;
 use crate::model::flops::{Flops, PerToken};
+#[cfg(feature = "cuda")]
+use crate::model::ops::cuda::examine;
 use crate::model::precision::Precision;
 use crate::model::{self, Device, Kernels, config};
 use crate::recipe::Recipe;
 use crate::rng::Key;
-use crate::train::freeze;
-use crate::train::step::{self, Learner, Trouble};
+use crate::train::kernels::{self, Choice, Refused, Wish};
+use crate::train::ranks::Ranks;
+use crate::train::step::{self, Begun, Learner, Trouble};
+use crate::train::{freeze, ranks};
 use crate::{dataset, fs, npy, pause, tokenize};
 
 /// What to measure.
@@ -37,8 +45,8 @@ pub struct Options {
     pub warm: u64,
     /// Whether to measure what the machine's matrix product could do.
     pub ceiling: bool,
-    /// Where to train.
-    pub device: Device,
+    /// Where to train: the device of each rank.
+    pub devices: Vec<Device>,
     /// Which form of the operations runs, as [`model::kernels`] names them.
     pub kernels: String,
     /// Train adapters of this rank instead: what the weights are changes no time.
@@ -50,6 +58,8 @@ pub struct Options {
 pub struct Report {
     /// Threads that compute.
     pub threads: usize,
+    /// Devices, or parts of the CPU, that share each global batch.
+    pub ranks: usize,
     /// Parameters of the model.
     pub parameters: usize,
     /// Positions a step, padding included.
@@ -85,6 +95,15 @@ pub struct Report {
     pub memory_bytes: Option<u64>,
     /// What it had before the model was made.
     pub memory_before_bytes: Option<u64>,
+    /// Whose operations ran, as `Debug` names them.
+    pub kernels: String,
+    /// How that was decided, where there was something to decide.
+    pub kernels_note: Option<String>,
+    /// Milliseconds in which the host queues a step, or computes it, on average.
+    pub host_ms_per_step: f64,
+    /// The GPU, where there is one.
+    #[cfg(feature = "cuda")]
+    pub gpu: Option<gpu::Gpu>,
     /// The mean loss of the first step.
     pub loss_first: f64,
     /// That of the last.
@@ -145,12 +164,18 @@ pub enum Error {
         #[source]
         source: Trouble,
     },
+    /// Ranks could not go on together.
+    #[error(transparent)]
+    Ranks(#[from] ranks::Error),
     /// The recipe cannot be written.
     #[error("cannot write the recipe")]
     Toml(#[source] toml::ser::Error),
     /// The operations cannot be had.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The precision cannot be had.
+    #[error(transparent)]
+    Kernels(#[from] Refused),
     /// The model cannot have this shape.
     #[error("the model's shape is wrong")]
     Shape(#[from] config::Error),
@@ -189,9 +214,20 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     if steps <= warm {
         return Err(Error::Short { steps, warm });
     }
+    let ranks = Ranks::start(&options.devices)?;
     let exchange = options.load.as_deref().map(Folder::open).transpose()?;
-    let batches = setup.batches(exchange.as_ref())?;
-    let mut learner = learner(&setup, exchange.as_ref(), &options.device, &options.kernels)?;
+    let batches = setup.batches(exchange.as_ref(), ranks.len())?.into_iter();
+    let batches: Vec<_> = batches.map(Arc::new).collect();
+    let setup = Arc::new(setup);
+    let first = options
+        .devices
+        .first()
+        .cloned()
+        .unwrap_or_else(Device::flex);
+    let choice = chosen(&setup, &first, &options.kernels)?;
+    let (mine, kernels) = (setup.clone(), choice.kernels);
+    let make = move |device: &Device| learner(&mine, exchange.as_ref(), device, kernels);
+    let mut learner = ranks.seat(make(&first)?, make)?;
     let precision = match learner.model.kernels() {
         Kernels::Fused(precision) => precision,
         _ => Precision::Single,
@@ -201,18 +237,46 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         dump_before(folder, &setup, &learner, first)?;
     }
     let mut laps = Laps::default();
+    #[cfg(feature = "cuda")]
+    let before = learner
+        .model
+        .tensors
+        .first()
+        .and_then(|on| examine(on, false)?.ok());
     for batch in &batches {
         if let Some(folder) = &options.dump {
             exchange::write_batch(folder, batch)?;
         }
-        laps.step(&mut learner, batch, &setup, warm)?;
+        laps.step((&ranks, &mut learner), batch, &setup, warm)?;
     }
+    laps.finish()?;
     if let Some(folder) = &options.dump {
         dump_after(folder, &setup, &learner, &laps)?;
     }
+    let report = laps.report(&setup, &learner, &batches, ceiling);
     Ok(Report {
         memory_before_bytes,
-        ..laps.report(&setup, &learner, &batches, ceiling)
+        ranks: ranks.len(),
+        kernels: format!("{:?}", learner.model.kernels()),
+        kernels_note: choice.note,
+        #[cfg(feature = "cuda")]
+        gpu: {
+            let peak = setup.train.peak_gflops;
+            let rates = (report.tokens_per_s, report.flops_per_token, peak);
+            gpu::Gpu::of(&learner.model, &laps, before.as_ref(), rates)
+        },
+        ..report
+    })
+}
+
+/// Whose operations run.
+fn chosen(setup: &Setup, device: &Device, kernels: &str) -> Result<Choice, Error> {
+    Ok(match model::kernels(kernels, device, &setup.config)? {
+        Some(kernels) => Choice {
+            kernels,
+            note: None,
+        },
+        None => kernels::choose(Wish::Auto, device, &setup.config, &setup.train)?,
     })
 }
 
@@ -221,14 +285,9 @@ fn learner(
     setup: &Setup,
     exchange: Option<&Folder>,
     device: &Device,
-    kernels: &str,
+    kernels: Kernels,
 ) -> Result<Learner, Error> {
-    let model = setup.model(exchange, device)?;
-    let kernels = match model::kernels(kernels, device, &model.config)? {
-        Some(kernels) => kernels,
-        None => model::kernels_in(setup.train.precision, device)?,
-    };
-    let model = model.with_kernels(kernels);
+    let model = setup.model(exchange, device)?.with_kernels(kernels);
     let model = match freeze::tuning(&setup.train, &setup.config, setup.reserved())? {
         Some(tuning) => model.tuned(tuning, Key::new(setup.recipe.seed)),
         None => model,
@@ -244,7 +303,9 @@ fn dump_before(
 ) -> Result<(), Error> {
     setup::write_recipe(folder, &setup.recipe)?;
     exchange::write_parameters(folder, "init", &learner.model.values(), &setup.config)?;
-    let (_, gradients) = step::gradients(&learner.model, first, &setup.train);
+    let alone = Seat::alone(&learner.model.device());
+    let gradients = step::gradients(&learner.model, first, &setup.train, &alone);
+    let (_, gradients) = gradients.map_err(ranks::Error::from)?;
     let values: Vec<_> = gradients.iter().map(model::to_vec).collect();
     Ok(exchange::write_parameters(
         folder,
@@ -266,44 +327,86 @@ fn dump_after(folder: &Path, setup: &Setup, learner: &Learner, laps: &Laps) -> R
 }
 
 /// What steps took and gave.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Laps {
     losses: Vec<f64>,
     norms: Vec<f64>,
     first_ms: f64,
     took: Vec<Took>,
+    /// The last step, where a device may still be computing it.
+    begun: Option<Begun>,
+    /// Milliseconds in which the host queued each timed step, or computed it.
+    host_ms: Vec<f64>,
 }
 
 impl Laps {
     fn step(
         &mut self,
-        learner: &mut Learner,
-        batch: &GlobalBatch,
-        setup: &Setup,
+        (ranks, learner): (&Ranks, &mut Learner),
+        batch: &Arc<GlobalBatch>,
+        setup: &Arc<Setup>,
         warm: u64,
     ) -> Result<(), Error> {
-        let (report, took) = clock::measure_all(|| learner.step(batch, &setup.train));
-        let step = learner.step;
-        let report = report.map_err(|source| Error::NonFinite {
-            step: step + 1,
-            source,
-        })?;
-        self.losses.push(report.loss);
-        self.norms.push(report.grad_norm);
-        if step == 1 {
+        let (batch, setup) = (batch.clone(), setup.clone());
+        let first = learner.step == 0;
+        let begin = move |learner: &mut Learner| learner.begin(&batch, &setup.train);
+        let (done, took) = clock::measure_all(|| {
+            let (begun, queued) = clock::measure(|| ranks.all(learner, begin));
+            let (begun, others) = begun?;
+            let failed = |source| Error::NonFinite {
+                step: learner.step + 1,
+                source,
+            };
+            let begun = begun.map_err(failed)?;
+            // What the others' numbers say is what the first's do.
+            drop(others);
+            if warm < learner.step {
+                self.host_ms.push(queued.wall_seconds * 1e3);
+            }
+            // As in a run, a device computes a step while the next is queued.
+            let waits = first || begun.is_known();
+            if let Some(before) = self.begun.replace(begun) {
+                self.tell(before)?;
+            }
+            if waits { self.finish() } else { Ok(()) }
+        });
+        done?;
+        if first {
             self.first_ms = took.wall_seconds * 1e3;
         }
-        if warm < step {
+        if warm < learner.step {
             self.took.push(took);
         }
         Ok(())
+    }
+
+    /// Waits for the last step.
+    fn finish(&mut self) -> Result<(), Error> {
+        match self.begun.take() {
+            Some(begun) => self.tell(begun),
+            None => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, begun: Begun) -> Result<(), Error> {
+        let step = begun.after.step;
+        let report = begun.finish();
+        let report = report.map_err(|source| Error::NonFinite { step, source })?;
+        self.losses.push(report.loss);
+        self.norms.push(report.grad_norm);
+        Ok(())
+    }
+
+    /// Milliseconds in which the host queued a timed step, or computed it, on average.
+    fn host_ms_per_step(&self) -> f64 {
+        self.host_ms.iter().sum::<f64>() / self.host_ms.len().max(1) as f64
     }
 
     fn report(
         &self,
         setup: &Setup,
         learner: &Learner,
-        batches: &[GlobalBatch],
+        batches: &[Arc<GlobalBatch>],
         ceiling: Option<f64>,
     ) -> Report {
         let n = self.took.len() as f64;
@@ -324,6 +427,7 @@ impl Laps {
         let mean = |sum: u64| sum as f64 / learner.step as f64;
         Report {
             threads: rayon::current_num_threads(),
+            ranks: 1,
             parameters: learner.model.n_parameters(),
             tokens_per_step: tokens,
             real_per_step: mean(learner.totals.real),
@@ -344,6 +448,11 @@ impl Laps {
                 .unwrap_or_default(),
             memory_bytes: clock::memory_peak(),
             memory_before_bytes: None,
+            host_ms_per_step: self.host_ms_per_step(),
+            kernels: String::new(),
+            kernels_note: None,
+            #[cfg(feature = "cuda")]
+            gpu: None,
             loss_first: self.losses.first().copied().unwrap_or(f64::NAN),
             loss_last: self.losses.last().copied().unwrap_or(f64::NAN),
         }
@@ -351,7 +460,7 @@ impl Laps {
 }
 
 /// Positions of a step and of a row, of the first batch.
-fn size(batches: &[GlobalBatch]) -> (u64, usize) {
+fn size(batches: &[Arc<GlobalBatch>]) -> (u64, usize) {
     let micro = batches
         .iter()
         .take(1)

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::exchange::{self, Folder};
 use super::setup::Setup;
-use super::{Error, learner};
+use super::{Error, chosen, learner};
 use crate::model::{Device, to_vec};
 use crate::recipe::Recipe;
-use crate::train::step;
+use crate::train::{ranks, step};
 
 /// How far two trainers may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -76,10 +76,12 @@ pub fn run(
         train.steps = losses.len() as u64;
     }
     let setup = Setup::new(recipe, None)?;
-    let batches = setup.batches(Some(&arrays))?;
+    let batches = setup.batches(Some(&arrays), 1)?;
+    let kernels = chosen(&setup, device, kernels)?.kernels;
     let mut learner = learner(&setup, Some(&arrays), device, kernels)?;
     let first = batches.first().ok_or(Error::Steps { found: 0 })?;
-    let (loss, gradients) = step::gradients(&learner.model, first, &setup.train);
+    let first = step::gradients(&learner.model, first, &setup.train, &learner.seat);
+    let (loss, gradients) = first.map_err(ranks::Error::from)?;
     let ours: Vec<_> = gradients.iter().map(to_vec).collect();
     let theirs = arrays.required("grad", &setup.config)?;
     let distances = exchange::distances(&ours, &theirs, &setup.config);

@@ -23,6 +23,7 @@ use crate::row::{Ids, RowView};
 use crate::sequence::Sequence;
 use crate::token::{IdWidth, Reserved, TokenId};
 use crate::tokenize::Tokenizer;
+use crate::train::ranks::dealt;
 
 /// The recipe of a measurement that names none: a GPT-2 of 10.8 M parameters, as it is
 /// trained where nothing but speed is of interest.
@@ -93,8 +94,13 @@ impl Setup {
         Ok(Model::from_values(&self.config, values, device))
     }
 
-    /// The global batches of all steps: of an exchange where it has any, else its own.
-    pub fn batches(&self, exchange: Option<&Folder>) -> Result<Vec<GlobalBatch>, Error> {
+    /// The global batches of all steps, for so many ranks: of an exchange where it has any,
+    /// else its own.
+    pub fn batches(
+        &self,
+        exchange: Option<&Folder>,
+        ranks: usize,
+    ) -> Result<Vec<GlobalBatch>, Error> {
         let steps = 0..self.train.steps;
         if let Some(folder) = exchange
             && folder.batch(0, &self.config)?.is_some()
@@ -105,7 +111,7 @@ impl Setup {
             };
             return steps.map(batch).collect();
         }
-        let loader = self.loader()?;
+        let loader = self.loader(ranks)?;
         Ok(steps
             .map(|step| loader.batch(step))
             .collect::<Result<_, _>>()?)
@@ -126,7 +132,7 @@ impl Setup {
         }
     }
 
-    fn loader(&self) -> Result<Loader, Error> {
+    fn loader(&self, ranks: usize) -> Result<Loader, Error> {
         let rows: Arc<dyn Rows> = match &self.dataset {
             Some(dataset) => dataset.clone(),
             None => Arc::new(Walk::new(self)?),
@@ -141,7 +147,9 @@ impl Setup {
         let loading = Loading {
             seed: self.recipe.seed,
             rows_per_batch,
-            rows_per_micro_batch: micro.unwrap_or(rows_per_batch).min(rows_per_batch),
+            rows_per_micro_batch: micro
+                .unwrap_or_else(|| dealt(rows_per_batch, ranks))
+                .min(rows_per_batch),
             split: Split::Train,
             order: Order::Shuffled,
             bucket: self.train.bucket,

@@ -39,7 +39,8 @@ pub struct Train {
     /// Measure this machine's matrix product first, and tell what share of it training reaches
     #[arg(long)]
     pub ceiling: bool,
-    /// Where to train: auto, cpu or cuda:<index>
+    /// Where to train: auto, cpu, cuda:<index>; or several that share each batch: cuda:0,1,
+    /// cuda:all, cpu,cpu
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Whose operations run: burn's (burn), or our own with products in f32 or bf16; as
@@ -136,7 +137,7 @@ mod with_training {
             dump: args.dump.clone(),
             warm: args.warm,
             ceiling: args.ceiling,
-            device: model::device(&args.device)?,
+            devices: model::devices(&args.device)?,
             kernels: args.kernels.clone(),
             lora: args.lora.map(usize::from),
         })?;
@@ -169,11 +170,15 @@ mod with_training {
 
     fn text(report: &Report) -> String {
         let mut text = format!(
-            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}\n",
+            "{NAME}model{NAME:#}   {} parameters, {} positions a step, {:.0} of them scored; threads: {}{}\n",
             grouped(report.parameters as u64),
             grouped(report.tokens_per_step),
             report.scored_per_step,
             report.threads,
+            match report.ranks {
+                1 => String::new(),
+                ranks => format!(", ranks: {ranks}"),
+            },
         );
         text += &format!(
             "{NAME}step{NAME:#}    {:.2} ms ({:.2} to {:.2}; the first {:.2}): {:.0} positions a second\n",
@@ -261,6 +266,7 @@ mod with_training {
                 Self::Dataset(error) => error.kind(),
                 Self::Loader(error) => error.kind(),
                 Self::Model(error) => error.kind(),
+                Self::Kernels(error) => error.kind(),
                 _ => Kind::BadInput,
             }
         }
@@ -268,6 +274,7 @@ mod with_training {
         fn advice(&self) -> Option<String> {
             Some(match self {
                 Self::Model(error) => return error.advice(),
+                Self::Kernels(error) => return error.advice(),
                 Self::From => {
                     "name another recipe, or one with `tokenizer` and a model shape".into()
                 }
@@ -275,6 +282,7 @@ mod with_training {
                     "give a lower `--warm` or `--set pretrain.train.steps=N`".into()
                 }
                 Self::Steps { found } => format!("`--set pretrain.train.steps={found}`"),
+                Self::Ranks(error) => error.hint().into(),
                 Self::Exchange(_) => {
                     "`pausedata bench parity --help` says what a folder holds".into()
                 }

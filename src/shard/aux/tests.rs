@@ -7,6 +7,7 @@ use crate::token::IdWidth;
 
 fn bin(ids: u64) -> Header {
     Header {
+        version: Version::NEWEST,
         ids,
         rows: 1,
         id_width: IdWidth::U16,
@@ -42,17 +43,18 @@ fn row(length: usize, fields: Fields) -> Sequence {
     }
 }
 
-fn write(folder: &std::path::Path, fields: Fields, lengths: &[usize]) -> (PathBuf, Header, Digest) {
+fn write(folder: &Path, fields: Fields, lengths: &[usize]) -> (PathBuf, Header, Digest) {
     crate::fs::create_dir(&folder.join(SHARDS)).unwrap();
     let path = folder.join(SHARDS).join("a.aux");
-    let mut writer = AuxWriter::create(path.clone(), fields).unwrap();
+    let mut writer = AuxWriter::create(&path, fields, &bin(0)).unwrap();
     for length in lengths {
         let row = row(*length, fields);
         assert!(writer.holds(&row) && !writer.holds(&Sequence::plain(row.ids.clone())));
         writer.push(&row).unwrap();
     }
     let bin = bin(lengths.iter().sum::<usize>() as u64);
-    let digest = writer.finish(&bin).unwrap();
+    let digest = writer.finish(&bin).unwrap().unwrap();
+    assert_eq!(digest, Digest::of_file(&path).unwrap());
     (path, bin, digest)
 }
 

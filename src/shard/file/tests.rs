@@ -8,7 +8,7 @@ use crate::fs;
 use crate::manifest::Stage;
 use crate::manifest::{FORMAT, FileRecord, Ledger, TokenizerRecord};
 use crate::pause;
-use crate::shard::layout::{BLOCK_BYTES, IDS_MAX};
+use crate::shard::layout::{BLOCK_BYTES_MAX, IDS_MAX};
 use crate::shard::{ShardSpec, ShardWriter};
 use crate::token::IdWidth;
 
@@ -178,7 +178,7 @@ fn rows_cross_blocks() {
             .map(|n| n.wrapping_mul(2_654_435_761) % vocab_size)
             .collect();
         // The last row ends exactly where a block of 1 MiB does.
-        let n_per_block = u32::try_from(BLOCK_BYTES / spec.id_width.bytes()).unwrap() as usize;
+        let n_per_block = u32::try_from(BLOCK_BYTES_MAX / spec.id_width.bytes()).unwrap() as usize;
         let left = (3 * n_per_block - 600_007) % 300_000;
         let mut rows = vec![row(&ids), row(&ids[..7]), row(&ids)];
         rows.extend(std::iter::repeat_n(
@@ -192,27 +192,41 @@ fn rows_cross_blocks() {
 
 #[test]
 fn a_row_touches_only_its_own_blocks() {
-    let folder = tempfile::tempdir().unwrap();
-    let spec = spec(300, BLOCK_BYTES / 4, Stage::Pretrain);
-    let half = row(&vec![7; BLOCK_BYTES / 4]);
-    let rows = vec![half; 6];
-    let record = write(folder.path(), &spec, &rows).unwrap();
-    let path = folder.path().join("shards/a.bin");
-    change(&path, HEADER_BYTES + BLOCK_BYTES + 5, |byte| byte ^ 1);
-    let shard = Shard::open(folder.path(), &record, &manifest(&spec)).unwrap();
-    for good in [0, 1, 4, 5] {
-        assert_eq!(shard.row(good).unwrap(), rows[0]);
+    // Ids of a row, the row whose first id is damaged, and those that share its blocks: long
+    // rows lie in two, others in one, which short ones share.
+    let cases = [
+        (BLOCK_BYTES_MAX / 2 + 1, 3, vec![2, 3]),
+        (2049, 3, vec![3]),
+        (1024, 2, vec![2, 3]),
+        (700, 4, vec![3, 4, 5]),
+    ];
+    for (length, bad, refused) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(300, length, Stage::Pretrain);
+        let rows = vec![row(&vec![7; length]); 6];
+        let record = write(folder.path(), &spec, &rows).unwrap();
+        let path = folder.path().join("shards/a.bin");
+        let at = HEADER_BYTES + bad * length * 2;
+        change(&path, at, |byte| byte ^ 1);
+        for reading in [Reading::Mmap, Reading::Pread] {
+            let shard = Shard::open_by(reading, folder.path(), &record, &manifest(&spec)).unwrap();
+            let block = (at - HEADER_BYTES) / shard.header().block_bytes();
+            for index in 0..6 {
+                let read = shard.row(index);
+                if !refused.contains(&index) {
+                    assert_eq!(read.unwrap(), rows[0], "{length} {index}");
+                    continue;
+                }
+                let error = read.unwrap_err();
+                let said = error.to_string();
+                assert!(said.contains("a.bin` is damaged"), "{said}");
+                let named = format!("checksum of block {block} (bytes ");
+                assert!(said.contains(&named), "{said}");
+                assert!(error.hint().is_some());
+            }
+            assert!(shard.verify().is_err());
+        }
     }
-    let error = shard.row(2).unwrap_err();
-    assert!(error.to_string().contains("a.bin` is damaged"), "{error}");
-    assert!(
-        error
-            .to_string()
-            .contains("checksum of block 1 (bytes 1049600 to 2098176)"),
-        "{error}"
-    );
-    assert!(error.hint().is_some());
-    assert!(shard.verify().is_err());
 }
 
 /// Replaces one byte of a file in place.

@@ -6,6 +6,7 @@ use crate::shard::index::{DocumentRecord, FOOTER_BYTES, Home, Index, IndexParts}
 
 fn header(stage: Stage) -> Header {
     Header {
+        version: Version::NEWEST,
         ids: 7,
         rows: 3,
         id_width: IdWidth::U16,

@@ -12,7 +12,7 @@ use super::huge::{Huge, Plain};
 /// The longest piece whose bytes are its key.
 const SHORT_MAX: usize = 15;
 /// The longest piece that is remembered.
-const LONG_MAX: usize = 192;
+pub const LONG_MAX: usize = 192;
 
 /// 2^19 buckets of 64 bytes: 32 MiB.
 const BUCKET_BITS: u32 = 19;
@@ -29,16 +29,49 @@ const RECORD_BITS: u32 = 23;
 /// Ids that fit beside a key.
 pub const INLINE_MAX: usize = 4;
 
+/// Whether text stands by itself or is a part of a longer piece: where merges are ignored
+/// for words, that makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All of a piece.
+    Piece,
+    /// What a piece was cut into.
+    Part,
+}
+
 /// A piece of at most [`SHORT_MAX`] bytes: these, zeros, and its length in the last byte.
+/// A part has one more byte, which no text has. Longer ones have their kind alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     low: u64,
     high: u64,
 }
 
+/// The byte behind a part.
+const PART: u128 = 0xff;
+
 impl Key {
-    /// The key of no piece.
-    pub const NONE: Self = Self { low: 0, high: 0 };
+    /// The key of all longer pieces.
+    pub const LONG: Self = Self { low: 0, high: 0 };
+    /// The key of all longer parts.
+    const LONG_PART: Self = Self { low: 1, high: 0 };
+
+    /// What this is the key of.
+    pub fn kind(self) -> Kind {
+        let length = self.high >> LENGTH_SHIFT;
+        let bytes = u128::from(self.high) << 64 | u128::from(self.low);
+        match length.checked_sub(1) {
+            Some(last) if bytes >> (8 * last) & PART == PART => Kind::Part,
+            None if self == Self::LONG_PART => Kind::Part,
+            _ => Kind::Piece,
+        }
+    }
+
+    /// Whether this is not the key of one piece or part alone.
+    #[inline(always)]
+    pub fn is_long(self) -> bool {
+        self.high == 0
+    }
 }
 
 /// Where the length stands in [`Key::high`], and above it, in a slot, how many ids there are.
@@ -56,22 +89,41 @@ const MASKS: [u128; SHORT_MAX + 1] = {
     masks
 };
 
-/// The key of the `length` bytes at `at`, of 1 to [`SHORT_MAX`]; none for others.
+/// The key of the piece of `length` bytes at `at`.
+#[inline(always)]
+pub fn key(text: &[u8], at: usize, length: usize) -> Key {
+    match MASKS.get(length) {
+        Some(mask) => short_key(first_bytes(text, at) & mask, length),
+        None => Key::LONG,
+    }
+}
+
+/// The key of the part of `length` bytes at `at`.
+pub fn part_key(text: &[u8], at: usize, length: usize) -> Key {
+    match MASKS.get(length) {
+        Some(mask) if length < SHORT_MAX => {
+            let bits = first_bytes(text, at) & mask | PART << (8 * length);
+            short_key(bits, length + 1)
+        }
+        _ => Key::LONG_PART,
+    }
+}
+
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of 128 bits")]
-pub fn key(text: &[u8], at: usize, length: usize) -> Key {
-    let Some(mask) = MASKS.get(length) else {
-        return Key::NONE;
-    };
-    let bytes = match text.get(at..).and_then(<[u8]>::first_chunk::<16>) {
-        Some(bytes) => *bytes,
-        None => at_the_end(text, at),
-    };
-    let bits = u128::from_le_bytes(bytes) & mask;
+fn short_key(bits: u128, length: usize) -> Key {
     Key {
         low: bits as u64,
         high: (bits >> 64) as u64 | (length as u64) << LENGTH_SHIFT,
     }
+}
+
+#[inline(always)]
+fn first_bytes(text: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(match text.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => *bytes,
+        None => at_the_end(text, at),
+    })
 }
 
 #[cold]
@@ -95,7 +147,8 @@ pub fn bucket(key: Key) -> u32 {
 }
 
 /// A short piece and its ids. Their count stands above the length in the key; it is 0
-/// where there are more than fit, and the piece is among the long ones.
+/// where there are more than fit: then the first is the place of a record, and the second
+/// tells whether that is forgotten.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct Slot {
@@ -136,9 +189,12 @@ pub struct Cache {
     /// the record begins.
     long: Huge<u32>,
     known_long: usize,
-    /// Of each longer piece its length and how many ids it has, these, and its bytes.
+    /// Of each longer piece its length and how many ids it has, these, and its bytes; of a
+    /// short one of too many ids these.
     records: Huge<u32>,
     end: usize,
+    /// How often all records were forgotten.
+    wipes: u32,
 }
 
 impl Cache {
@@ -150,6 +206,7 @@ impl Cache {
             known_long: 0,
             records: Huge::new(RECORDS),
             end: 0,
+            wipes: 0,
         }
     }
 
@@ -170,24 +227,25 @@ impl Cache {
 
     /// The ids of a piece.
     pub fn get(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
-        if key != Key::NONE {
-            let (at, second) = self.place(key)?;
-            let slot = self.short.get(at)?.0.get(usize::from(second))?;
-            match slot.count() {
-                _ if slot.is_vacant() => return None,
-                0 => {}
-                count => return slot.ids.get(..count),
-            }
+        if key.is_long() {
+            return self.get_long(key, piece);
         }
-        self.get_long(piece)
+        let (at, second) = self.place(key)?;
+        let slot = self.short.get(at)?.0.get(usize::from(second))?;
+        match (slot.count(), slot.ids) {
+            _ if slot.is_vacant() => None,
+            (0, [record, wipes, ..]) if wipes == self.wipes => {
+                Some(self.record(record as usize)?.1)
+            }
+            (0, _) => None,
+            (count, _) => slot.ids.get(..count),
+        }
     }
 
     /// Remembers a piece of at most [`LONG_MAX`] bytes.
     pub fn learn(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
-        if key == Key::NONE || INLINE_MAX < ids.len() {
-            self.learn_long(piece, ids);
-        }
-        if key == Key::NONE {
+        if key.is_long() {
+            self.learn_long(key, piece, ids);
             return;
         }
         let mut slot = Slot {
@@ -197,6 +255,10 @@ impl Cache {
         if ids.len() <= INLINE_MAX {
             slot.ids.iter_mut().zip(ids).for_each(|(to, id)| *to = *id);
             slot.key.high |= (ids.len() as u64) << COUNT_SHIFT;
+        } else if let Some(record) = self.write_record(0, ids, &[]) {
+            slot.ids = [record, self.wipes, 0, 0];
+        } else {
+            return;
         }
         if let Some((at, second)) = self.place(key) {
             let place = self.short.get_mut(at);
@@ -224,13 +286,13 @@ impl Cache {
         None
     }
 
-    fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
+    fn get_long(&self, key: Key, piece: &[u8]) -> Option<&[u32]> {
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {
             let place = *self.long.get(at)?;
             let record = (place & !(u32::MAX << RECORD_BITS)).checked_sub(1)?;
             if place >> RECORD_BITS == tag
-                && let Some(ids) = self.record(record as usize, piece)
+                && let Some(ids) = self.record_of(record as usize, key, piece)
             {
                 return Some(ids);
             }
@@ -238,57 +300,85 @@ impl Cache {
         None
     }
 
-    /// The ids of the record at `at`, if it is that of `piece`.
-    fn record(&self, at: usize, piece: &[u8]) -> Option<&[u32]> {
+    /// The record at `at`: its lower half word, the ids, and what is behind these.
+    fn record(&self, at: usize) -> Option<(u32, &[u32], &[u32])> {
         let [sizes, rest @ ..] = self.records.get(at..)? else {
             return None;
         };
         let (ids, text) = rest.split_at_checked((*sizes >> 16) as usize)?;
-        let length = (*sizes & 0xffff) as usize;
-        let same = length == piece.len() && words(piece).zip(text).all(|(a, b)| a == *b);
-        same.then_some(ids)
+        Some((*sizes & 0xffff, ids, text))
+    }
+
+    /// The ids of the record at `at`, if it is that of `piece`.
+    fn record_of(&self, at: usize, key: Key, piece: &[u8]) -> Option<&[u32]> {
+        let (length_there, ids, text) = self.record(at)?;
+        let mut words = words(piece).zip(text);
+        (length_there == length(key, piece) && words.all(|(a, b)| a == *b)).then_some(ids)
+    }
+
+    /// Writes a record: a half word, ids, and bytes; all are forgotten where there is no room.
+    fn write_record(&mut self, low: u32, ids: &[u32], bytes: &[u8]) -> Option<u32> {
+        let (at, size) = (self.end, |n: usize| u32::try_from(n).unwrap_or(u32::MAX));
+        let after = at + 1 + ids.len() + bytes.len().div_ceil(4);
+        let record = [size(ids.len()) << 16 | low].into_iter();
+        let record = record.chain(ids.iter().copied()).chain(words(bytes));
+        let Some(places) = self.records.get_mut(at..after) else {
+            self.forget();
+            return None;
+        };
+        places
+            .iter_mut()
+            .zip(record)
+            .for_each(|(to, from)| *to = from);
+        self.end = after;
+        Some(size(at))
+    }
+
+    /// Forgets all records.
+    fn forget(&mut self) {
+        self.long.fill(0);
+        (self.known_long, self.end) = (0, 0);
+        self.wipes = self.wipes.wrapping_add(1);
     }
 
     /// Remembers a piece that has no place among the short ones.
-    fn learn_long(&mut self, piece: &[u8], ids: &[u32]) {
+    fn learn_long(&mut self, key: Key, piece: &[u8], ids: &[u32]) {
         // No piece has more ids than bytes.
-        let after = self.end + 1 + ids.len() + piece.len().div_ceil(4);
         if LONG_MAX < piece.len().max(ids.len()) || ids.is_empty() {
             return;
         }
-        if self.records.len() < after || 3 * self.long.len() < 4 * self.known_long {
-            self.long.fill(0);
-            (self.known_long, self.end) = (0, 0);
+        if 3 * self.long.len() < 4 * self.known_long {
+            return self.forget();
+        }
+        let Some(record) = self.write_record(length(key, piece), ids, piece) else {
             return;
-        }
-        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let sizes = size(ids.len()) << 16 | size(piece.len());
-        let record = [sizes].into_iter().chain(ids.iter().copied());
-        if let Some(places) = self.records.get_mut(self.end..after) {
-            let record = record.chain(words(piece));
-            places
-                .iter_mut()
-                .zip(record)
-                .for_each(|(to, from)| *to = from);
-        }
+        };
         let (at, tag) = long_home(piece);
         for at in (at..self.long.len()).chain(0..at) {
             if let Some(place) = self.long.get_mut(at).filter(|place| **place == 0) {
-                *place = tag << RECORD_BITS | (size(self.end) + 1);
+                *place = tag << RECORD_BITS | (record + 1);
                 break;
             }
         }
         self.known_long += 1;
-        self.end = after;
     }
+}
+
+/// The length of a piece in its record, and whether it is a part.
+fn length(key: Key, piece: &[u8]) -> u32 {
+    let part = u32::from(key == Key::LONG_PART);
+    u32::try_from(piece.len()).map_or(u32::MAX, |length| length << 1 | part)
 }
 
 /// Bytes as words, zeros behind the last.
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.chunks(4).map(|bytes| {
-        let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
-        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
-    })
+    let (words, rest) = bytes.as_chunks();
+    let last = rest
+        .iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u32::from(*byte));
+    let words = words.iter().map(|word| u32::from_le_bytes(*word));
+    words.chain((!rest.is_empty()).then_some(last))
 }
 
 /// Where the search for a longer piece begins, and other bits of its hash.
@@ -303,14 +393,32 @@ fn long_home(piece: &[u8]) -> (usize, u32) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_forgotten_is_not_taken_for_what_lies_there_now() {
+        let mut cache = Cache::new();
+        let key = |piece: &[u8]| key(piece, 0, piece.len());
+        let mut learn_and_get = |learnt: &[u8], ids: &[u32]| {
+            cache.forget();
+            cache.learn(key(learnt), learnt, ids);
+            [b"one", b"two"].map(|piece| cache.get(key(piece), piece).map(<[u32]>::to_vec))
+        };
+        let (ids, others) = ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]);
+        assert_eq!(learn_and_get(b"one", &ids), [Some(ids.to_vec()), None]);
+        assert_eq!(
+            learn_and_get(b"two", &others),
+            [None, Some(others.to_vec())]
+        );
+        assert_eq!(learn_and_get(b"one", &ids), [Some(ids.to_vec()), None]);
+    }
+
     /// Pieces lie in words of four bytes, so zeros behind a piece are in its words too; a
     /// hash may lead from the one to the other.
     #[test]
     fn a_long_piece_is_not_one_with_zeros_behind_it() {
         let record = |learnt: &[u8], piece: &[u8]| {
             let mut cache = Cache::new();
-            cache.learn(Key::NONE, learnt, &[7, 8]);
-            cache.record(0, piece).map(<[u32]>::to_vec)
+            cache.learn(Key::LONG, learnt, &[7, 8]);
+            cache.record_of(0, Key::LONG, piece).map(<[u32]>::to_vec)
         };
         let piece = b"seventeen letters";
         assert_eq!(record(piece, piece), Some(vec![7, 8]));

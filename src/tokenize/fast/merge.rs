@@ -9,14 +9,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use super::cache::Kind;
 use super::filter::Filter;
 use super::index::{Index, Merge, made, number};
 use super::lane::{LANE_BYTES, Lane};
+use super::level::SimdLevel;
 use super::recognise::Family;
 use super::words::Words;
 
 /// Pieces that are merged in turn.
-const LANES: usize = 4;
+const LANES: usize = 8;
 
 /// The merges and the ids of single bytes.
 pub struct Merges {
@@ -144,13 +146,37 @@ impl Merges {
             .chain(whole)
     }
 
-    /// The ids of all `pieces`.
-    ///
-    /// Several are merged in turn, one merge of each: what one needs of the table comes
-    /// from far while the others go on.
+    /// The ids of all `pieces`; `level` must be one of this processor's.
     pub fn encode<'a>(
         &self,
-        pieces: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+        level: SimdLevel,
+        pieces: impl ExactSizeIterator<Item = (&'a [u8], Kind)> + Clone,
+        merged: &mut Merged,
+    ) {
+        match level {
+            // SAFETY: `level` is one that `SimdLevel::available` found on this processor.
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx2 | SimdLevel::Avx512 => unsafe { self.encode_avx2(pieces, merged) },
+            _ => self.encode_with(pieces, merged),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn encode_avx2<'a>(
+        &self,
+        pieces: impl ExactSizeIterator<Item = (&'a [u8], Kind)> + Clone,
+        merged: &mut Merged,
+    ) {
+        self.encode_with(pieces, merged);
+    }
+
+    /// Several are merged in turn, one merge of each: what one needs of the table comes
+    /// from far while the others go on.
+    #[inline(always)]
+    fn encode_with<'a>(
+        &self,
+        pieces: impl ExactSizeIterator<Item = (&'a [u8], Kind)> + Clone,
         Merged { lanes, found }: &mut Merged,
     ) {
         found.ids.clear();
@@ -158,7 +184,7 @@ impl Merges {
         found.spans.resize(pieces.len(), 0..0);
         found.hashes.clear();
         if let Some(whole) = &self.whole {
-            found.hashes.extend(pieces.clone().map(|piece| {
+            found.hashes.extend(pieces.clone().map(|(piece, _)| {
                 let hash = whole.words.hash(piece);
                 whole.filter.prefetch(hash);
                 hash
@@ -188,11 +214,12 @@ impl Merges {
     fn begin<'a>(
         &self,
         lane: &mut Lane,
-        waiting: &mut impl Iterator<Item = (usize, &'a [u8])>,
+        waiting: &mut impl Iterator<Item = (usize, (&'a [u8], Kind))>,
         found: &mut Found,
     ) -> bool {
-        for (number, piece) in waiting {
-            let whole = self.whole.as_ref().zip(found.hashes.get(number));
+        for (number, (piece, kind)) in waiting {
+            let whole = self.whole.as_ref().filter(|_| kind == Kind::Piece);
+            let whole = whole.zip(found.hashes.get(number));
             let word = whole.and_then(|(whole, hash)| whole.get(piece, *hash));
             if let Some(id) = word {
                 found.put(number, |ids| ids.push(id));

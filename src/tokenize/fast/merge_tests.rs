@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::cache::{self, Cache, Key};
+use super::border::Borders;
+use super::cache::{self, Cache, Kind};
 use super::index::{Index, made, number};
+use super::level::SimdLevel;
 use super::merge::{Merged, Merges};
 use super::recognise::{Family, Normalizer, Pattern};
 
@@ -39,9 +41,9 @@ fn family(picks: &[(usize, usize)], ignore_merges: bool) -> Family {
 }
 
 /// Byte-pair encoding word for word.
-fn by_definition(family: &Family, piece: &[u8]) -> Vec<u32> {
+fn by_definition(family: &Family, piece: &[u8], ignore_merges: bool) -> Vec<u32> {
     let word = family.words.iter().find(|(word, _)| word == piece);
-    if let Some((_, id)) = word.filter(|_| family.ignore_merges) {
+    if let Some((_, id)) = word.filter(|_| ignore_merges) {
         return vec![*id];
     }
     let mut ids: Vec<u32> = piece.iter().map(|byte| u32::from(*byte)).collect();
@@ -67,13 +69,61 @@ proptest! {
         let expected = family(&picks, ignore_merges);
         let merges = Merges::new(family(&picks, ignore_merges)).unwrap();
         let mut merged = Merged::default();
-        for _ in 0..2 {
-            merges.encode(pieces.iter().map(String::as_bytes), &mut merged);
-            for (number, piece) in pieces.iter().enumerate() {
-                let ids = by_definition(&expected, piece.as_bytes());
-                prop_assert_eq!(merged.of(number), ids, "{}", piece);
+        for level in SimdLevel::available() {
+            for kind in [Kind::Piece, Kind::Part] {
+                let ignore_merges = ignore_merges && kind == Kind::Piece;
+                let pieces_of = pieces.iter().map(|piece| (piece.as_bytes(), kind));
+                merges.encode(level, pieces_of, &mut merged);
+                for (number, piece) in pieces.iter().enumerate() {
+                    let ids = by_definition(&expected, piece.as_bytes(), ignore_merges);
+                    prop_assert_eq!(merged.of(number), ids, "{}", piece);
+                }
             }
         }
+    }
+
+    #[test]
+    fn parts_have_the_ids_of_the_whole(
+        picks in prop::collection::vec((0..40usize, 0..40usize), 0..12),
+        piece in "[aé日本語の]{0,12}",
+    ) {
+        // Words of whole characters, of their bytes, and of both.
+        let mut words: Vec<(Vec<u8>, u32)> = (0..=255u8).map(|b| (vec![b], u32::from(b))).collect();
+        let mut merges = Vec::new();
+        let mut merge = |left: &[u8], right: &[u8]| {
+            let id = |word: &[u8]| words.iter().find(|(other, _)| other == word).unwrap().1;
+            let (word, next) = ([left, right].concat(), u32::try_from(words.len()).unwrap());
+            if words.iter().all(|(other, _)| *other != word) {
+                merges.push([id(left), id(right), next]);
+                words.push((word, next));
+            }
+        };
+        let text = "aé日本語の";
+        let mut units: Vec<Vec<u8>> = text.bytes().map(|byte| vec![byte]).collect();
+        for character in text.split("").filter(|character| 1 < character.len()) {
+            let bytes = character.as_bytes();
+            (1..bytes.len()).for_each(|at| merge(&bytes[..at], &bytes[at..=at]));
+            units.push(bytes.to_vec());
+        }
+        for (left, right) in picks {
+            let unit = |at: usize| units[at % units.len()].clone();
+            let (left, right) = (unit(left), unit(right));
+            merge(&left, &right);
+            units.push([left, right].concat());
+        }
+        let family = Family {
+            pattern: Pattern::Gpt2,
+            normalizer: Normalizer::None,
+            ignore_merges: false,
+            words,
+            merges,
+        };
+        let borders = Borders::new(family.words.iter().map(|(word, _)| word.as_slice()));
+        let parts: Vec<&[u8]> = borders.parts(piece.as_bytes()).collect();
+        prop_assert_eq!(parts.concat(), piece.as_bytes());
+        let ids = parts.iter().flat_map(|part| by_definition(&family, part, false));
+        let whole = by_definition(&family, piece.as_bytes(), false);
+        prop_assert_eq!(ids.collect::<Vec<_>>(), whole);
     }
 
     #[test]
@@ -143,7 +193,7 @@ fn a_cache_tells_the_right_ids_or_none() {
             let found = cache.get(key, piece.as_bytes());
             assert!(found.is_none_or(|found| found == ids(n)), "{piece}");
             known += u32::from(found.is_some());
-            if key != Key::NONE
+            if !key.is_long()
                 && let Some((found, count @ 1..)) = cache.near(key, cache::bucket(key))
             {
                 assert_eq!(found[..count], ids(n));

@@ -7,10 +7,12 @@
 
 mod added;
 mod block;
+mod border;
 mod cache;
 mod class;
 mod compose;
 mod filter;
+mod found;
 mod huge;
 mod index;
 mod lane;
@@ -36,10 +38,12 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use self::added::{Finder, Part};
+use self::border::Borders;
 use super::SpecialText;
 use crate::token::TokenId;
-use cache::{Cache, INLINE_MAX, Key};
+use cache::{Cache, Key, LONG_MAX};
 use class::{Table, WHITE};
+use found::{AHEAD, Found, Mark, New};
 use level::SimdLevel;
 use merge::{Merged, Merges};
 use pool::Pool;
@@ -55,9 +59,6 @@ const WHITE_MAX: usize = 1 << 16;
 /// Longer texts go to the library: lists of a piece have 32-bit links.
 const TEXT_MAX: usize = 1 << 31;
 
-/// Pieces that are hashed before the first of them is looked up.
-const AHEAD: usize = 64;
-
 /// The fast path cannot answer for a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unsure;
@@ -68,6 +69,7 @@ pub struct Fast {
     level: SimdLevel,
     table: &'static Table,
     normalizer: Normalizer,
+    borders: Borders,
     merges: Merges,
     /// Added tokens that are looked for before and after normalizing.
     added: [Option<Finder>; 2],
@@ -87,6 +89,8 @@ struct Known {
     ahead: [(Key, u32); AHEAD],
     found: Found,
     merged: Merged,
+    /// The ids of a long piece.
+    joined: Vec<u32>,
 }
 
 impl Fast {
@@ -109,6 +113,7 @@ impl Fast {
             level: SimdLevel::best(),
             table: Table::get()?,
             normalizer: family.normalizer,
+            borders: Borders::new(family.words.iter().map(|(word, _)| word.as_slice())),
             merges: Merges::new(family)?,
             added,
             pool: Pool::new(),
@@ -209,7 +214,7 @@ impl Fast {
             cache.prefetch(*bucket);
             from = *end;
         }
-        found.make_room(INLINE_MAX * AHEAD);
+        found.make_room();
         let mut from = open;
         for ((key, bucket), end) in ahead.iter().zip(ends) {
             match cache.near(*key, *bucket) {
@@ -219,10 +224,9 @@ impl Fast {
                     if WHITE_MAX < piece.len() && self.is_white(piece) {
                         return Err(Unsure);
                     }
-                    match cache.get(*key, piece) {
-                        Some(ids) => found.extend(ids, INLINE_MAX * AHEAD),
-                        None if piece.is_empty() => {}
-                        None => found.lack(from..*end),
+                    match key.is_long() {
+                        true => self.look_up_long(text, from..*end, cache, found),
+                        false => found.find(cache, *key, (piece, from)),
                     }
                 }
             }
@@ -231,33 +235,61 @@ impl Fast {
         Ok(())
     }
 
+    /// Finds the ids of a long piece: its own, or part by part.
+    #[inline(never)]
+    fn look_up_long(&self, text: &[u8], span: Range<usize>, cache: &Cache, found: &mut Found) {
+        let piece = text.get(span.clone()).unwrap_or_default();
+        // What is never remembered may be of any length: its parts would take memory.
+        if LONG_MAX < piece.len() {
+            return found.find(cache, Key::LONG, (piece, span.start));
+        }
+        if let Some(ids) = cache.get(Key::LONG, piece) {
+            return found.extend(ids);
+        }
+        let (begin, mut from) = (found.mark(), span.start);
+        for part in self.borders.parts(piece) {
+            let key = match part.len() == piece.len() {
+                true => Key::LONG,
+                false => cache::part_key(text, from, part.len()),
+            };
+            match cache.near(key, cache::bucket(key)) {
+                Some((ids, count @ 1..)) => {
+                    found.make_room();
+                    found.push(ids, count);
+                }
+                _ => found.find(cache, key, (part, from)),
+            }
+            from += part.len();
+        }
+        found.long.push((begin..found.mark(), span));
+    }
+
     /// Merges the pieces that are new, and appends the ids of all that were looked up.
     fn merge_new(&self, text: &[u8], known: &mut Known, ids: &mut Vec<TokenId>) {
         let Known {
             cache,
             merged,
             found,
+            joined,
             ..
         } = known;
-        let mut from = 0;
-        if !found.lacking.is_empty() {
-            let piece = |span: &Range<usize>| text.get(span.clone()).unwrap_or_default();
-            let pieces = found.lacking.iter().map(|(_, span)| piece(span));
-            self.merges.encode(pieces, merged);
-            for (number, (at, span)) in found.lacking.iter().enumerate() {
-                let new = merged.of(number);
-                ids.extend(
-                    found
-                        .between(from, *at)
-                        .chain(new.iter().copied())
-                        .map(TokenId),
-                );
-                from = *at;
-                let key = cache::key(text, span.start, span.len());
-                cache.learn(key, piece(span), new);
+        let piece = |new: &New| text.get(new.span.clone()).unwrap_or_default();
+        let pieces = found.new.iter().map(|new| (piece(new), new.key.kind()));
+        self.merges.encode(self.level, pieces, merged);
+        found.each(Mark::default()..found.mark(), merged, |some| {
+            ids.extend(some.iter().copied().map(TokenId));
+        });
+        for (number, new) in found.new.iter().enumerate() {
+            if new.key != Key::LONG {
+                cache.learn(new.key, piece(new), merged.of(number));
             }
         }
-        ids.extend(found.between(from, found.n).map(TokenId));
+        for (marks, span) in &found.long {
+            joined.clear();
+            found.each(marks.clone(), merged, |some| joined.extend_from_slice(some));
+            let piece = text.get(span.clone()).unwrap_or_default();
+            cache.learn(Key::LONG, piece, joined);
+        }
         found.clear();
     }
 
@@ -276,61 +308,11 @@ impl State {
             starts: Starts::new(),
             known: Known {
                 cache: Cache::new(),
-                ahead: [(Key::NONE, 0); AHEAD],
+                ahead: [(Key::LONG, 0); AHEAD],
                 found: Found::default(),
                 merged: Merged::default(),
+                joined: Vec::new(),
             },
         }
-    }
-}
-
-/// The ids of pieces that were looked up, and the pieces that nobody knew.
-#[derive(Default)]
-struct Found {
-    /// Ids, the first `n` of which count.
-    ids: Vec<u32>,
-    n: usize,
-    /// Pieces to be merged: how many ids come before each.
-    lacking: Vec<(usize, Range<usize>)>,
-}
-
-impl Found {
-    fn clear(&mut self) {
-        self.n = 0;
-        self.lacking.clear();
-    }
-
-    /// Has room for `n` more ids.
-    fn make_room(&mut self, n: usize) {
-        if self.ids.len() < self.n + n {
-            self.ids.resize(self.n + n, 0);
-        }
-    }
-
-    /// Adds the first `count` of `ids`, where there is room.
-    #[inline(always)]
-    fn push(&mut self, ids: &[u32; INLINE_MAX], count: usize) {
-        if let Some(place) = self.ids.get_mut(self.n..self.n + INLINE_MAX) {
-            // All of them, whatever the count: the next overwrites the rest.
-            place.copy_from_slice(ids);
-            self.n += count;
-        }
-    }
-
-    /// Adds ids, and keeps room for `n` more.
-    fn extend(&mut self, ids: &[u32], n: usize) {
-        self.make_room(ids.len() + n);
-        let places = self.ids.iter_mut().skip(self.n);
-        places.zip(ids).for_each(|(place, id)| *place = *id);
-        self.n += ids.len();
-    }
-
-    /// Adds a piece whose ids are not known.
-    fn lack(&mut self, piece: Range<usize>) {
-        self.lacking.push((self.n, piece));
-    }
-
-    fn between(&self, from: usize, to: usize) -> impl Iterator<Item = u32> {
-        self.ids.get(from..to).unwrap_or_default().iter().copied()
     }
 }

@@ -103,6 +103,19 @@ fn check(tokenizer: &Tokenizer, text: &str, what: &str) {
     }
 }
 
+/// Where merges are ignored for words, a word alone is not what it is in a longer piece,
+/// though both are encoded again and again.
+#[test]
+fn a_part_of_a_piece_is_no_word() {
+    let tokenizer = open(family("llama3"), SpecialText::Ordinary);
+    let part = " по日日日日日日日日日";
+    for text in [" по", part, " по", part] {
+        check(&tokenizer, &text.repeat(3), "llama3");
+    }
+    check(&tokenizer, &[" по", part].concat().repeat(99), "llama3");
+    check(&tokenizer, &"日日по".repeat(9_999), "llama3");
+}
+
 fn texts() -> impl Strategy<Value = String> {
     let words: Vec<&str> = TEXT.split_inclusive(' ').collect();
     let some = prop::collection::vec(prop::sample::select(words), 0..40);
@@ -111,7 +124,8 @@ fn texts() -> impl Strategy<Value = String> {
         any::<String>(),
         some.prop_map(|words| words.concat()),
         special,
-        "[a-e '\n]{0,90}"
+        "[a-e '\n]{0,90}",
+        "( |a|日|本|語|по|[日本語のпо]{12}){0,9}",
     ]
 }
 

@@ -28,14 +28,7 @@ fn law_8_holds_with_muon() {
     other.optimizer = Kind::Adamw;
     let other = Job {
         train: other,
-        folder: stopped.folder.clone(),
-        dataset: stopped.dataset.clone(),
-        mixture: Vec::new(),
-        config: stopped.config.clone(),
-        start: Start::Fresh,
-        new_rows: stopped.new_rows,
-        seed: stopped.seed,
-        device: stopped.device.clone(),
+        ..stopped.clone()
     };
     let error = run(&other, &Silent, &Stop::default()).unwrap_err();
     assert!(error.to_string().contains("`train.optimizer`"), "{error}");

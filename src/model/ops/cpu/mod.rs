@@ -287,7 +287,7 @@ pub fn gradient_norm_squared(gradient: &Tensor<1>) -> f64 {
 }
 
 /// The tensor behind its device-independent form, outside autodiff and contiguous.
-fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     match tensor.inner().try_into_primitive::<Flex>() {
         // `to_contiguous` would hold a second handle, and writing would copy.
         Ok(tensor)
@@ -303,7 +303,7 @@ fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 }
 
 /// Keeps the memory of a tensor that nobody else holds.
-fn recycle(tensor: FlexTensor) {
+pub fn recycle(tensor: FlexTensor) {
     if tensor.is_unique()
         && let Ok(values) = tensor.into_data().try_into_vec()
     {
@@ -311,7 +311,8 @@ fn recycle(tensor: FlexTensor) {
     }
 }
 
-fn vector(values: Vec<f32>) -> FlexTensor {
+/// A tensor of one axis.
+pub fn vector(values: Vec<f32>) -> FlexTensor {
     let len = values.len();
     FlexTensor::from_data(TensorData::new(values, [len]))
 }

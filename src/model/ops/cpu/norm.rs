@@ -50,10 +50,10 @@ impl<'a> Norm<'a> {
     fn statistics(&self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
         let mean = match self.kind {
-            config::Norm::LayerNorm => sum_of(row.len(), |i| row[i]) / n,
+            config::Norm::LayerNorm => sum_of([row], |[x]| x) / n,
             config::Norm::RmsNorm => 0.0,
         };
-        let square = sum_of(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
+        let square = sum_of([row], |[x]| (x - mean) * (x - mean)) / n;
         (mean, 1.0 / (square + self.eps).sqrt())
     }
 }
@@ -92,9 +92,9 @@ vectorised! {
             if norm.bias.is_some() {
                 super::simd::add(d_bias, dy);
             }
-            let along = sum_of(d, |i| dy[i] * gain[i] * (row[i] - mean)) * inverse / d as f32;
+            let along = sum_of([dy, gain, row], |[dy, gain, x]| dy * gain * (x - mean)) * inverse / d as f32;
             let offset = match norm.kind {
-                config::Norm::LayerNorm => sum_of(d, |i| dy[i] * gain[i]) / d as f32,
+                config::Norm::LayerNorm => sum_of([dy, gain], |[dy, gain]| dy * gain) / d as f32,
                 config::Norm::RmsNorm => 0.0,
             };
             for i in 0..d {

@@ -43,56 +43,76 @@ pub struct Packed<'a> {
     layout: Layout<'a>,
     depth: usize,
     columns: usize,
-    precision: Precision,
 }
 
-/// Where the panels are.
+/// How the numbers lie.
 enum Layout<'a> {
-    /// Behind one another.
-    Panels(Buffer),
-    /// The matrix itself is one.
+    /// The matrix itself is one panel.
     Itself(Mat<'a>),
+    /// In panels behind one another.
+    Panels(Buffer),
+    /// In panels, rounded to bfloat16.
+    Rounded(Buffer),
+    /// In panels of pairs of bfloat16, each in the place of a float.
+    #[cfg(target_arch = "x86_64")]
+    Pairs(Buffer),
 }
 
 impl<'a> Packed<'a> {
     /// Lays out a matrix where it must be; each thread takes some of the panels.
     pub fn new(of: Mat<'a>, precision: Precision) -> Self {
-        let (depth, columns) = (of.height(), of.width());
-        let packed = |layout| Self {
-            layout,
-            depth,
-            columns,
-            precision,
+        let layout = match precision {
+            Precision::Single if lies_well(&of) => Layout::Itself(of),
+            Precision::Single => Layout::Panels(panels(of, of.height(), lay_out)),
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16 if kernel::has_pairs() => {
+                Layout::Pairs(panels(of, of.height().div_ceil(2), pair_columns))
+            }
+            Precision::Bf16 => rounded(of),
         };
-        if precision == Precision::Single && lies_well(&of) {
-            return packed(Layout::Itself(of));
+        Self {
+            layout,
+            depth: of.height(),
+            columns: of.width(),
         }
-        let mut values = Buffer::new(depth * columns);
-        let width = panel(columns);
-        values
-            .par_chunks_mut((depth * width).max(1))
-            .enumerate()
-            .for_each(|(index, panel)| {
-                let end = columns.min((index + 1) * width);
-                lay_out(of.columns(index * width..end), panel);
-                if precision == Precision::Bf16 {
-                    round(panel);
-                }
-            });
-        packed(Layout::Panels(values))
     }
 
     /// The panels in order, each row-major and as wide as it has columns.
     fn panels(&self) -> impl Iterator<Item = Mat<'_>> + Clone {
-        let (depth, width) = (self.depth, panel(self.columns));
-        let (itself, values): (_, &[f32]) = match &self.layout {
-            Layout::Itself(matrix) => (Some(*matrix), &[]),
-            Layout::Panels(values) => (None, values),
+        let width = panel(self.columns);
+        let (itself, values, height): (_, &[f32], _) = match &self.layout {
+            Layout::Itself(matrix) => (Some(*matrix), &[], 0),
+            Layout::Panels(values) | Layout::Rounded(values) => (None, values, self.depth),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Pairs(values) => (None, values, self.depth.div_ceil(2)),
         };
-        let panels = values.chunks((depth * width).max(1));
-        let panels = panels.map(move |values| Mat::new(values, depth, values.len() / depth.max(1)));
+        let panels = values.chunks((height * width).max(1));
+        let panels =
+            panels.map(move |values| Mat::new(values, height, values.len() / height.max(1)));
         itself.into_iter().chain(panels)
     }
+}
+
+/// What the kernels of single precision read where there are none of bfloat16.
+fn rounded<'a>(of: Mat<'_>) -> Layout<'a> {
+    Layout::Rounded(panels(of, of.height(), |from, to| {
+        lay_out(from, to);
+        round(to);
+    }))
+}
+
+/// A matrix in panels of so many rows, which `fill` writes.
+fn panels(of: Mat<'_>, height: usize, fill: impl Fn(Mat<'_>, &mut [f32]) + Sync) -> Buffer {
+    let (width, columns) = (panel(of.width()), of.width());
+    let mut values = Buffer::new(height * columns);
+    values
+        .par_chunks_mut((height * width).max(1))
+        .enumerate()
+        .for_each(|(index, panel)| {
+            let end = columns.min((index + 1) * width);
+            fill(of.columns(index * width..end), panel);
+        });
+    values
 }
 
 /// `to = factor * a b`, or `to + factor * a b`.
@@ -103,7 +123,14 @@ pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f
     #[cfg(target_arch = "x86_64")]
     if kernel::is_available() {
         if lies_well(&b) || (b.is_row_major() && a.height() < ROWS_MIN) {
-            return by_kernel(to, onto, a, std::iter::once(b), factor);
+            return by_kernel(
+                to,
+                onto,
+                a,
+                std::iter::once(b),
+                factor,
+                kernel::single::multiply,
+            );
         }
         if ROWS_MIN <= a.height() {
             let mut values = Buffer::new(b.height() * PANEL);
@@ -116,7 +143,14 @@ pub fn matmul(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: Mat<'_>, factor: f
                 lay_out(b.columns(columns.clone()), panel);
                 let panel = Mat::new(panel, b.height(), columns.len());
                 let mut to = to.columns_mut(columns);
-                by_kernel(&mut to, onto, a, std::iter::once(panel), factor);
+                by_kernel(
+                    &mut to,
+                    onto,
+                    a,
+                    std::iter::once(panel),
+                    factor,
+                    kernel::single::multiply,
+                );
             }
             return;
         }
@@ -142,14 +176,20 @@ pub fn matmul_in(
 /// [`matmul`] with a right side that was laid out before, in its precision.
 pub fn matmul_packed(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>, factor: f32) {
     begin(to, onto, &a, (b.depth, b.columns));
-    match b.precision {
-        Precision::Single => by_panels(to, onto, a, b, factor),
-        Precision::Bf16 => {
-            let (rows, columns) = (a.height(), a.width());
-            let mut rounded = Buffer::new(rows * columns);
+    let (rows, depth) = (a.height(), a.width());
+    match b.layout {
+        Layout::Itself(_) | Layout::Panels(_) => by_panels(to, onto, a, b, factor),
+        Layout::Rounded(_) => {
+            let mut rounded = Buffer::new(rows * depth);
             lay_out(a, &mut rounded);
             round(&mut rounded);
-            by_panels(to, onto, Mat::new(&rounded, rows, columns), b, factor);
+            by_panels(to, onto, Mat::new(&rounded, rows, depth), b, factor);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Layout::Pairs(_) => {
+            let mut pairs = Buffer::new(rows * depth.div_ceil(2));
+            let a = pair_rows(a, &mut pairs);
+            by_kernel(to, onto, a, b.panels(), factor, kernel::pairs::multiply);
         }
     }
 }
@@ -157,7 +197,7 @@ pub fn matmul_packed(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>
 fn by_panels(to: &mut MatMut<'_>, onto: Onto, a: Mat<'_>, b: &Packed<'_>, factor: f32) {
     #[cfg(target_arch = "x86_64")]
     if kernel::is_available() {
-        return by_kernel(to, onto, a, b.panels(), factor);
+        return by_kernel(to, onto, a, b.panels(), factor, kernel::single::multiply);
     }
     // One panel is the whole matrix.
     for panel in b.panels() {
@@ -216,6 +256,46 @@ fn lay_out(from: Mat<'_>, to: &mut [f32]) {
     }
 }
 
+/// Rounds a left side to pairs of bfloat16 along its rows, which lie as those of `from` do.
+#[cfg(target_arch = "x86_64")]
+fn pair_rows<'a>(from: Mat<'_>, to: &'a mut [f32]) -> Mat<'a> {
+    let (rows, pairs) = (from.height(), from.width().div_ceil(2));
+    match from.is_row_major() {
+        true => {
+            for (index, to) in to.chunks_exact_mut(pairs.max(1)).enumerate() {
+                // SAFETY: the processor was asked before it was given pairs.
+                unsafe { kernel::pair_neighbours(from.row(index), to) };
+            }
+            Mat::new(to, rows, pairs)
+        }
+        false => {
+            pair_lines(from.t(), to);
+            Mat::new(to, pairs, rows).t()
+        }
+    }
+}
+
+/// Rounds a right side to pairs of bfloat16 along its columns, in row-major order.
+#[cfg(target_arch = "x86_64")]
+fn pair_columns(from: Mat<'_>, to: &mut [f32]) {
+    if from.is_row_major() {
+        return pair_lines(from, to);
+    }
+    let mut turned = Buffer::new(to.len());
+    let turned = pair_rows(from.t(), &mut turned);
+    lay_out(turned.t(), to);
+}
+
+/// Pairs what stands below one another in two rows.
+#[cfg(target_arch = "x86_64")]
+fn pair_lines(from: Mat<'_>, to: &mut [f32]) {
+    for (index, to) in to.chunks_exact_mut(from.width().max(1)).enumerate() {
+        let second = (2 * index + 1 < from.height()).then(|| from.row(2 * index + 1));
+        // SAFETY: the processor was asked before it was given pairs.
+        unsafe { kernel::pair_rows(from.row(2 * index), second, to) };
+    }
+}
+
 /// Exchanges rows and columns as far as whole squares of the kernel reach; returns how
 /// many columns and rows of the result that are.
 fn by_squares(lines: Mat<'_>, to: &mut [f32]) -> (usize, usize) {
@@ -249,6 +329,7 @@ fn by_kernel<'b>(
     a: Mat<'_>,
     panels: impl Iterator<Item = Mat<'b>> + Clone,
     factor: f32,
+    multiply: unsafe fn(kernel::Strip),
 ) {
     for from in (0..a.width()).step_by(DEPTH) {
         let depth = DEPTH.min(a.width() - from);
@@ -273,7 +354,7 @@ fn by_kernel<'b>(
                 };
                 // SAFETY: the processor was asked; views reach what they say, and `to` is
                 // borrowed mutably, so it overlaps neither side.
-                unsafe { kernel::multiply(strip) };
+                unsafe { multiply(strip) };
             }
             start += panel.width();
         }
@@ -365,14 +446,20 @@ mod tests {
                     // Whole numbers below 256 are bfloat16, too.
                     let packed = [Precision::Single, Precision::Bf16];
                     let packed = packed.map(|precision| Packed::new(*right, precision));
+                    let elsewhere = Packed {
+                        layout: rounded(*right),
+                        depth: k,
+                        columns: n,
+                    };
                     // Columns behind the result are another's.
-                    let mut found = vec![vec![1.0; m * (n + 3)]; 6];
+                    let mut found = vec![vec![1.0; m * (n + 3)]; 7];
                     let mut each = found.iter_mut();
                     let mut next = || MatMut::strided(each.next().unwrap(), m, n, n + 3);
                     matmul(&mut next(), onto, *left, *right, 2.0);
-                    for packed in &packed {
+                    for packed in packed.iter().chain([&elsewhere]) {
                         matmul_packed(&mut next(), onto, *left, packed, 2.0);
-                        let precision = packed.precision;
+                    }
+                    for precision in [Precision::Single, Precision::Bf16] {
                         matmul_in(precision, &mut next(), onto, *left, *right, 2.0);
                     }
                     by_library(&mut next(), onto, *left, *right, 2.0);
@@ -383,6 +470,66 @@ mod tests {
                             assert_eq!(row[n..], [1.0; 3], "{m}x{k}x{n} writes past its columns");
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// The processor's own product of pairs: the second numbers first, each product fused
+    /// with its sum, nothing below the normal numbers.
+    #[test]
+    fn products_of_bfloat16_are_those_of_their_definition() {
+        let bf16 = |value: f32| {
+            let mut rounded = [value];
+            round(&mut rounded);
+            rounded[0]
+        };
+        for (m, n, k, size) in [
+            (7, 70, 1, 1.0),
+            (13, 33, 65, 1.0),
+            (6, 64, 1100, 1.0),
+            (5, 20, 31, 1e-19),
+        ] {
+            let float = |i: usize| ((i * 37 % 101) as f32).sin() * size;
+            let a: Vec<f32> = (0..m * k).map(float).collect();
+            let b: Vec<f32> = (0..k * n).map(|i| float(i + 5)).collect();
+            let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+            let mut found = vec![0.0; m * n];
+            let packed = Packed::new(b, Precision::Bf16);
+            matmul_packed(
+                &mut MatMut::new(&mut found, m, n),
+                Onto::Nothing,
+                a,
+                &packed,
+                1.0,
+            );
+            let exactly = !matches!(packed.layout, Layout::Rounded(_));
+            for (index, found) in found.iter().enumerate() {
+                let (row, column) = (index / n, index % n);
+                // An odd number of terms ends with a 0.
+                let term = |j: usize| match j < k {
+                    true => (bf16(a.row(row)[j]), bf16(b.row(j)[column])),
+                    false => (0.0, 0.0),
+                };
+                let mut total = 0.0f32;
+                for start in (0..k).step_by(2 * DEPTH) {
+                    let mut sum = 0.0f32;
+                    for j in (start..k.min(start + 2 * DEPTH)).step_by(2) {
+                        for j in [j + 1, j] {
+                            let (a, b) = term(j);
+                            sum = a.mul_add(b, sum);
+                            sum = if sum.is_subnormal() {
+                                0.0f32.copysign(sum)
+                            } else {
+                                sum
+                            };
+                        }
+                    }
+                    total = if start == 0 { sum } else { total + sum };
+                }
+                match exactly {
+                    true => assert_eq!(found.to_bits(), total.to_bits(), "{m}x{k}x{n} at {index}"),
+                    false => assert!((found - total).abs() <= 1e-5 * size * size * k as f32),
                 }
             }
         }

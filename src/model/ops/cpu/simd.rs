@@ -8,7 +8,7 @@
     reason = "loops over slices of asserted length"
 )]
 
-/// Compiles a function twice, for AVX2 and for the baseline, and picks one when called.
+/// Compiles a function for AVX-512, for AVX2 and for the baseline, and picks one when called.
 macro_rules! vectorised {
     ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$attr])*
@@ -18,9 +18,17 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn widest($($arg: $ty),*) $(-> $out)? {
+                    body($($arg),*)
+                }
                 #[target_feature(enable = "avx2")]
                 fn wide($($arg: $ty),*) $(-> $out)? {
                     body($($arg),*)
+                }
+                if $crate::model::ops::cpu::simd::has_widest() {
+                    // SAFETY: the processor was just asked and has them.
+                    return unsafe { widest($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor was just asked and has AVX2.
@@ -32,6 +40,14 @@ macro_rules! vectorised {
     };
 }
 pub(crate) use vectorised;
+
+/// Whether the processor has all that AVX-512 brought first.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn has_widest() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+}
 
 /// Partial sums kept side by side, so that a sum fills vector registers.
 const LANES: usize = 16;
@@ -84,21 +100,32 @@ pub fn tanh(x: f32) -> f32 {
     value.copysign(x)
 }
 
-/// The sum of `f(i)` for `i` in `0..len`, in sixteen interleaved partial sums.
+/// The sum of what `f` makes of the values at each place of some slices of one length, in
+/// sixteen interleaved partial sums.
 #[inline(always)]
-pub fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum_of<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = slices.first().map_or(0, |slice| slice.len());
     let mut lanes = [0.0f32; LANES];
     let whole = len - len % LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(start + lane);
+    for start in (0..whole).step_by(LANES) {
+        // Of a length that is known: nothing is checked value by value.
+        let mut blocks = [&[0.0; LANES]; N];
+        for (block, slice) in blocks.iter_mut().zip(slices) {
+            if let Some(values) = slice[start..].first_chunk() {
+                *block = values;
+            }
         }
-        start += LANES;
+        let mut terms = [0.0; LANES];
+        for (lane, term) in terms.iter_mut().enumerate() {
+            *term = f(blocks.map(|block| block[lane]));
+        }
+        for (total, term) in lanes.iter_mut().zip(terms) {
+            *total += term;
+        }
     }
     let mut rest = 0.0;
     for index in whole..len {
-        rest += f(index);
+        rest += f(slices.map(|slice| slice[index]));
     }
     fold(lanes, |a, b| a + b) + rest
 }
@@ -124,8 +151,7 @@ pub fn max(values: &[f32]) -> f32 {
 /// The dot product of two slices of one length.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let b = &b[..a.len()];
-    sum_of(a.len(), |i| a[i] * b[i])
+    sum_of([a, &b[..a.len()]], |[a, b]| a * b)
 }
 
 /// `to += from`, elementwise.

@@ -5,6 +5,7 @@
 //! are queued, on the stream of the tensors that it works on.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous;
@@ -21,8 +22,11 @@ use cubecl_server::runtime::Runtime;
 use cubecl_server::server::{BufferBinding, ServerError};
 use cubecl_server::stream::{ExecuteScope, WriteScoped};
 
-use super::driver::Gpu;
+use serde::Serialize;
+
+use super::driver::{Asked, Gpu};
 use super::engine::{Engine, Error, Pointer, Precision};
+use super::products::{Products, Told};
 
 type Client = cubecl::client::Client;
 type Server = <CudaRuntime as Runtime>::Server;
@@ -82,6 +86,69 @@ pub fn submit(
                 }
             })
         }));
+    });
+}
+
+/// What is known of a GPU at work.
+#[derive(Clone, Debug, Serialize)]
+pub struct Examined {
+    /// What it was asked for by us since the program began.
+    pub asked: Asked,
+    /// Bytes of its memory that are taken, by whomever.
+    pub memory_bytes: usize,
+    /// All that it has.
+    pub memory_all_bytes: usize,
+    /// Bytes that a copy moves in a second, read and written; not measured where absent.
+    pub copy_bytes_per_s: Option<f64>,
+    /// The version of the matrix library.
+    pub library: usize,
+    /// What was taken for each product.
+    pub products: Vec<Told>,
+}
+
+/// Asks the GPU that a tensor lies on, after all that was queued; nothing where it lies on
+/// none. With `copies`, measures how fast it copies.
+pub fn examine(tensor: &Tensor<1>, copies: bool) -> Option<Result<Examined, String>> {
+    let tensor = resolved(tensor)?;
+    let device = DeviceHandle::<Server>::new(tensor.client.service_id().device);
+    let stream = StreamId::current();
+    let examined = device.submit_blocking(move |server: &mut Server| {
+        let none: [&BufferBinding; 0] = [];
+        let mut streams = server.write_streams().resolve(stream, none.into_iter());
+        let streams = streams.as_mut().map_err(|error| error.to_string())?;
+        let stream = streams.current().sys;
+        with_gpu(|gpu| {
+            let [memory_bytes, memory_all_bytes] = Gpu::memory()?;
+            let copy = copies.then(|| gpu.copy_rate(stream)).transpose()?;
+            Ok(Examined {
+                asked: gpu.asked,
+                memory_bytes,
+                memory_all_bytes,
+                copy_bytes_per_s: copy,
+                library: Products::version(),
+                products: gpu.products.told(),
+            })
+        })
+        .map_err(|error: Error| error.to_string())
+    });
+    Some(examined.unwrap_or_else(|error| Err(format!("{error:?}"))))
+}
+
+/// Lets the GPU that a tensor lies on take for products what was taken elsewhere, if that
+/// was with the same version of the library.
+pub fn know(tensor: &Tensor<1>, (library, products): (usize, BTreeMap<String, usize>)) {
+    let Some(tensor) = resolved(tensor) else {
+        return;
+    };
+    let device = DeviceHandle::<Server>::new(tensor.client.service_id().device);
+    device.submit(move |_: &mut Server| {
+        // A GPU that cannot be had is told of by the first operation.
+        let _told = with_gpu(|gpu| {
+            if library == Products::version() {
+                gpu.products.know(products);
+            }
+            Ok(())
+        });
     });
 }
 
@@ -147,11 +214,16 @@ fn run(
     precision: Precision,
     work: impl FnOnce(&mut dyn Engine) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    with_gpu(|gpu| work(&mut gpu.on(stream, precision)))
+}
+
+/// Works with this thread's device.
+fn with_gpu<T>(work: impl FnOnce(&mut Gpu) -> Result<T, Error>) -> Result<T, Error> {
     GPU.with_borrow_mut(|gpu| {
         let gpu = match gpu {
             Some(gpu) => gpu,
             None => gpu.insert(Gpu::current()?),
         };
-        work(&mut gpu.on(stream, precision))
+        work(gpu)
     })
 }

@@ -10,117 +10,75 @@ use std::sync::Arc;
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
-use burn::tensor::{DType, Device, Int, Shape as Extents, Tensor, TensorData};
+use burn::tensor::{DType, Shape as Extents};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::batch::{Held, Packed};
 use super::block::{self, Saved};
 use super::bridge::submit;
-use super::embedding::{self, Segments};
+use super::embedding;
 use super::engine::{Error, Pointer, Precision};
-use super::kernels::{Kernels, Tables, element};
+use super::kernels::{Kernels, element};
 use super::loss::{self, Factors};
 use crate::model::layout::Part;
 use crate::model::ops::numbers::Limits;
 use crate::model::ops::{AdamStep, Pass};
 
-/// What the operations of a pass need of it on the device; uploaded once a pass.
+/// A batch that is sent, as the programs take it.
 #[derive(Clone, Debug)]
-pub struct Uploaded {
-    /// Cosines, then sines, of rotary angles; one number without rotary positions.
-    pub rope: Tensor<1>,
-    /// Of each position its place, then the range of keys that it sees; one number where
-    /// rows are whole documents seen from left to right.
-    pub seen: Tensor<1, Int>,
+pub struct Sent {
+    /// Shape, extent, mask.
+    pub pass: Pass,
+    /// The rest.
+    pub packed: Arc<Packed>,
 }
 
-impl Uploaded {
-    /// Sends what a pass knows to the device.
-    pub fn new(pass: &Pass, device: &Device) -> Self {
-        let rope = match &pass.shape.rope {
-            Some(rope) => [rope.cos(), rope.sin()].concat(),
-            None => vec![0.0],
-        };
-        let positions = if pass.mask.is_causal() {
-            0
-        } else {
-            pass.extent.positions()
-        };
-        let places = (0..positions).map(|at| pass.mask.reach(at).place());
-        let ranges = (0..positions).map(|at| pass.mask.reach(at).keys());
-        let ranges = ranges.flat_map(|keys| [keys.start, keys.end]);
-        let mut seen: Vec<i32> = places.chain(ranges).map(int).collect();
-        if seen.is_empty() {
-            seen.push(0);
-        }
-        let rope_len = rope.len();
-        Self {
-            rope: Tensor::from_data(TensorData::new(rope, [rope_len]), device),
-            seen: integers(seen, device),
-        }
-    }
-}
-
-/// A place or a number of rows: fewer than 2^31, as kernels check.
-fn int(value: usize) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
-}
-
-/// An array of integers on the device.
-pub fn integers(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-    let len = values.len();
-    Tensor::from_data(TensorData::new(values, [len]), (device, DType::I32))
-}
-
-/// Where [`Uploaded`]'s arrays are.
-fn tables(pass: &Pass, rope: Pointer, seen: Pointer) -> Tables {
-    let half = pass.shape.rope.as_ref().map_or(0, |rope| rope.cos().len());
-    let or_none = |on: bool, pointer| if on { pointer } else { Pointer::NONE };
-    let general = !pass.mask.is_causal();
-    Tables {
-        cosines: or_none(0 < half, rope),
-        sines: or_none(0 < half, element(rope, half)),
-        places: or_none(general, seen),
-        reach: or_none(general, element(seen, pass.extent.positions())),
+impl Sent {
+    fn held(&self, words: Pointer, rope: Pointer) -> Held {
+        self.packed.held(&self.pass, words, rope)
     }
 }
 
 /// The programs of the device, each one operation of burn's queue.
 #[backend_extension(Cube, Fusion)]
 pub trait Programs: Backend {
+    /// A batch as one array, beside any other of the device.
+    #[fusion(meta = |_beside, batch| {
+        TensorSpec::new(Extents::from([batch.packed.words.len()]), DType::I32)
+    })]
+    fn send(beside: FloatTensor<Self>, batch: Sent) -> IntTensor<Self>;
     /// The residual stream, `[n, d]`.
-    #[fusion(meta = |_params, _ids, _seen, pass| stream(pass))]
+    #[fusion(meta = |_params, _words, batch| stream(&batch.pass))]
     fn embedding_forward(
         params: FloatTensor<Self>,
-        ids: IntTensor<Self>,
-        seen: IntTensor<Self>,
-        pass: Pass,
+        words: IntTensor<Self>,
+        batch: Sent,
     ) -> FloatTensor<Self>;
     /// The gradient of the group.
-    #[fusion(meta = |_dy, _rows, _segments, pass| vector(pass.shape.embedding.len))]
+    #[fusion(meta = |_dy, _words, batch| vector(batch.pass.shape.embedding.len))]
     fn embedding_backward(
         dy: FloatTensor<Self>,
-        rows: IntTensor<Self>,
-        segments: Arc<[Segments; 2]>,
-        pass: Pass,
+        words: IntTensor<Self>,
+        batch: Sent,
     ) -> FloatTensor<Self>;
     /// The residual stream after a block, and what the way back reads.
-    #[fusion(meta = |_x, _params, _rope, _seen, pass, precision| {
-        (stream(pass), vector(saved(pass, *precision)))
+    #[fusion(meta = |_x, _params, _rope, _words, batch, precision| {
+        (stream(&batch.pass), vector(saved(&batch.pass, *precision)))
     })]
     fn block_forward(
         x: FloatTensor<Self>,
         params: FloatTensor<Self>,
         rope: FloatTensor<Self>,
-        seen: IntTensor<Self>,
-        pass: Pass,
+        words: IntTensor<Self>,
+        batch: Sent,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// The gradients of the residual stream before a block and of its group.
-    #[fusion(meta = |_x, _params, _saved, _dy, _rope, _seen, pass, _precision| {
-        (stream(pass), vector(pass.shape.block.len))
+    #[fusion(meta = |_x, _params, _saved, _dy, _rope, _words, batch, _precision| {
+        (stream(&batch.pass), vector(batch.pass.shape.block.len))
     })]
     fn block_backward(
         x: FloatTensor<Self>,
@@ -128,35 +86,34 @@ pub trait Programs: Backend {
         saved: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         rope: FloatTensor<Self>,
-        seen: IntTensor<Self>,
-        pass: Pass,
+        words: IntTensor<Self>,
+        batch: Sent,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// Cross entropy and z-loss, in the first two of four numbers.
-    #[fusion(meta = |_x, _last, _embedding, _scored, _count, _factors, _pass, _precision| vector(4))]
+    #[fusion(meta = |_x, _last, _embedding, _words, _factors, _batch, _precision| vector(4))]
     fn loss_forward(
         x: FloatTensor<Self>,
         last: FloatTensor<Self>,
         embedding: FloatTensor<Self>,
-        scored: IntTensor<Self>,
-        count: usize,
+        words: IntTensor<Self>,
         factors: Factors,
-        pass: Pass,
+        batch: Sent,
         precision: Precision,
     ) -> FloatTensor<Self>;
     /// The same, and the gradients of the residual stream and of the groups `final` and
     /// `embedding`; the last is nothing where its table is not the head.
-    #[fusion(meta = |_x, _last, _embedding, _scored, _count, _factors, pass, _precision| {
+    #[fusion(meta = |_x, _last, _embedding, _words, _factors, batch, _precision| {
+        let pass = &batch.pass;
         (vector(4), stream(pass), vector(pass.shape.last.len), vector(tied(pass)))
     })]
     fn loss_gradients(
         x: FloatTensor<Self>,
         last: FloatTensor<Self>,
         embedding: FloatTensor<Self>,
-        scored: IntTensor<Self>,
-        count: usize,
+        words: IntTensor<Self>,
         factors: Factors,
-        pass: Pass,
+        batch: Sent,
         precision: Precision,
     ) -> (
         FloatTensor<Self>,
@@ -223,50 +180,54 @@ fn bytes(of: &CubeTensor, bytes: usize) -> CubeTensor {
 }
 
 impl Programs for CubeBackend {
-    fn embedding_forward(
-        params: CubeTensor,
-        ids: CubeTensor,
-        seen: CubeTensor,
-        pass: Pass,
-    ) -> CubeTensor {
-        let [params, ids, seen] = [params, ids, seen].map(into_contiguous);
-        let out = beside(&params, stream(&pass));
-        let reads = [&params, &ids, &seen];
+    fn send(beside_of: CubeTensor, batch: Sent) -> CubeTensor {
+        let words = batch.packed.words.len();
+        let spec = TensorSpec::new(Extents::from([words]), DType::I32);
+        let words = beside(&beside_of, spec);
+        submit(
+            &beside_of,
+            Precision::Single,
+            &[],
+            &[&words],
+            move |engine, _, written| {
+                let [words] = known(written)?;
+                batch.packed.words.send(&mut Kernels::new(engine), words)
+            },
+        );
+        words
+    }
+
+    fn embedding_forward(params: CubeTensor, words: CubeTensor, batch: Sent) -> CubeTensor {
+        let [params, words] = [params, words].map(into_contiguous);
+        let out = beside(&params, stream(&batch.pass));
         submit(
             &params,
             Precision::Single,
-            &reads,
+            &[&params, &words],
             &[&out],
             move |engine, read, written| {
-                let ([params, ids, seen], [out]) = (known(read)?, known(written)?);
-                let places = tables(&pass, Pointer::NONE, seen).places;
-                embedding::forward(&mut Kernels::new(engine), &pass, params, (ids, places), out)
+                let ([params, words], [out]) = (known(read)?, known(written)?);
+                let held = batch.held(words, Pointer::NONE);
+                let ids = (held.ids, held.tables.places);
+                embedding::forward(&mut Kernels::new(engine), &batch.pass, params, ids, out)
             },
         );
         out
     }
 
-    fn embedding_backward(
-        dy: CubeTensor,
-        rows: CubeTensor,
-        segments: Arc<[Segments; 2]>,
-        pass: Pass,
-    ) -> CubeTensor {
-        let [dy, rows] = [dy, rows].map(into_contiguous);
-        let gradient = beside(&dy, vector(pass.shape.embedding.len));
-        let reads = [&dy, &rows];
+    fn embedding_backward(dy: CubeTensor, words: CubeTensor, batch: Sent) -> CubeTensor {
+        let [dy, words] = [dy, words].map(into_contiguous);
+        let gradient = beside(&dy, vector(batch.pass.shape.embedding.len));
         submit(
             &dy,
             Precision::Single,
-            &reads,
+            &[&dy, &words],
             &[&gradient],
             move |engine, read, written| {
-                let ([dy, rows], [gradient]) = (known(read)?, known(written)?);
-                let [by_id, by_place] = &*segments;
-                let ids = (by_id, rows);
-                let places = (by_place, element(rows, by_id.joined().len()));
+                let ([dy, words], [gradient]) = (known(read)?, known(written)?);
+                let runs = batch.held(words, Pointer::NONE).runs;
                 let kernels = &mut Kernels::new(engine);
-                embedding::backward(kernels, &pass, dy, ids, places, gradient)
+                embedding::backward(kernels, &batch.pass, dy, runs, gradient)
             },
         );
         gradient
@@ -276,16 +237,16 @@ impl Programs for CubeBackend {
         x: CubeTensor,
         params: CubeTensor,
         rope: CubeTensor,
-        seen: CubeTensor,
-        pass: Pass,
+        words: CubeTensor,
+        batch: Sent,
         precision: Precision,
     ) -> (CubeTensor, CubeTensor) {
-        let [x, params, rope, seen] = [x, params, rope, seen].map(into_contiguous);
-        let y = beside(&x, stream(&pass));
-        let saved = beside(&x, vector(saved(&pass, precision)));
-        let need = block::Work::forward(&pass.shape, pass.extent, precision).bytes;
+        let [x, params, rope, words] = [x, params, rope, words].map(into_contiguous);
+        let y = beside(&x, stream(&batch.pass));
+        let saved = beside(&x, vector(saved(&batch.pass, precision)));
+        let need = block::Work::forward(&batch.pass.shape, batch.pass.extent, precision).bytes;
         let work = bytes(&x, need);
-        let reads = [&x, &params, &rope, &seen];
+        let reads = [&x, &params, &rope, &words];
         let writes = [&y, &saved, &work];
         submit(
             &x,
@@ -293,16 +254,16 @@ impl Programs for CubeBackend {
             &reads,
             &writes,
             move |engine, read, written| {
-                let [x, params, rope, seen] = known(read)?;
+                let [x, params, rope, words] = known(read)?;
                 let [y, saved, work] = known(written)?;
                 let arrays = block::Arrays {
                     x,
                     params,
                     saved,
                     work,
-                    tables: tables(&pass, rope, seen),
+                    tables: batch.held(words, rope).tables,
                 };
-                block::forward(&mut Kernels::new(engine), &pass, arrays, y)
+                block::forward(&mut Kernels::new(engine), &batch.pass, arrays, y)
             },
         );
         (y, saved)
@@ -314,18 +275,18 @@ impl Programs for CubeBackend {
         saved: CubeTensor,
         dy: CubeTensor,
         rope: CubeTensor,
-        seen: CubeTensor,
-        pass: Pass,
+        words: CubeTensor,
+        batch: Sent,
         precision: Precision,
     ) -> (CubeTensor, CubeTensor) {
-        let tensors = [x, params, saved, dy, rope, seen];
-        let [x, params, saved, dy, rope, seen] = tensors.map(into_contiguous);
-        let dx = beside(&x, stream(&pass));
-        let gradient = beside(&x, vector(pass.shape.block.len));
-        let need = block::Work::backward(&pass.shape, pass.extent, precision).bytes;
+        let tensors = [x, params, saved, dy, rope, words];
+        let [x, params, saved, dy, rope, words] = tensors.map(into_contiguous);
+        let dx = beside(&x, stream(&batch.pass));
+        let gradient = beside(&x, vector(batch.pass.shape.block.len));
+        let need = block::Work::backward(&batch.pass.shape, batch.pass.extent, precision).bytes;
         let work = bytes(&x, need);
         // The norms' statistics are written once more.
-        let reads = [&x, &params, &dy, &rope, &seen];
+        let reads = [&x, &params, &dy, &rope, &words];
         let writes = [&dx, &gradient, &work, &saved];
         submit(
             &x,
@@ -333,17 +294,17 @@ impl Programs for CubeBackend {
             &reads,
             &writes,
             move |engine, read, written| {
-                let [x, params, dy, rope, seen] = known(read)?;
+                let [x, params, dy, rope, words] = known(read)?;
                 let [dx, gradient, work, saved] = known(written)?;
                 let arrays = block::Arrays {
                     x,
                     params,
                     saved,
                     work,
-                    tables: tables(&pass, rope, seen),
+                    tables: batch.held(words, rope).tables,
                 };
                 let kernels = &mut Kernels::new(engine);
-                block::backward(kernels, &pass, arrays, dy, (dx, gradient))
+                block::backward(kernels, &batch.pass, arrays, dy, (dx, gradient))
             },
         );
         (dx, gradient)
@@ -353,16 +314,18 @@ impl Programs for CubeBackend {
         x: CubeTensor,
         last: CubeTensor,
         embedding: CubeTensor,
-        scored: CubeTensor,
-        count: usize,
+        words: CubeTensor,
         factors: Factors,
-        pass: Pass,
+        batch: Sent,
         precision: Precision,
     ) -> CubeTensor {
-        let [x, last, embedding, scored] = [x, last, embedding, scored].map(into_contiguous);
+        let [x, last, embedding, words] = [x, last, embedding, words].map(into_contiguous);
         let loss = beside(&x, vector(4));
-        let work = bytes(&x, loss::Work::new(&pass.shape, count, precision).bytes);
-        let reads = [&x, &last, &embedding, &scored];
+        let work = bytes(
+            &x,
+            loss::Work::new(&batch.pass.shape, batch.packed.count, precision).bytes,
+        );
+        let reads = [&x, &last, &embedding, &words];
         submit(
             &x,
             precision,
@@ -370,12 +333,12 @@ impl Programs for CubeBackend {
             &[&loss, &work],
             move |engine, read, written| {
                 let [loss, work] = known(written)?;
-                let arrays = loss_arrays(known(read)?, count, work);
+                let arrays = loss_arrays(known(read)?, &batch, work);
                 let kernels = &mut Kernels::new(engine);
                 loss::run(
                     kernels,
-                    (&pass.shape, pass.extent),
-                    (count, factors),
+                    (&batch.pass.shape, batch.pass.extent),
+                    (batch.packed.count, factors),
                     arrays,
                     loss,
                     None,
@@ -389,19 +352,21 @@ impl Programs for CubeBackend {
         x: CubeTensor,
         last: CubeTensor,
         embedding: CubeTensor,
-        scored: CubeTensor,
-        count: usize,
+        words: CubeTensor,
         factors: Factors,
-        pass: Pass,
+        batch: Sent,
         precision: Precision,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        let [x, last, embedding, scored] = [x, last, embedding, scored].map(into_contiguous);
+        let [x, last, embedding, words] = [x, last, embedding, words].map(into_contiguous);
         let loss = beside(&x, vector(4));
-        let dx = beside(&x, stream(&pass));
-        let d_last = beside(&x, vector(pass.shape.last.len));
-        let d_embedding = beside(&x, vector(tied(&pass)));
-        let work = bytes(&x, loss::Work::new(&pass.shape, count, precision).bytes);
-        let reads = [&x, &last, &embedding, &scored];
+        let dx = beside(&x, stream(&batch.pass));
+        let d_last = beside(&x, vector(batch.pass.shape.last.len));
+        let d_embedding = beside(&x, vector(tied(&batch.pass)));
+        let work = bytes(
+            &x,
+            loss::Work::new(&batch.pass.shape, batch.packed.count, precision).bytes,
+        );
+        let reads = [&x, &last, &embedding, &words];
         let writes = [&loss, &work, &dx, &d_last, &d_embedding];
         submit(
             &x,
@@ -410,11 +375,18 @@ impl Programs for CubeBackend {
             &writes,
             move |engine, read, written| {
                 let [loss, work, x, last, embedding] = known(written)?;
-                let arrays = loss_arrays(known(read)?, count, work);
+                let arrays = loss_arrays(known(read)?, &batch, work);
                 let gradients = loss::Gradients { x, last, embedding };
                 let kernels = &mut Kernels::new(engine);
-                let of = (&*pass.shape, pass.extent);
-                loss::run(kernels, of, (count, factors), arrays, loss, Some(gradients))
+                let of = (&*batch.pass.shape, batch.pass.extent);
+                loss::run(
+                    kernels,
+                    of,
+                    (batch.packed.count, factors),
+                    arrays,
+                    loss,
+                    Some(gradients),
+                )
             },
         );
         (loss, dx, d_last, d_embedding)
@@ -504,15 +476,16 @@ fn known<const N: usize>(pointers: &[Pointer]) -> Result<[Pointer; N], Error> {
     })
 }
 
-fn loss_arrays(read: [Pointer; 4], count: usize, work: Pointer) -> loss::Arrays {
-    let [x, last, embedding, scored] = read;
+fn loss_arrays(read: [Pointer; 4], batch: &Sent, work: Pointer) -> loss::Arrays {
+    let [x, last, embedding, words] = read;
+    let [rows, targets, weights] = batch.held(words, Pointer::NONE).scored;
     loss::Arrays {
         x,
         last,
         embedding,
-        rows: scored,
-        targets: element(scored, count),
-        weights: element(scored, 2 * count),
+        rows,
+        targets,
+        weights,
         work,
     }
 }

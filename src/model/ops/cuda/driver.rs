@@ -6,16 +6,17 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 
-use cudarc::cublaslt::{result as blas, sys as blas_sys};
+use cudarc::cublaslt::result as blas;
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use super::engine::{Argument, Engine, Error, Launch, Matrix, Module, Pointer, Precision, Product};
+use serde::Serialize;
 
-/// Bytes that a product may work in.
-const WORKSPACE: usize = 32 << 20;
-/// What every matrix's address is a multiple of, in bytes: widths are multiples of eight.
-const ALIGNMENT: u32 = 16;
+use super::engine::{Argument, Engine, Error, Launch, Module, Pointer, Precision, Product};
+use super::products::{self, On, Products, WORKSPACE};
+
+/// What a buffer of the host holds at least, in bytes.
+const STAGED: usize = 1 << 20;
 /// Shared memory that a kernel has without being asked for, in bytes.
 const SHARED: u32 = 48 << 10;
 
@@ -23,12 +24,82 @@ const SHARED: u32 = 48 << 10;
 pub struct Gpu {
     functions: HashMap<(Module, Precision, &'static str), sys::CUfunction>,
     modules: HashMap<(Module, Precision), sys::CUmodule>,
-    plans: HashMap<PlanKey, Plan>,
-    blas: blas_sys::cublasLtHandle_t,
+    /// Products that were planned.
+    pub products: Products,
+    /// What it was asked for so far.
+    pub asked: Asked,
     /// Of each stream its own.
     workspaces: HashMap<usize, sys::CUdeviceptr>,
+    /// Buffers of the host that the device copies from, in turn.
+    staging: [Staging; 2],
+    turn: usize,
     /// As in `sm_90`.
     architecture: String,
+}
+
+/// Page-locked memory of the host, and when the device has copied what lies in it.
+struct Staging {
+    memory: *mut c_void,
+    bytes: usize,
+    copied: sys::CUevent,
+}
+
+impl Staging {
+    fn new() -> Result<Self, driver::DriverError> {
+        Ok(Self {
+            memory: std::ptr::null_mut(),
+            bytes: 0,
+            copied: event()?,
+        })
+    }
+
+    /// Copies to the device by way of the buffer, once the device has left it.
+    fn upload(
+        &mut self,
+        bytes: &[u8],
+        to: Pointer,
+        stream: sys::CUstream,
+    ) -> Result<(), driver::DriverError> {
+        // SAFETY: the event lives as long as the program; one that was never recorded is past.
+        unsafe { driver::event::synchronize(self.copied)? };
+        if self.bytes < bytes.len() {
+            let size = bytes.len().next_power_of_two().max(STAGED);
+            // SAFETY: nothing copies from the old memory any more, and it is not used again.
+            unsafe {
+                if !self.memory.is_null() {
+                    driver::free_host(self.memory)?;
+                    (self.memory, self.bytes) = (std::ptr::null_mut(), 0);
+                }
+                self.memory = driver::malloc_host(size, 0)?;
+            }
+            self.bytes = size;
+        }
+        // SAFETY: the buffer has room for the bytes, and nobody else knows it; the device's
+        // array is as long as the caller says, and the event tells when it was filled.
+        unsafe {
+            let memory = self.memory.cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len());
+            let staged = std::slice::from_raw_parts(memory.cast_const(), bytes.len());
+            driver::memcpy_htod_async(to.0, staged, stream)?;
+            driver::event::record(self.copied, stream)
+        }
+    }
+}
+
+/// An event that takes no time.
+fn event() -> Result<sys::CUevent, driver::DriverError> {
+    driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+}
+
+/// How often a GPU was asked for something of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// Runs of kernels.
+    pub kernels: u64,
+    /// Products of matrices.
+    pub products: u64,
+    /// Copies from the host.
+    pub copies: u64,
 }
 
 /// A GPU at work on a stream.
@@ -36,25 +107,6 @@ pub struct Driver<'a> {
     gpu: &'a mut Gpu,
     stream: sys::CUstream,
     precision: Precision,
-}
-
-/// What tells one product's plan from another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct PlanKey {
-    extents: [usize; 3],
-    strides: [usize; 3],
-    transposed: [bool; 2],
-    precisions: [Precision; 2],
-    onto: bool,
-}
-
-/// A product that cuBLASLt has chosen an algorithm for. Kept until the program ends.
-struct Plan {
-    product: blas_sys::cublasLtMatmulDesc_t,
-    left: blas_sys::cublasLtMatrixLayout_t,
-    right: blas_sys::cublasLtMatrixLayout_t,
-    out: blas_sys::cublasLtMatrixLayout_t,
-    algorithm: blas_sys::cublasLtMatmulAlgo_t,
 }
 
 fn refused(action: impl Into<String>) -> impl FnOnce(&dyn std::fmt::Debug) -> Error {
@@ -86,15 +138,31 @@ impl Gpu {
             device,
             Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
         )?;
+        let staging = || Staging::new().map_err(|e| refused("making an event of the GPU")(&e));
         let blas = blas::create_handle().map_err(|e| refused("starting cuBLASLt")(&e))?;
         Ok(Self {
             functions: HashMap::new(),
             modules: HashMap::new(),
-            plans: HashMap::new(),
-            blas,
+            products: Products::new(blas),
+            asked: Asked::default(),
             workspaces: HashMap::new(),
+            staging: [staging()?, staging()?],
+            turn: 0,
             architecture: format!("sm_{major}{minor}"),
         })
+    }
+
+    /// Bytes of the device's memory that are taken, and all of them.
+    pub fn memory() -> Result<[usize; 2], Error> {
+        let (free, all) =
+            driver::mem_get_info().map_err(|e| refused("asking for the GPU's memory")(&e))?;
+        Ok([all - free, all])
+    }
+
+    /// Bytes that a copy within the device moves in a second, read and written.
+    pub fn copy_rate(&mut self, stream: sys::CUstream) -> Result<f64, Error> {
+        let rate = products::copy_rate(stream);
+        rate.map_err(|e| refused("copying on the GPU")(&format_args!("{e}")))
     }
 
     /// The engine that works on a stream of this device.
@@ -152,6 +220,7 @@ impl Engine for Driver<'_> {
     }
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), Error> {
+        self.gpu.asked.kernels += 1;
         let function = self
             .gpu
             .function(launch.module, self.precision, launch.kernel)?;
@@ -186,41 +255,28 @@ impl Engine for Driver<'_> {
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), Error> {
-        let key = PlanKey::new(product);
-        if !self.gpu.plans.contains_key(&key) {
-            let plan =
-                Plan::new(self.gpu.blas, product).map_err(|e| refused(named(product))(&e))?;
-            self.gpu.plans.insert(key, plan);
-        }
+        self.gpu.asked.products += 1;
         let workspace = self.gpu.workspace(self.stream)?;
-        let Some(plan) = self.gpu.plans.get(&key) else {
+        let on = On {
+            workspace,
+            stream: self.stream,
+        };
+        self.gpu
+            .products
+            .run(product, &on)
+            .map_err(|e| refused(named(product))(&format_args!("{e}")))
+    }
+
+    fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {
+        self.gpu.asked.copies += 1;
+        self.gpu.turn = (self.gpu.turn + 1) % self.gpu.staging.len();
+        let Some(staging) = self.gpu.staging.get_mut(self.gpu.turn) else {
             return Ok(());
         };
-        let (one, old) = (1.0f32, if product.onto { 1.0f32 } else { 0.0 });
-        let array = |matrix: &Matrix| matrix.pointer.0 as *const c_void;
-        // SAFETY: plan and workspace live until the program ends, and the arrays are those
-        // that the caller's operation holds on this stream.
-        unsafe {
-            blas::matmul(
-                self.gpu.blas,
-                plan.product,
-                std::ptr::from_ref(&one).cast(),
-                std::ptr::from_ref(&old).cast(),
-                array(&product.b),
-                plan.left,
-                array(&product.a),
-                plan.right,
-                array(&product.out),
-                plan.out,
-                product.out.pointer.0 as *mut c_void,
-                plan.out,
-                &raw const plan.algorithm,
-                workspace as *mut c_void,
-                WORKSPACE,
-                self.stream.cast(),
-            )
-        }
-        .map_err(|e| refused(named(product))(&e))
+        let action = || format!("copying {} bytes to the GPU", bytes.len());
+        staging
+            .upload(bytes, to, self.stream)
+            .map_err(|e| refused(action())(&e))
     }
 }
 
@@ -285,128 +341,4 @@ unsafe fn log(program: nvrtc_sys::nvrtcProgram) -> Option<String> {
     let bytes: Vec<u8> = bytes.iter().map(|byte| byte.cast_unsigned()).collect();
     let text = CStr::from_bytes_until_nul(&bytes).ok()?;
     Some(text.to_string_lossy().trim().to_owned())
-}
-
-impl PlanKey {
-    fn new(product: &Product) -> Self {
-        let Product {
-            m,
-            n,
-            k,
-            a,
-            b,
-            out,
-            onto,
-        } = *product;
-        Self {
-            extents: [m, n, k],
-            strides: [a.stride, b.stride, out.stride],
-            transposed: [a.transposed, b.transposed],
-            precisions: [a.precision, out.precision],
-            onto,
-        }
-    }
-}
-
-impl Plan {
-    /// cuBLASLt's matrices are column-major, and a row-major matrix is the column-major one
-    /// of its transpose: what is computed is `out^T = b^T a^T`.
-    fn new(
-        handle: blas_sys::cublasLtHandle_t,
-        product: &Product,
-    ) -> Result<Self, blas::CublasError> {
-        use blas_sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let Product {
-            m, n, k, a, b, out, ..
-        } = *product;
-        let description = blas::create_matmul_desc(
-            blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            blas_sys::cudaDataType::CUDA_R_32F,
-        )?;
-        let set = |attribute, transposed: bool| {
-            // CUBLAS_OP_N and CUBLAS_OP_T.
-            let operation = i32::from(transposed);
-            // SAFETY: the description was made above; the attribute is a number of four bytes.
-            unsafe {
-                blas::set_matmul_desc_attribute(
-                    description,
-                    attribute,
-                    std::ptr::from_ref(&operation).cast(),
-                    size_of_val(&operation),
-                )
-            }
-        };
-        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, b.transposed)?;
-        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, a.transposed)?;
-        let (left, right) = (layout(b, k, n)?, layout(a, m, k)?);
-        let out = layout(out, m, n)?;
-        let preference = preference()?;
-        // SAFETY: all were made above, and the preference is destroyed once.
-        let found = unsafe {
-            let found = blas::get_matmul_algo_heuristic(
-                handle,
-                description,
-                left,
-                right,
-                out,
-                out,
-                preference,
-            );
-            blas::destroy_matmul_pref(preference)?;
-            found?
-        };
-        Ok(Self {
-            product: description,
-            left,
-            right,
-            out,
-            algorithm: found.algo,
-        })
-    }
-}
-
-/// The layout of what is `[rows, columns]` as the product sees it.
-fn layout(
-    matrix: Matrix,
-    rows: usize,
-    columns: usize,
-) -> Result<blas_sys::cublasLtMatrixLayout_t, blas::CublasError> {
-    let (rows, columns) = match matrix.transposed {
-        true => (columns, rows),
-        false => (rows, columns),
-    };
-    let kind = match matrix.precision {
-        Precision::Single => blas_sys::cudaDataType::CUDA_R_32F,
-        Precision::Bf16 => blas_sys::cudaDataType::CUDA_R_16BF,
-    };
-    let stride = i64::try_from(matrix.stride).unwrap_or(i64::MAX);
-    blas::create_matrix_layout(kind, columns as u64, rows as u64, stride)
-}
-
-fn preference() -> Result<blas_sys::cublasLtMatmulPreference_t, blas::CublasError> {
-    use blas_sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-    let preference = blas::create_matmul_pref()?;
-    let set = |attribute, value: *const c_void, bytes| {
-        // SAFETY: the preference was made above, and the value is as long as it says.
-        unsafe { blas::set_matmul_pref_attribute(preference, attribute, value, bytes) }
-    };
-    let workspace = std::ptr::from_ref(&WORKSPACE).cast();
-    set(
-        Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-        workspace,
-        size_of::<usize>(),
-    )?;
-    for attribute in [
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-    ] {
-        set(
-            attribute,
-            std::ptr::from_ref(&ALIGNMENT).cast(),
-            size_of::<u32>(),
-        )?;
-    }
-    Ok(preference)
 }

@@ -31,17 +31,15 @@ impl Segments {
         segments.start.extend(i32::try_from(rows.len()).ok());
         segments
     }
+}
 
-    /// Order, start and target as one array.
-    pub fn joined(&self) -> Vec<i32> {
-        [&self.order[..], &self.start, &self.target].concat()
-    }
-
-    /// Order, start and target in [`Self::joined`].
-    fn places(&self, joined: Pointer) -> [Pointer; 3] {
-        let start = element(joined, self.order.len());
-        [joined, start, element(start, self.start.len())]
-    }
+/// [`Segments`] on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs {
+    /// Order, start and target.
+    pub at: [Pointer; 3],
+    /// How many targets.
+    pub targets: usize,
 }
 
 /// Writes `[n, d]`: each id's row, plus its place's.
@@ -67,16 +65,14 @@ pub fn backward(
     kernels: &mut Kernels<'_>,
     pass: &Pass,
     dy: Pointer,
-    ids: (&Segments, Pointer),
-    places: (&Segments, Pointer),
+    [ids, places]: [Runs; 2],
     gradient: Pointer,
 ) -> Result<(), Error> {
     let layout = &pass.shape.embedding;
     kernels.fill(gradient, 0.0, layout.len)?;
-    let mut add = |range: &std::ops::Range<usize>, (segments, joined): (&Segments, Pointer)| {
+    let mut add = |range: &std::ops::Range<usize>, runs: Runs| {
         let to = element(gradient, range.start);
-        let sums = (segments.target.len(), pass.shape.d);
-        kernels.gather_sums(dy, segments.places(joined), to, sums)
+        kernels.gather_sums(dy, runs.at, to, (runs.targets, pass.shape.d))
     };
     add(&layout.token, ids)?;
     match &layout.position {

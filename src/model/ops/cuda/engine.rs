@@ -167,6 +167,8 @@ pub trait Engine {
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), Error>;
     /// Multiplies two matrices.
     fn multiply(&mut self, product: &Product) -> Result<(), Error>;
+    /// Copies from the host, whose bytes are free when this returns.
+    fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error>;
 }
 
 /// Whether kernels take a model of this shape, or why not.

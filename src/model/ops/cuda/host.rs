@@ -72,13 +72,27 @@ impl Engine for Host {
             out,
             onto,
         } = *product;
-        for row in 0..m {
-            for column in 0..n {
-                let terms = (0..k).map(|i| read(a, row, i) * read(b, i, column));
+        let gathered = |matrix: Matrix, rows: usize, columns: usize| -> Vec<f32> {
+            let at = |index: usize| read(matrix, index / columns, index % columns);
+            (0..rows * columns).map(at).collect()
+        };
+        if k == 0 {
+            return Ok(());
+        }
+        let (left, right) = (gathered(a, m, k), gathered(b.t(), n, k));
+        for (row, left) in left.chunks_exact(k).enumerate() {
+            for (column, right) in right.chunks_exact(k).enumerate() {
+                let sum: f32 = left.iter().zip(right).map(|(x, y)| x * y).sum();
                 let old = if onto { read(out, row, column) } else { 0.0 };
-                write(out, row, column, old + terms.sum::<f32>());
+                write(out, row, column, old + sum);
             }
         }
+        Ok(())
+    }
+
+    fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {
+        // SAFETY: the array is one of the host's, as long as the caller says.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) }
         Ok(())
     }
 }
@@ -158,6 +172,8 @@ fn compile(module: Module, precision: Precision) -> Run {
             "-DHOST",
             "-shared",
             "-fPIC",
+            "-fsanitize=alignment",
+            "-fsanitize-undefined-trap-on-error",
             "-x",
             "c++",
         ])

@@ -82,6 +82,17 @@ impl<'a> Kernels<'a> {
         self.engine.multiply(product)
     }
 
+    /// See [`Engine::upload`].
+    pub fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {
+        self.engine.upload(bytes, to)
+    }
+
+    /// Writes `count` numbers of 16 bits as numbers of 32.
+    pub fn widened(&mut self, from: Pointer, to: Pointer, count: usize) -> Result<(), Error> {
+        let arguments = [Array(from), Array(to), Int(int("a batch", count)?)];
+        self.pointwise("widened", count / 4, &arguments)
+    }
+
     /// Writes `count` numbers in the precision of activations.
     pub fn narrowed(&mut self, from: Pointer, to: Pointer, count: usize) -> Result<(), Error> {
         let arguments = [Array(from), Array(to), Int(int("an array", count)?)];

@@ -6,9 +6,13 @@
 //! compiled when it is first needed; matrix products are a library's.
 
 pub mod arena;
+pub mod batch;
 pub mod block;
 #[cfg(feature = "cuda")]
 mod bridge;
+pub mod check;
+#[cfg(test)]
+mod check_tests;
 #[cfg(feature = "cuda")]
 pub mod device;
 #[cfg(feature = "cuda")]
@@ -21,8 +25,13 @@ pub mod kernels;
 pub mod loss;
 #[cfg(feature = "cuda")]
 pub mod pass;
+#[cfg(feature = "cuda")]
+mod products;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;
+pub mod words;
 
 #[cfg(feature = "cuda")]
-pub use bridge::Fetched;
+pub use bridge::{Examined, Fetched, examine, know};

@@ -1,18 +1,19 @@
 //! A model's loss and gradients on a GPU: the operations of [`Programs`] from the embedding
 //! to the loss and back.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use burn::backend::Dispatch;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::device::{Programs, Uploaded, integers};
-use super::embedding::Segments;
+use super::batch::{self, Packed};
+use super::device::{Programs, Sent};
 use super::engine::Precision;
-use super::loss::{Factors, Scored};
+use super::loss::Factors;
 use crate::model::layout::Part;
 use crate::model::ops::numbers::{Limits, Sums};
-use crate::model::ops::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass};
+use crate::model::ops::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
 
 /// The groups of a model: embedding, blocks, what follows them.
 struct Groups<'a> {
@@ -36,60 +37,64 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What a batch is, on the device.
-struct Sent {
-    pass: Pass,
-    uploaded: Uploaded,
-    ids: Vec<i32>,
-    /// Rows, targets and weights of the scored positions.
-    scored: Tensor<1, burn::tensor::Int>,
-    count: usize,
+/// A batch on the device, and what its passes read.
+struct Batch {
+    sent: Sent,
+    words: Tensor<1, Int>,
+    rope: Tensor<1>,
 }
 
-impl Sent {
-    fn new(input: &Input, device: &Device) -> Self {
-        let Input { ids, targets, pass } = input;
-        let scored = Scored::new(targets);
-        let weights = scored.weights.iter();
-        let weights = weights.map(|weight| weight.to_bits().cast_signed());
-        let mut words = [&scored.rows[..], &scored.targets].concat();
-        words.extend(weights);
-        // Nothing is scored: the device has no empty arrays.
-        if words.is_empty() {
-            words.push(0);
+thread_local! {
+    /// The rotary table that was sent last: that of the model that is trained.
+    static ROPE: RefCell<Option<(Arc<Shape>, Tensor<1>)>> = const { RefCell::new(None) };
+}
+
+/// The rotary table of a pass on a device, sent when it is first asked for.
+fn rope(pass: &Pass, device: &Device) -> Tensor<1> {
+    ROPE.with_borrow_mut(|known| {
+        if let Some((of, rope)) = known
+            && Arc::ptr_eq(of, &pass.shape)
+            && rope.device() == *device
+        {
+            return rope.clone();
         }
+        let values = batch::rope(pass);
+        let len = values.len();
+        let rope = Tensor::from_data(TensorData::new(values, [len]), device);
+        *known = Some((pass.shape.clone(), rope.clone()));
+        rope
+    })
+}
+
+impl Batch {
+    fn new(input: &Input, groups: &Groups<'_>) -> Self {
+        let sent = Sent {
+            pass: input.pass.clone(),
+            packed: Arc::new(Packed::new(input)),
+        };
+        let beside = groups.embedding.clone().into_dispatch();
+        let words = <Dispatch as Programs>::send(beside, sent.clone());
         Self {
-            pass: pass.clone(),
-            uploaded: Uploaded::new(pass, device),
-            ids: ids.iter().map(|id| id.cast_signed()).collect(),
-            scored: integers(words, device),
-            count: scored.rows.len(),
+            rope: rope(&sent.pass, &groups.device),
+            words: Tensor::from_dispatch(words),
+            sent,
         }
     }
 
     fn embedding(&self, groups: &Groups<'_>) -> Tensor<2> {
         Tensor::from_dispatch(<Dispatch as Programs>::embedding_forward(
             groups.embedding.clone().into_dispatch(),
-            integers(self.ids.clone(), &groups.device).into_dispatch(),
-            self.uploaded.seen.clone().into_dispatch(),
-            self.pass.clone(),
+            self.words.clone().into_dispatch(),
+            self.sent.clone(),
         ))
     }
 
     /// The gradient of the embedding, given that of the residual stream.
-    fn embedding_back(&self, dx: Tensor<2>, device: &Device) -> Tensor<1> {
-        let by_id = Segments::new(self.ids.iter().copied());
-        let places = (0..self.ids.len()).map(|at| self.pass.mask.reach(at).place());
-        let by_place = match self.pass.shape.embedding.position {
-            Some(_) => Segments::new(places.filter_map(|place| i32::try_from(place).ok())),
-            None => Segments::default(),
-        };
-        let rows = [by_id.joined(), by_place.joined()].concat();
+    fn embedding_back(&self, dx: Tensor<2>) -> Tensor<1> {
         Tensor::from_dispatch(<Dispatch as Programs>::embedding_backward(
             dx.into_dispatch(),
-            integers(rows, device).into_dispatch(),
-            Arc::new([by_id, by_place]),
-            self.pass.clone(),
+            self.words.clone().into_dispatch(),
+            self.sent.clone(),
         ))
     }
 
@@ -103,9 +108,9 @@ impl Sent {
         let (y, saved) = <Dispatch as Programs>::block_forward(
             x.clone().into_dispatch(),
             params.clone().into_dispatch(),
-            self.uploaded.rope.clone().into_dispatch(),
-            self.uploaded.seen.clone().into_dispatch(),
-            self.pass.clone(),
+            self.rope.clone().into_dispatch(),
+            self.words.clone().into_dispatch(),
+            self.sent.clone(),
             precision,
         );
         (Tensor::from_dispatch(y), Tensor::from_dispatch(saved))
@@ -123,9 +128,9 @@ impl Sent {
             params.clone().into_dispatch(),
             saved.into_dispatch(),
             dy.into_dispatch(),
-            self.uploaded.rope.clone().into_dispatch(),
-            self.uploaded.seen.clone().into_dispatch(),
-            self.pass.clone(),
+            self.rope.clone().into_dispatch(),
+            self.words.clone().into_dispatch(),
+            self.sent.clone(),
             precision,
         );
         (Tensor::from_dispatch(dx), Tensor::from_dispatch(gradient))
@@ -135,19 +140,18 @@ impl Sent {
 /// See [`crate::model::ops::loss`].
 pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: Precision) -> Loss {
     let groups = Groups::new(parameters);
-    let sent = Sent::new(input, &groups.device);
-    let mut x = sent.embedding(&groups);
+    let batch = Batch::new(input, &groups);
+    let mut x = batch.embedding(&groups);
     for params in groups.blocks {
-        (x, _) = sent.block(&x, params, precision);
+        (x, _) = batch.block(&x, params, precision);
     }
     let sums = <Dispatch as Programs>::loss_forward(
         x.into_dispatch(),
         groups.last.clone().into_dispatch(),
         groups.embedding.clone().into_dispatch(),
-        sent.scored.into_dispatch(),
-        sent.count,
+        batch.words.into_dispatch(),
         Factors { scale: 1.0, z_loss },
-        sent.pass,
+        batch.sent,
         precision,
     );
     Sums::Coming(Tensor::from_dispatch(sums)).read()
@@ -187,11 +191,11 @@ fn differentiate(
     objective: &Objective,
     precision: Precision,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
-    let sent = Sent::new(input, &groups.device);
-    let mut x = sent.embedding(groups);
+    let batch = Batch::new(input, &groups);
+    let mut x = batch.embedding(groups);
     let mut kept = Vec::with_capacity(groups.blocks.len());
     for params in groups.blocks {
-        let (y, saved) = sent.block(&x, params, precision);
+        let (y, saved) = batch.block(&x, params, precision);
         kept.push((params, x, (!objective.recompute).then_some(saved)));
         x = y;
     }
@@ -199,25 +203,24 @@ fn differentiate(
         x.into_dispatch(),
         groups.last.clone().into_dispatch(),
         groups.embedding.clone().into_dispatch(),
-        sent.scored.clone().into_dispatch(),
-        sent.count,
+        batch.words.clone().into_dispatch(),
         Factors {
             scale: objective.scale,
             z_loss: objective.z_loss,
         },
-        sent.pass.clone(),
+        batch.sent.clone(),
         precision,
     );
     let mut dx = Tensor::<2>::from_dispatch(dx);
     let mut gradients = vec![Tensor::from_dispatch(d_last)];
     while let Some((params, x, saved)) = kept.pop() {
-        let saved = saved.unwrap_or_else(|| sent.block(&x, params, precision).1);
+        let saved = saved.unwrap_or_else(|| batch.block(&x, params, precision).1);
         let gradient;
-        (dx, gradient) = sent.block_back((x, params, saved), dx, precision);
+        (dx, gradient) = batch.block_back((x, params, saved), dx, precision);
         gradients.push(gradient);
     }
-    let mut embedding = sent.embedding_back(dx, &groups.device);
-    if sent.pass.shape.last.head.is_none() {
+    let mut embedding = batch.embedding_back(dx);
+    if batch.sent.pass.shape.last.head.is_none() {
         embedding = embedding + Tensor::from_dispatch(tied);
     }
     gradients.push(embedding);

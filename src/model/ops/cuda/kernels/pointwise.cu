@@ -10,6 +10,18 @@ extern "C" __global__ void narrowed(const float *from, real *to, int count) {
 }
 ENTRY(narrowed)
 
+// Numbers of 16 bits as numbers of 32.
+extern "C" __global__ void widened(const uint16_t *from, int *to, int count) {
+    int at = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
+    if (at >= count) return;
+    uint2 v = *reinterpret_cast<const uint2 *>(from + at);
+    to[at] = v.x & 0xffff;
+    to[at + 1] = v.x >> 16;
+    to[at + 2] = v.y & 0xffff;
+    to[at + 3] = v.y >> 16;
+}
+ENTRY(widened)
+
 // The same number everywhere.
 extern "C" __global__ void fill(float *to, float value, int count) {
     int at = (blockIdx.x * blockDim.x + threadIdx.x) * 4;

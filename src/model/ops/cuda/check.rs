@@ -1,0 +1,337 @@
+//! Whether a GPU computes what the CPU does: seen at the start of a run, with a small model
+//! of the run's own kind (heads, norm, activation, positions, biases, what positions see)
+//! whose loss, gradients and first update the CPU computes on the spot.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::Serialize;
+
+use super::engine::Precision;
+use crate::batch::{Batch, BatchIds, StoredTargets};
+use crate::model::Model;
+use crate::model::config::Config;
+use crate::model::ops::numbers::Limits;
+use crate::model::ops::{self, AdamState, AdamStep, Kernels, Loss, Objective};
+use crate::rng::{Key, Rng};
+use crate::token::TokenId;
+
+/// Rows of the first batch, and positions of each: two whole tiles of attention and a part
+/// of a third.
+const ROWS: [usize; 2] = [2, 136];
+/// Of the second.
+const LAST_ROWS: [usize; 2] = [1, 64];
+/// The id that ends a document.
+const END: TokenId = TokenId(0);
+
+/// A small model, its batches, and what is done with them.
+pub struct Fixture {
+    /// The shape: the run's, but for its size.
+    pub config: Config,
+    /// Its weights.
+    pub values: Vec<Vec<f32>>,
+    /// Micro-batches of one step.
+    pub batches: Vec<Batch>,
+    /// What gradients are taken of.
+    pub objective: Objective,
+    /// The update.
+    pub step: AdamStep,
+}
+
+/// What a step came to.
+pub struct Outcome {
+    /// Sums of the loss.
+    pub loss: Loss,
+    /// A flat array a group.
+    pub gradients: Vec<Vec<f32>>,
+}
+
+/// Parameters and moments of every group after a step.
+pub type Moved = Vec<[Vec<f32>; 3]>;
+
+/// How well two forms of the operations agree: the length of a difference over the length.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Agreement {
+    /// Of the loss, z-loss included.
+    pub loss: f64,
+    /// Of the group whose gradient differs most, and its name.
+    pub gradient: f64,
+    /// Its name.
+    pub group: String,
+    /// Of parameters and moments after a step with the same gradients.
+    pub update: f64,
+    /// What gradients may differ by.
+    pub allowed: f64,
+}
+
+/// What loss and update may differ by: activations' rounding touches only the loss.
+const UPDATE: f64 = 1e-5;
+
+impl Agreement {
+    /// Whether all is within bounds; what is not a number is not.
+    pub fn holds(&self) -> bool {
+        self.loss <= self.allowed && self.gradient <= self.allowed && self.update <= UPDATE
+    }
+}
+
+impl std::fmt::Display for Agreement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            loss,
+            gradient,
+            group,
+            update,
+            allowed,
+        } = self;
+        write!(
+            f,
+            "loss {loss:.1e} and gradient {gradient:.1e} (`{group}`) off, of {allowed:.0e} \
+             allowed; update {update:.1e}, of {UPDATE:.0e}"
+        )
+    }
+}
+
+/// What gradients may differ by.
+fn allowed(precision: Precision) -> f64 {
+    match precision {
+        Precision::Single => 2e-5,
+        // Rounded activations alone make 1.6e-2 with these weights, larger than those that a
+        // model begins with.
+        Precision::Bf16 => 3e-2,
+    }
+}
+
+impl Fixture {
+    /// A small model of a run's kind.
+    pub fn new(run: &Config) -> Self {
+        let head = run.d_model / run.n_heads.max(1);
+        let group = (run.n_heads / run.n_kv_heads.max(1)).clamp(1, 4);
+        let n_kv_heads = run.n_kv_heads.clamp(1, 2);
+        let n_heads = group * n_kv_heads;
+        let config = Config {
+            vocab_size: 203,
+            context: ROWS[1],
+            n_layers: 2,
+            n_heads,
+            n_kv_heads,
+            d_model: n_heads * head,
+            d_ff: n_heads * head + 8,
+            window: run.window.map(|window| window.min(37)),
+            ..run.clone()
+        };
+        // No bias is 0 and no gain 1; scores are spread, so that places and masks count.
+        let (mut noise, size) = (Key::new(2).rng(), 1.2 / (config.d_model as f64).sqrt());
+        let mut values = Model::new(&config, Key::new(1), &Device::flex()).values();
+        for value in values.iter_mut().flatten() {
+            *value += single(size * noise.normal());
+        }
+        let batches = [ROWS, LAST_ROWS].map(|[rows, length]| batch(&config, rows, length));
+        Self {
+            config,
+            values,
+            batches: batches.into(),
+            objective: Objective {
+                scale: 0.01,
+                z_loss: 1e-3,
+                recompute: false,
+            },
+            step: AdamStep {
+                index: 3,
+                rate: 1e-2,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                decay_tables: false,
+                gradient_scale: 1.0,
+            },
+        }
+    }
+
+    /// Means are over as many as scored positions weigh, and any norm is clipped.
+    pub fn limits(&self, norm: f64) -> Limits {
+        Limits {
+            mean: 0.01,
+            clip: 0.5 * norm,
+        }
+    }
+
+    /// A model with the fixture's weights.
+    pub fn model(&self, device: &Device) -> Model {
+        Model::from_values(&self.config, self.values.clone(), device)
+    }
+
+    /// What a model on a device makes of the batches.
+    pub fn run(&self, model: &Model) -> Result<Outcome, String> {
+        let (sums, gradients) = model.queue_gradients(&self.batches, &self.objective);
+        let read = |tensor: Tensor<1>| match tensor.try_into_data() {
+            Ok(data) => Ok(data.iter::<f32>().collect()),
+            Err(error) => Err(format!("{error:?}")),
+        };
+        // The loss is read last: if anything failed before, that is what is told.
+        let gradients = gradients.into_iter().map(read);
+        let gradients = gradients.collect::<Result<_, String>>()?;
+        Ok(Outcome {
+            loss: sums.read(),
+            gradients,
+        })
+    }
+
+    /// What a device's optimizer makes of given gradients.
+    pub fn update(&self, of: &Outcome, kernels: Kernels, device: &Device) -> Result<Moved, String> {
+        use ops::numbers::{Numbers, Sums, numbers};
+        let model = self.model(device);
+        let tensor = |values: &[f32]| {
+            let data = TensorData::new(values.to_vec(), [values.len()]);
+            Tensor::<1>::from_data(data, &device.clone().inner())
+        };
+        let gradients: Vec<_> = of.gradients.iter().map(|of| tensor(of)).collect();
+        let limits = self.limits(norm(&of.gradients));
+        let sums = match kernels {
+            Kernels::Fused(_) => Sums::Known(of.loss),
+            _ => Sums::Coming(tensor(&[single(of.loss.cross_entropy), 0.0])),
+        };
+        let (coming, scale) = match numbers(kernels, sums, &gradients, &limits) {
+            Numbers::Known(known) => (None, limits.scale(known.norm)),
+            Numbers::Coming(coming) => (Some(coming), 1.0),
+        };
+        let step = AdamStep {
+            gradient_scale: scale,
+            ..self.step
+        };
+        let step = (&step, coming.as_ref());
+        let groups = model.groups.iter().zip(&model.tensors).zip(gradients);
+        let moved = groups.map(|((group, param), gradient)| {
+            let state = AdamState::new(group.len, &device.clone().inner());
+            let (param, state) =
+                ops::adamw(kernels, param.clone(), gradient, state, step, &group.parts);
+            let read = |tensor: Tensor<1>| match tensor.try_into_data() {
+                Ok(data) => Ok(data.iter::<f32>().collect()),
+                Err(error) => Err(format!("{error:?}")),
+            };
+            Ok([read(param)?, read(state.first)?, read(state.second)?])
+        });
+        moved.collect()
+    }
+
+    /// What the CPU makes of all of it.
+    pub fn expected(&self) -> Result<(Outcome, Moved), String> {
+        let device = Device::flex();
+        let outcome = self.run(&self.model(&device))?;
+        let moved = self.update(&outcome, Kernels::FUSED, &device)?;
+        Ok((outcome, moved))
+    }
+
+    /// How well something else agrees with that; its update is of the same gradients.
+    pub fn compare(
+        &self,
+        expected: &(Outcome, Moved),
+        found: &(Outcome, Moved),
+        precision: Precision,
+    ) -> Agreement {
+        let total = |outcome: &Outcome| outcome.loss.cross_entropy + outcome.loss.z_loss;
+        let (loss, their_loss) = (total(&expected.0), total(&found.0));
+        let names = crate::model::layout::layout(&self.config);
+        let groups = expected.0.gradients.iter().zip(&found.0.gradients);
+        let distances = groups.map(|(expected, found)| distance(found, expected));
+        let worst = names
+            .into_iter()
+            .zip(distances)
+            .max_by(|a, b| a.1.total_cmp(&b.1));
+        let (group, gradient) = worst.map_or((String::new(), f64::NAN), |(group, distance)| {
+            (group.name, distance)
+        });
+        let moved = expected.1.iter().flatten().zip(found.1.iter().flatten());
+        let update = moved
+            .map(|(expected, found)| distance(found, expected))
+            .max_by(f64::total_cmp);
+        Agreement {
+            loss: (loss - their_loss).abs() / loss.abs(),
+            gradient,
+            group,
+            update: update.unwrap_or(f64::NAN),
+            allowed: allowed(precision),
+        }
+    }
+}
+
+/// Sees whether our kernels on a device agree with the CPU's; why not where that cannot be
+/// seen.
+#[cfg(feature = "cuda")]
+pub fn on_device(run: &Config, device: &Device, precision: Precision) -> Result<Agreement, String> {
+    let kernels = Kernels::Cuda(precision);
+    let fixture = Fixture::new(run);
+    let expected = fixture.expected()?;
+    let found = || {
+        let model = fixture.model(device).with_kernels(kernels);
+        let outcome = fixture.run(&model)?;
+        let moved = fixture.update(&expected.0, kernels, device)?;
+        Ok((outcome, moved))
+    };
+    // burn panics where a device cannot be had after all.
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(found));
+    let found: Result<_, String> =
+        found.unwrap_or_else(|panic| Err(crate::panics::message(panic.as_ref()).into()));
+    Ok(fixture.compare(&expected, &found?, precision))
+}
+
+/// Rows of several documents with prefixes, a quarter of whose weights are 0.
+fn batch(config: &Config, rows: usize, length: usize) -> Batch {
+    let mut rng = Key::new(3).item(length as u64).rng();
+    let n = rows * length;
+    let id = |rng: &mut Rng| match rng.below(16) {
+        0 => END.0,
+        _ => u32::try_from(rng.below(config.vocab_size as u64)).unwrap_or(0),
+    };
+    let ids: Vec<u32> = (0..n).map(|_| id(&mut rng)).collect();
+    let targets = (0..n).map(|_| id(&mut rng)).collect();
+    let weights = (0..n).map(|_| [0.0, 0.5, 1.0, 2.0].get(index(&mut rng, 4)).copied());
+    let short = |row: usize| u32::try_from(length - 12 * row).unwrap_or(0);
+    Batch {
+        rows,
+        length,
+        ids: BatchIds::U32(ids),
+        stored: Some(StoredTargets {
+            targets,
+            weights: weights.map(Option::unwrap_or_default).collect(),
+        }),
+        lengths: (0..rows).map(short).collect(),
+        prefixes: (0..rows)
+            .map(|row| if row == 0 { 21 } else { 90 })
+            .collect(),
+        end: Some(END),
+        ..Batch::default()
+    }
+}
+
+fn index(rng: &mut Rng, below: u64) -> usize {
+    usize::try_from(rng.below(below)).unwrap_or(0)
+}
+
+fn single(value: f64) -> f32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "parameters are single precision"
+    )]
+    let single = value as f32;
+    single
+}
+
+fn norm(arrays: &[Vec<f32>]) -> f64 {
+    let squares = arrays.iter().flatten().map(|x| f64::from(*x).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// The length of the difference over the length; infinite where something is not a number,
+/// or one has more elements.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let pairs = found.iter().zip(expected);
+    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    let length: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let distance = (squares.sum::<f64>() / length.max(f64::MIN_POSITIVE)).sqrt();
+    if distance.is_nan() {
+        return f64::INFINITY;
+    }
+    distance
+}
