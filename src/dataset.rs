@@ -210,12 +210,12 @@ impl Dataset {
         let path = self.folder.join(TOKENIZER_FILE);
         let bytes = read_tokenizer(&self.folder, &self.manifest)?;
         let record = &self.manifest.tokenizer;
-        let loaded = Tokenizer::from_json(&bytes, record.reserved, SpecialText::Ordinary)
-            .and_then(|tokenizer| tokenizer.beginning_with(record.begin));
+        let loaded = Tokenizer::from_json(&bytes, record.reserved, SpecialText::Ordinary);
         let tokenizer = loaded.map_err(|source| Error::Tokenizer {
             path: path.clone(),
             source,
         })?;
+        let tokenizer = tokenizer.beginning_with(record.begin);
         match tokenizer.vocab_size() == record.vocab_size {
             true => Ok(tokenizer),
             false => Err(Error::Contradiction {

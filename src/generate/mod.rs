@@ -131,7 +131,7 @@ impl Generator {
         let (config, values) = checkpoint::read_model(&folder)?;
         let json = fs::read(&folder.join(TOKENIZER_FILE))?;
         let tokenizer = Tokenizer::from_json(&json, reserved, SpecialText::Ordinary)?
-            .beginning_with(state.begin)?;
+            .beginning_with(state.begin);
         // Whatever trained it, decoding runs on the host.
         let model = Model::from_values(&config, values, &Device::flex());
         let habit = state.pauses.unwrap_or_else(|| pauses::usual(reserved));

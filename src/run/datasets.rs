@@ -226,6 +226,8 @@ fn bare_tokenizer(plan: &Plan, progress: &dyn Progress) -> Result<Tokenizer, Err
         let folder = folder::resolve(&from)?;
         let tokenizer = checkpoint_tokenizer(&folder, plan.recipe.pause_tokens())?;
         let begin: Option<TokenId> = state(&folder, "begin")?;
+        // A token that ends documents too begins the next one already.
+        let begin = begin.filter(|id| !tokenizer.is_reserved(*id));
         if let (Some(begin), None) = (begin, &plan.recipe.begin) {
             let token = tokenizer.token(begin).unwrap_or_default();
             progress.note(&format!(

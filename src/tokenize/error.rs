@@ -110,7 +110,7 @@ pub enum Error {
     /// What documents should begin with cannot be had.
     #[error("`begin` names `{token}`, which {problem}")]
     Begin {
-        /// The token, or its id.
+        /// The token.
         token: String,
         /// What is wrong with it.
         problem: &'static str,

@@ -284,15 +284,8 @@ impl Tokenizer {
     }
 
     /// The same for documents that begin with an id.
-    pub fn beginning_with(self, begin: Option<TokenId>) -> Result<Self, Error> {
-        let reserved = |id| self.is_reserved(id) || self.vocab_size <= id.0;
-        match begin {
-            Some(id) if reserved(id) => Err(Error::Begin {
-                token: id.0.to_string(),
-                problem: "is reserved already, or no id at all",
-            }),
-            begin => Ok(Self { begin, ..self }),
-        }
+    pub fn beginning_with(self, begin: Option<TokenId>) -> Self {
+        Self { begin, ..self }
     }
 
     /// The same for documents that begin with a special token.
@@ -313,11 +306,12 @@ impl Tokenizer {
         match id.map(TokenId) {
             None => Err(wrong("is no special token of the tokenizer")),
             Some(id) if self.is_reserved(id) => Err(wrong("is reserved for something else")),
-            begin => self.beginning_with(begin),
+            begin => Ok(self.beginning_with(begin)),
         }
     }
 
-    fn is_reserved(&self, id: TokenId) -> bool {
+    /// Whether an id is that of a pause, the end or padding.
+    pub fn is_reserved(&self, id: TokenId) -> bool {
         let Reserved { end, pad, .. } = self.reserved;
         PauseIds::from(self.reserved).contains(id) || [end, pad].contains(&id)
     }

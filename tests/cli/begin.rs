@@ -105,7 +105,7 @@ fn a_token_that_is_not_there_or_means_something_else_is_refused() {
     let (sandbox, _) = sandbox();
     for (token, words) in [
         ("<bos>", "`begin` names `<bos>`, which is no special token"),
-        ("<|endoftext|>", "which is reserved for something else"),
+        ("<|pause|>", "which is reserved for something else"),
     ] {
         let said = sandbox.run(&format!(
             "prepare recipe.toml --out out --set begin={token}"

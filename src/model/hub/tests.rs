@@ -85,6 +85,7 @@ fn yarn_is_understood_in_all_its_words() {
         let Some(RopeScaling::Yarn {
             amplitude,
             beta_fast,
+            beta_slow: 1.0,
             truncate,
             original_context,
             ..
@@ -169,6 +170,10 @@ fn heads_and_angles_that_are_not_understood_are_named() {
         with("head_dim", json!(7)),
         with("head_dim", json!(8)),
     ];
+    // `transformers` gives a Qwen3 that says nothing heads of 128.
+    let (json, bytes) = to_hub(&values(&testing::qwen3()), &testing::qwen3()).unwrap();
+    let silent = refusal((&json, &bytes), "head_dim", Value::Null);
+    assert!(silent.contains("expected [512, 24]"), "{silent}");
     expect_test::expect![[r#"
         config.json says `rope_scaling` = {"rope_type":"longrope","factor":2.0}, which is not supported
         config.json says `rope_scaling` = {"rope_type":"linear","factor":2.0,"mscale":1.0}, which is not supported
