@@ -318,7 +318,7 @@ impl Dataset {
 
     /// The rows on disk that a row begins in, and where those have one length, which ids
     /// behind one another it is from there on: the first, and how many.
-    fn runs(&self, at: At) -> Result<(Range<u64>, Option<(usize, usize)>), Error> {
+    fn runs(&self, at: At) -> Result<(Range<u64>, Option<online::Run>), Error> {
         match self.online.as_ref().map(|online| online.run(at)) {
             Some(run) => match run? {
                 Some((row, run)) => Ok((row..row + 1, Some(run))),

@@ -65,6 +65,10 @@ impl Key {
 }
 
 /// The hashes of the first counters, which every key draws with.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "made by the compiler, within bounds"
+)]
 static COUNTERS: [u64; 512] = {
     let mut hashes = [0; 512];
     let mut counter = 0;

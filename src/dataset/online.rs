@@ -21,6 +21,9 @@ use crate::sequence::Sequence;
 use crate::shard::{Shard, append_ids};
 use crate::token::{IdWidth, TokenId};
 
+/// Ids that stand behind one another: from which of the first row on, and how many.
+pub type Run = (usize, usize);
+
 /// Why rows cannot get their pauses when they are read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -331,9 +334,9 @@ impl Online {
         shards.iter().all(|shard| shard.is_run(size(on_disk))) && others.iter().all(is_full)
     }
 
-    /// The row on disk that a row begins in, where in it, and how many real ids it has: of
-    /// rows whose ids stand behind one another.
-    pub fn run(&self, at: At) -> Result<Option<(u64, (usize, usize))>, super::Error> {
+    /// The row on disk that a row begins in, and which ids it has from there on: of rows whose
+    /// ids stand behind one another.
+    pub fn run(&self, at: At) -> Result<Option<(u64, Run)>, super::Error> {
         let Found { unit, row, .. } = self.find(at)?;
         let Some(Recut { real, on_disk }) = self.recut.filter(|_| unit.is_run) else {
             return Ok(None);

@@ -35,7 +35,7 @@ fn datasets_of_an_older_version_convert_to_the_newest() {
         }
         assert_eq!(
             fs::read(&sandbox.path(name).join("manifest.json")).unwrap(),
-            fs::read(&sandbox.path(&format!("{name}-back")).join("manifest.json")).unwrap()
+            fs::read(&sandbox.path(format!("{name}-back")).join("manifest.json")).unwrap()
         );
     }
 }

@@ -23,11 +23,14 @@ const CHUNK: usize = 1 << 14;
 /// What one rank brings to a round; nothing where it has no micro-batch left.
 type Brought = Option<(Loss, Vec<FlexTensor>)>;
 
+/// A rank's stretch of each gradient.
+type Stretches = Vec<Vec<f32>>;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Ordered {
     rounds: Meeting<Brought, Arc<Vec<Brought>>>,
-    stretches: Meeting<Vec<Vec<f32>>, Arc<Vec<Vec<Vec<f32>>>>>,
+    stretches: Meeting<Stretches, Arc<Vec<Stretches>>>,
 }
 
 impl Ordered {
@@ -40,7 +43,7 @@ impl Ordered {
     }
 
     /// Every rank's stretches, joined.
-    fn joined(&self, rank: usize, stretches: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, Absent> {
+    fn joined(&self, rank: usize, stretches: Stretches) -> Result<Stretches, Absent> {
         if self.ranks() == 1 {
             return Ok(stretches);
         }
@@ -131,8 +134,8 @@ fn values(gradient: FlexTensor) -> Vec<f32> {
 
 /// What all brought, for each of them.
 fn shared<T>(all: Vec<T>) -> Vec<Arc<Vec<T>>> {
-    let ranks = all.len();
-    vec![Arc::new(all); ranks]
+    let all = Arc::new(all);
+    all.iter().map(|_| all.clone()).collect()
 }
 
 /// Adds a rank's stretch of each gradient to those of the sums; the first one begins them.

@@ -26,9 +26,9 @@ fn term((loss, gradients): &Plain) -> Term {
 fn coming(plain: &Plain) -> Term {
     let Term { sums, gradients } = term(plain);
     let loss = sums.read();
-    let sums = [loss.cross_entropy, loss.z_loss].map(|sum| sum as f32);
+    let sums = burn::tensor::TensorData::from([loss.cross_entropy, loss.z_loss]).convert::<f32>();
     Term {
-        sums: Sums::Coming(Tensor::from_floats(sums, &Device::flex())),
+        sums: Sums::Coming(Tensor::from_data(sums, &Device::flex())),
         gradients,
     }
 }

@@ -8,6 +8,7 @@ use super::{Kernels, Loss};
 
 /// The sums of a loss over scored positions.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a step")]
 pub enum Sums {
     /// At hand.
     Known(Loss),
@@ -63,6 +64,7 @@ pub struct Known {
 
 /// The numbers of a step, where they are.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a step")]
 pub enum Numbers {
     /// At hand.
     Known(Known),
@@ -88,6 +90,7 @@ impl Coming {
 }
 
 /// A copy that is on its way.
+#[expect(clippy::large_enum_variant, reason = "there is one a step")]
 pub enum Arrival {
     /// At hand.
     Known(Known),

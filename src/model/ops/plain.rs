@@ -111,7 +111,7 @@ pub fn gradients(
 
 /// See [`super::numbers::Coming`].
 pub fn numbers(sums: Tensor<1>, gradients: &[Tensor<1>], limits: &Limits) -> Tensor<1> {
-    let means = sums.slice([0..2]) * limits.mean;
+    let means = sums.narrow(0, 0, 2) * limits.mean;
     let squares = gradients.iter();
     let squares = squares.map(|gradient| (gradient.clone() * gradient.clone()).sum());
     let norm = squares.reduce(|sum, more| sum + more);
@@ -135,7 +135,7 @@ pub fn guarded(
     let Some(numbers) = numbers else {
         return update(param, gradient, state);
     };
-    let scale = numbers.clone().slice([3..4]);
+    let scale = numbers.clone().narrow(0, 3, 1);
     let refused = scale.clone().is_nan().expand(param.dims());
     let or_old = |new: Tensor<1>, old| new.mask_where(refused.clone(), old);
     let (old, before) = (param.clone(), state.clone());

@@ -129,7 +129,7 @@ fn outcome(fixture: &Fixture, engine: &mut dyn Engine) -> Outcome {
             pass: pass.clone(),
         };
         let packed = Packed::new(&input);
-        let (words, rope) = (memory(4 * packed.words.len()), batch::rope(&pass));
+        let (words, rope) = (memory(4 * packed.words.size()), batch::rope(&pass));
         packed.words.send(&mut Kernels::new(engine), words).unwrap();
         let held = packed.held(&pass, words, address(&rope));
         let groups: Vec<Pointer> = fixture.values.iter().map(|of| address(of)).collect();

@@ -47,7 +47,7 @@ impl Sent {
 pub trait Programs: Backend {
     /// A batch as one array, beside any other of the device.
     #[fusion(meta = |_beside, batch| {
-        TensorSpec::new(Extents::from([batch.packed.words.len()]), DType::I32)
+        TensorSpec::new(Extents::from([batch.packed.words.size()]), DType::I32)
     })]
     fn send(beside: FloatTensor<Self>, batch: Sent) -> IntTensor<Self>;
     /// The residual stream, `[n, d]`.
@@ -181,7 +181,7 @@ fn bytes(of: &CubeTensor, bytes: usize) -> CubeTensor {
 
 impl Programs for CubeBackend {
     fn send(beside_of: CubeTensor, batch: Sent) -> CubeTensor {
-        let words = batch.packed.words.len();
+        let words = batch.packed.words.size();
         let spec = TensorSpec::new(Extents::from([words]), DType::I32);
         let words = beside(&beside_of, spec);
         submit(

@@ -67,7 +67,7 @@ pub struct Words {
 
 impl Words {
     /// Numbers of 32 bits that the device's array has: all of them, and as they were sent.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         (self.narrow + self.narrow / 2 + self.wide).max(1)
     }
 
@@ -112,7 +112,7 @@ mod tests {
             let mut packer = Packer::default();
             let places: Vec<Word> = arrays.iter().map(|array| packer.add(array)).collect();
             let words = packer.finish();
-            let mut array = vec![-1i32; words.len()];
+            let mut array = vec![-1i32; words.size()];
             let pointer = room(&mut array);
             let mut host = Host(Precision::Single);
             words.send(&mut Kernels::new(&mut host), pointer).unwrap();
