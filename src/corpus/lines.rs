@@ -76,7 +76,7 @@ impl Owner {
     /// Takes a line apart; `bytes` ends with its terminator, if it has one, and
     /// `offset` is where in the file it begins.
     pub fn line<'a>(&self, bytes: &'a [u8], number: u64, offset: u64) -> Result<Line<'a>, Error> {
-        let text = match std::str::from_utf8(bytes) {
+        let text = match simdutf8::compat::from_utf8(bytes) {
             Ok(text) => text,
             Err(_) if self.limit + 2 < bytes.len() => return Err(self.long(self.place(number))),
             Err(error) => {
@@ -123,7 +123,7 @@ pub fn lines_before(path: &Path, bytes: u64) -> u64 {
 pub struct LineBlock {
     /// Whose they are.
     pub owner: Arc<Owner>,
-    bytes: Content,
+    bytes: Vec<u8>,
     /// Where the next line begins in `bytes`.
     at: usize,
     /// How many lines were before it.
@@ -132,27 +132,10 @@ pub struct LineBlock {
     offset: u64,
 }
 
-/// Bytes that are text as a whole need not be checked line by line.
-enum Content {
-    Unchecked(Vec<u8>),
-    Text(String),
-    Broken(Vec<u8>),
-}
-
 impl LineBlock {
     /// The next line. It borrows the block, so this is no `Iterator`.
     pub fn next(&mut self) -> Result<Option<Line<'_>>, Error> {
-        if let Content::Unchecked(bytes) = &mut self.bytes {
-            self.bytes = match String::from_utf8(std::mem::take(bytes)) {
-                Ok(text) => Content::Text(text),
-                Err(error) => Content::Broken(error.into_bytes()),
-            };
-        }
-        let all = match &self.bytes {
-            Content::Text(text) => text.as_bytes(),
-            Content::Unchecked(bytes) | Content::Broken(bytes) => bytes,
-        };
-        let rest = all.get(self.at..).unwrap_or_default();
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(None);
         }
@@ -160,23 +143,14 @@ impl LineBlock {
         let (start, number) = (self.at, self.before + 1);
         self.at += length;
         self.before = number;
-        let line = start..self.at;
-        match &self.bytes {
-            Content::Text(text) => self.owner.cut(text.get(line).unwrap_or_default(), number),
-            Content::Unchecked(bytes) | Content::Broken(bytes) => {
-                let bytes = bytes.get(line).unwrap_or_default();
-                self.owner.line(bytes, number, self.offset + start as u64)
-            }
-        }
-        .map(Some)
+        let line = self.bytes.get(start..self.at).unwrap_or_default();
+        let offset = self.offset + start as u64;
+        self.owner.line(line, number, offset).map(Some)
     }
 
     /// Bytes in memory.
     pub fn len(&self) -> usize {
-        match &self.bytes {
-            Content::Text(text) => text.len(),
-            Content::Unchecked(bytes) | Content::Broken(bytes) => bytes.len(),
-        }
+        self.bytes.len()
     }
 }
 
@@ -299,14 +273,11 @@ impl LineBlocks {
             at: 0,
             before: self.before,
             offset: self.offset,
-            bytes: Content::Unchecked(Vec::new()),
+            bytes: Vec::new(),
         };
         self.before += memchr_iter(b'\n', &bytes).count() as u64;
         self.offset += bytes.len() as u64;
-        Ok(Some(LineBlock {
-            bytes: Content::Unchecked(bytes),
-            ..block
-        }))
+        Ok(Some(LineBlock { bytes, ..block }))
     }
 
     /// Leaves out the lines that begin at `end` or later; the first is ours.
