@@ -191,7 +191,7 @@ fn differentiate(
     objective: &Objective,
     precision: Precision,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
-    let batch = Batch::new(input, &groups);
+    let batch = Batch::new(input, groups);
     let mut x = batch.embedding(groups);
     let mut kept = Vec::with_capacity(groups.blocks.len());
     for params in groups.blocks {

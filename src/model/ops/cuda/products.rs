@@ -380,7 +380,8 @@ fn event() -> Result<sys::CUevent, driver::DriverError> {
 pub fn copy_rate(stream: sys::CUstream) -> Result<f64, Refusal> {
     let (from, to) = (Scratch::new(COPIED)?, Scratch::new(COPIED)?);
     // SAFETY: both arrays are as long as what is copied.
-    let copy = || Ok(unsafe { driver::memcpy_dtod_async(to.0, from.0, COPIED, stream)? });
+    let copy =
+        || unsafe { driver::memcpy_dtod_async(to.0, from.0, COPIED, stream) }.map_err(Into::into);
     let us = timed(stream, copy)?;
     Ok(2.0 * COPIED as f64 / us * 1e6)
 }
@@ -405,7 +406,7 @@ fn proposed(
             out,
             out,
             preference,
-            TRIED as i32,
+            i32::try_from(TRIED).unwrap_or_default(),
             found.as_mut_ptr(),
             &raw mut count,
         );
