@@ -319,11 +319,9 @@ impl Dataset {
     /// The rows on disk that a row begins in, and where those have one length, which ids
     /// behind one another it is from there on: the first, and how many.
     fn runs(&self, at: At) -> Result<(Range<u64>, Option<online::Run>), Error> {
-        match self.online.as_ref().map(|online| online.run(at)) {
-            Some(run) => match run? {
-                Some((row, run)) => Ok((row..row + 1, Some(run))),
-                None => Ok((self.on_disk(at)?, None)),
-            },
+        let run = self.online.as_ref().map(|online| online.run(at));
+        match run.transpose()?.flatten() {
+            Some((row, run)) => Ok((row..row + 1, Some(run))),
             None => Ok((self.on_disk(at)?, None)),
         }
     }
@@ -358,7 +356,7 @@ impl Dataset {
         &self,
         split: Split,
         index: u64,
-        run: (usize, usize),
+        run: online::Run,
         see: impl FnOnce(Ids<'_>) -> T,
     ) -> Result<T, Error> {
         let (shard, row) = self.place(split, index)?;

@@ -62,7 +62,7 @@ pub trait Rows: Send + Sync {
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
     /// Says that a row will be read soon, so that it may be got from its disk.
     fn will_need(&self, _: At, _: Ahead) {}
-    /// Says that some rows are read next, so that they may be got from memory.
+    /// Says that a row is read soon, so that it may be got from memory.
     fn fetch(&self, _: At) {}
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;

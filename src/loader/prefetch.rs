@@ -101,8 +101,6 @@ pub struct Batches<'a> {
     indices: Range<u64>,
     /// The rows of the next, once they were asked for.
     next: Option<Vec<Pick>>,
-    /// Whether one was made, so that the first rows of the next are on their way.
-    made_one: bool,
     /// How often this thread had read from a disk when the last was begun.
     reads: u64,
 }
@@ -113,7 +111,6 @@ impl<'a> Batches<'a> {
             loader,
             indices,
             next: None,
-            made_one: false,
             reads: fs::disk_reads(),
         }
     }
@@ -124,7 +121,10 @@ impl Iterator for Batches<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let k = self.indices.next()?;
-        let rows = self.next.take().unwrap_or_else(|| self.loader.rows_of(k));
+        let asked_for = self.next.take();
+        // The batch before has fetched the first rows of this one, too.
+        let is_fetched = asked_for.is_some();
+        let rows = asked_for.unwrap_or_else(|| self.loader.rows_of(k));
         let reads = fs::disk_reads();
         // Rows that came from a disk just now say that the next ones will, too.
         let ahead = match reads == self.reads {
@@ -132,14 +132,13 @@ impl Iterator for Batches<'_> {
             false => Ahead::Rows,
         };
         self.reads = reads;
-        let made_one = std::mem::replace(&mut self.made_one, true);
         if !self.indices.is_empty() {
             let next = self.loader.rows_of(self.indices.start);
             self.loader.will_need(&next, ahead);
             self.next = Some(next);
         }
         let next = self.next.as_deref().unwrap_or_default();
-        Some(self.loader.batch_of(k, &rows, next, made_one))
+        Some(self.loader.batch_of(k, &rows, next, is_fetched))
     }
 }
 

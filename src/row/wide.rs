@@ -232,6 +232,54 @@ fn word<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> u64 {
     values.iter().rev().fold(0, bit)
 }
 
+/// What [`Id`] does by AVX-512, for numbers of a type, so many in a register, with
+/// a bit for each in a mask: the forms of the instructions for their width.
+macro_rules! avx512 {
+    ($number:ty, $lanes:literal, $mask:ty, $all:ident, $equal:ident, $load:ident, $expand:ident, $store:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn equal_avx512(ids: &[Self; 64], one: $number) -> u64 {
+            use std::arch::x86_64::*;
+
+            let one = $all(one.cast_signed());
+            let (parts, _) = ids.as_chunks::<$lanes>();
+            parts.iter().rev().fold(0, |word, part| {
+                // SAFETY: a part has 64 bytes.
+                let ids = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
+                word << $lanes | u64::from($equal(ids, one))
+            })
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+        unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]) {
+            use std::arch::x86_64::*;
+
+            // Which of the next lanes are values that are there.
+            let first = |there: usize| match there {
+                $lanes.. => <$mask>::MAX,
+                there => (1 << there) - 1,
+            };
+            let one = $all(one.number().cast_signed());
+            let mut rest = text;
+            let parts = slots
+                .iter()
+                .flat_map(|word| (0..64 / $lanes).map(move |part| word >> (part * $lanes)));
+            for (part, bits) in row.chunks_mut($lanes).zip(parts) {
+                #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
+                let real = !(bits as $mask);
+                // SAFETY: lanes that are not there are not read.
+                let next = unsafe { $load(first(rest.len()), rest.as_ptr().cast()) };
+                let spread = $expand(one, real, next);
+                // SAFETY: lanes that are not there are not written.
+                unsafe { $store(part.as_mut_ptr().cast(), first(part.len()), spread) };
+                rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
+            }
+        }
+    };
+}
+
 impl Id for [u8; 2] {
     type Number = u16;
 
@@ -265,50 +313,16 @@ impl Id for [u8; 2] {
             .fold(0, |word, half| word << 32 | bits(half))
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn equal_avx512(ids: &[Self; 64], one: u16) -> u64 {
-        use std::arch::x86_64::*;
-
-        let one = _mm512_set1_epi16(one.cast_signed());
-        let (parts, _) = ids.as_chunks::<32>();
-        parts.iter().rev().fold(0, |word, part| {
-            // SAFETY: a part has 64 bytes.
-            let ids = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
-            word << 32 | u64::from(_mm512_cmpeq_epi16_mask(ids, one))
-        })
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
-    unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]) {
-        use std::arch::x86_64::*;
-
-        const N: usize = 32;
-        // Which of the next lanes are values that are there.
-        let first = |there: usize| match there {
-            N.. => u32::MAX,
-            there => (1 << there) - 1,
-        };
-        let one = _mm512_set1_epi16(one.number().cast_signed());
-        let mut rest = text;
-        let parts = slots
-            .iter()
-            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
-        for (part, bits) in row.chunks_mut(N).zip(parts) {
-            #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
-            let real = !(bits as u32);
-            // SAFETY: lanes that are not there are not read.
-            let next = unsafe { _mm512_maskz_loadu_epi16(first(rest.len()), rest.as_ptr().cast()) };
-            let spread = _mm512_mask_expand_epi16(one, real, next);
-            // SAFETY: lanes that are not there are not written.
-            unsafe {
-                _mm512_mask_storeu_epi16(part.as_mut_ptr().cast(), first(part.len()), spread)
-            };
-            rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
-        }
-    }
+    avx512!(
+        u16,
+        32,
+        u32,
+        _mm512_set1_epi16,
+        _mm512_cmpeq_epi16_mask,
+        _mm512_maskz_loadu_epi16,
+        _mm512_mask_expand_epi16,
+        _mm512_mask_storeu_epi16
+    );
 }
 
 impl Id for [u8; 4] {
@@ -339,50 +353,16 @@ impl Id for [u8; 4] {
             .fold(0, |word, eight| word << 8 | bits(eight))
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn equal_avx512(ids: &[Self; 64], one: u32) -> u64 {
-        use std::arch::x86_64::*;
-
-        let one = _mm512_set1_epi32(one.cast_signed());
-        let (parts, _) = ids.as_chunks::<16>();
-        parts.iter().rev().fold(0, |word, part| {
-            // SAFETY: a part has 64 bytes.
-            let ids = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
-            word << 16 | u64::from(_mm512_cmpeq_epi32_mask(ids, one))
-        })
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
-    unsafe fn spread_avx512(text: &[Self], slots: &[u64], one: Self, row: &mut [Self]) {
-        use std::arch::x86_64::*;
-
-        const N: usize = 16;
-        // Which of the next lanes are values that are there.
-        let first = |there: usize| match there {
-            N.. => u16::MAX,
-            there => (1 << there) - 1,
-        };
-        let one = _mm512_set1_epi32(one.number().cast_signed());
-        let mut rest = text;
-        let parts = slots
-            .iter()
-            .flat_map(|word| (0..64 / N).map(move |part| word >> (part * N)));
-        for (part, bits) in row.chunks_mut(N).zip(parts) {
-            #[expect(clippy::cast_possible_truncation, reason = "the bits of this part")]
-            let real = !(bits as u16);
-            // SAFETY: lanes that are not there are not read.
-            let next = unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr().cast()) };
-            let spread = _mm512_mask_expand_epi32(one, real, next);
-            // SAFETY: lanes that are not there are not written.
-            unsafe {
-                _mm512_mask_storeu_epi32(part.as_mut_ptr().cast(), first(part.len()), spread)
-            };
-            rest = rest.get(real.count_ones() as usize..).unwrap_or_default();
-        }
-    }
+    avx512!(
+        u32,
+        16,
+        u16,
+        _mm512_set1_epi32,
+        _mm512_cmpeq_epi32_mask,
+        _mm512_maskz_loadu_epi32,
+        _mm512_mask_expand_epi32,
+        _mm512_mask_storeu_epi32
+    );
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! with the checksum stored for each and, where the sources are at hand, with the
 //! originals byte for byte. The sources are read once, in step with both splits.
 
+use std::borrow::Cow;
 use std::iter::Peekable;
 use std::path::PathBuf;
 
@@ -354,7 +355,7 @@ impl Proof<'_> {
         let decoded = self.decode(&ids)?;
         match original {
             Original::Text(text) if *text == decoded => Ok(Proved::Original),
-            Original::Text(text) if encode_again(text, self.tokenizer)? == ids => {
+            Original::Text(text) if encode_again(text, self.tokenizer)? == *ids => {
                 Ok(Proved::EncodedAgain)
             }
             Original::Text(text) => Err(differs(text, &decoded)),
@@ -364,9 +365,9 @@ impl Proof<'_> {
     }
 
     /// The ids of a document's text, behind the one that every document begins with.
-    fn begun(&self, ids: &Ids) -> Result<Ids, String> {
+    fn begun<'a>(&self, ids: &'a Ids) -> Result<Cow<'a, Ids>, String> {
         let Some(begin) = self.tokenizer.begin() else {
-            return Ok(ids.clone());
+            return Ok(Cow::Borrowed(ids));
         };
         let behind = |ids: &[TokenId]| match ids.split_first() {
             Some((first, text)) if *first == begin => Ok(text.to_vec()),
@@ -376,13 +377,13 @@ impl Proof<'_> {
                 first.map_or("none".into(), |(id, _)| id.0.to_string())
             )),
         };
-        Ok(match ids {
+        Ok(Cow::Owned(match ids {
             Ids::Plain(ids) => Ids::Plain(behind(ids)?),
             Ids::Example { prefix, target } => Ids::Example {
                 prefix: behind(prefix)?,
                 target: target.clone(),
             },
-        })
+        }))
     }
 
     /// A document that was cut short is the start of what it was: its ids are, as its
