@@ -294,10 +294,7 @@ mod training {
         }
 
         fn advice(&self) -> Option<String> {
-            match self {
-                Self::Kernels(error) => error.advice(),
-                _ => self.hint(),
-            }
+            self.hint()
         }
     }
 

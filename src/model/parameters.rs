@@ -123,7 +123,7 @@ pub fn kernels(name: &str, device: &Device, config: &Config) -> Result<Option<Ke
     let on_cpu = Kernels::for_device(device) == Kernels::FUSED;
     #[cfg(feature = "cuda")]
     if !on_cpu {
-        let known = ops::cuda::engine::supports(&Shape::new(config));
+        let known = ops::cuda::engine::supports(config);
         known.map_err(|reason| Error::Shape { reason })?;
         return Ok(Some(Kernels::Cuda(precision)));
     }

@@ -143,7 +143,7 @@ pub fn kernels(job: &Job, progress: &dyn Progress) -> Result<Kernels, Error> {
 /// Gives every rank the learner that the job begins or goes on with, and returns the first
 /// rank's; `progress` hears of new rows.
 pub fn learner(
-    ranks: &mut Ranks,
+    ranks: &Ranks,
     (job, kernels): (&Job, Kernels),
     (latest, now, loader): (Option<Checkpoint>, Fingerprint, Arc<Loader>),
     progress: &dyn Progress,

@@ -80,16 +80,14 @@ pub fn choose(
 /// burn's operations, because our own cannot be had for a reason, or are not wanted.
 fn burns(train: &Train, reason: Option<String>) -> Result<Choice, Refused> {
     match (train.precision, reason) {
-        (Precision::Single, None) => Ok(Choice {
+        (Precision::Single, reason) => Ok(Choice {
             kernels: Kernels::Plain,
-            note: None,
-        }),
-        (Precision::Single, Some(reason)) => Ok(Choice {
-            kernels: Kernels::Plain,
-            note: Some(format!(
-                "burn's operations compute, which are slower: our own cannot be used here: \
-                 {reason}"
-            )),
+            note: reason.map(|reason| {
+                format!(
+                    "burn's operations compute, which are slower: our own cannot be used here: \
+                     {reason}"
+                )
+            }),
         }),
         (Precision::Bf16, reason) => Err(Refused::Bf16 {
             reason: reason.unwrap_or_else(|| "`--kernels burn` asks for burn's".into()),
@@ -104,7 +102,6 @@ fn on_gpu(_: &Device, _: &Config, _: &Train) -> Result<Choice, String> {
 
 #[cfg(feature = "cuda")]
 fn on_gpu(device: &Device, config: &Config, train: &Train) -> Result<Choice, String> {
-    use crate::model::ops::Shape;
     use crate::model::ops::cuda::{check, engine};
 
     if train.freeze.is_some() || train.lora.is_some() {
@@ -114,7 +111,7 @@ fn on_gpu(device: &Device, config: &Config, train: &Train) -> Result<Choice, Str
                 .into(),
         );
     }
-    engine::supports(&Shape::new(config))?;
+    engine::supports(config)?;
     let agreement = check::on_device(config, device, train.precision)?;
     match agreement.holds() {
         true => Ok(Choice {

@@ -50,7 +50,6 @@ use crate::train::rate::Rate;
 use crate::train::record::{Line, Log};
 use crate::train::step::{Begun, Counted, Learner, Report, Trouble};
 use crate::train::tensorboard::Events;
-use crate::train::watch::Anomaly;
 use crate::train::writer::{Snapshot, Writer};
 
 /// Global batches that are made ready while a step computes.
@@ -124,9 +123,9 @@ pub fn run(job: &Job, progress: &dyn Progress, stop: &Stop) -> Result<Outcome, E
     let loader = Arc::new(data::loader(job)?);
     data::check_held_out(job)?;
     let kernels = begin::kernels(job, progress)?;
-    let mut ranks = Ranks::start(&job.devices())?;
+    let ranks = Ranks::start(&job.devices())?;
     let way = (latest.clone(), fingerprint.clone(), loader.clone());
-    let learner = begin::learner(&mut ranks, (job, kernels), way, progress)?;
+    let learner = begin::learner(&ranks, (job, kernels), way, progress)?;
     let log = Log::open(&job.folder, learner.step)?;
     let saved = latest.map(|checkpoint| checkpoint.folder);
     let writer = Writer::new(store.clone(), log.clone(), saved);
@@ -204,11 +203,9 @@ impl Run<'_> {
             self.clock.waited();
             match self.step(&batch)? {
                 Ok(begun) => self.begun(begun, batch)?,
-                Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
-                Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
-                Err(Trouble::Anomaly(anomaly)) => {
+                Err(trouble) => {
                     let at = (self.learner.step + 1, self.learner.next);
-                    if let Went::Back = self.meet(anomaly, at)? {
+                    if let Went::Back = self.meet(trouble, at)? {
                         return Ok(None);
                     }
                 }
@@ -263,12 +260,10 @@ impl Run<'_> {
         let after = begun.after;
         let report = match begun.finish() {
             Ok(report) => report,
-            Err(Trouble::Lost(lost)) => return Err(Error::Device(lost)),
-            Err(Trouble::Absent(absent)) => return Err(ranks::Error::from(absent).into()),
             // Numbers come late only where such a step ends the run.
-            Err(Trouble::Anomaly(anomaly)) => {
+            Err(trouble) => {
                 let at = (after.step, after.next.saturating_sub(1));
-                return self.meet(anomaly, at).map(|_| ());
+                return self.meet(trouble, at).map(|_| ());
             }
         };
         let laps = self.clock.take();
@@ -338,8 +333,14 @@ impl Run<'_> {
         text
     }
 
-    /// Does what the recipe says about a step on a batch that must not be taken.
-    fn meet(&mut self, anomaly: Anomaly, at: (u64, u64)) -> Result<Went, Error> {
+    /// Does what the recipe says about a step on a batch that must not be taken; what no
+    /// recipe knows ends the run.
+    fn meet(&mut self, trouble: Trouble, at: (u64, u64)) -> Result<Went, Error> {
+        let anomaly = match trouble {
+            Trouble::Anomaly(anomaly) => anomaly,
+            Trouble::Lost(lost) => return Err(lost.into()),
+            Trouble::Absent(absent) => return Err(ranks::Error::from(absent).into()),
+        };
         let saved = self.writer.wait()?;
         let before = self.learner.watch.anomalies;
         let spike = self.job.train.spike.as_ref();
@@ -391,10 +392,10 @@ impl Run<'_> {
     }
 
     /// The learner of the newest checkpoint, or of the start.
-    fn last_saved(&mut self) -> Result<Learner, Error> {
+    fn last_saved(&self) -> Result<Learner, Error> {
         let latest = self.store.latest()?;
         let way = (latest, self.fingerprint.clone(), self.loader.clone());
-        begin::learner(&mut self.ranks, (self.job, self.kernels), way, &Silent)
+        begin::learner(&self.ranks, (self.job, self.kernels), way, &Silent)
     }
 
     /// Begins to write a checkpoint of the learner.

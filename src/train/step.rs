@@ -98,7 +98,7 @@ impl Begun {
     /// What it did; waits for the device. Where that met an anomaly it changed no weight.
     pub fn finish(self) -> Result<Report, Trouble> {
         let Known { loss, norm } = self.numbers.wait()?;
-        watch::finite(total(loss), norm)?;
+        watch::finite(loss.total(), norm)?;
         Ok(Report {
             loss: loss.cross_entropy,
             z_loss: self.has_z_loss.then_some(loss.z_loss),
@@ -107,10 +107,6 @@ impl Begun {
             flops: self.flops,
         })
     }
-}
-
-fn total(loss: Loss) -> f64 {
-    loss.cross_entropy + loss.z_loss
 }
 
 impl Learner {
@@ -177,7 +173,7 @@ impl Learner {
             Numbers::Coming(coming) => (None, Some(coming)),
         };
         if let Some(Known { loss, norm }) = known {
-            self.watch.judge(spike, total(loss), norm)?;
+            self.watch.judge(spike, loss.total(), norm)?;
         }
         let lr = learning_rate(train, self.step + 1);
         let update = AdamStep {
@@ -205,7 +201,7 @@ impl Learner {
             average.take_in(&self.model, update.index);
         }
         if let Some(Known { loss, norm }) = known {
-            self.watch.remember(spike, total(loss), norm);
+            self.watch.remember(spike, loss.total(), norm);
         }
         self.step += 1;
         self.next += 1;
@@ -281,12 +277,7 @@ pub fn gradients(
     seat: &Seat,
 ) -> Result<(Loss, Vec<Tensor<1>>), Absent> {
     let (sums, gradients) = queue_gradients(model, batch, train, seat)?;
-    let (sum, scale) = (sums.read(), 1.0 / scored(batch.counts));
-    let mean = Loss {
-        cross_entropy: sum.cross_entropy * scale,
-        z_loss: sum.z_loss * scale,
-    };
-    Ok((mean, gradients))
+    Ok((sums.read() * (1.0 / scored(batch.counts)), gradients))
 }
 
 /// The sums of the losses of a global batch and the gradients of their mean, which a device

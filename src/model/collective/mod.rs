@@ -153,7 +153,10 @@ impl Seat {
     /// Rank 0's tensors, where ranks may have come to others: burn chooses the kernels of a
     /// device by their speed there, and a sum may come out otherwise by another.
     pub fn align(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, Absent> {
-        self.collective.align(self.rank, tensors)
+        match self.ranks() {
+            1 => Ok(tensors),
+            _ => self.collective.align(self.rank, tensors),
+        }
     }
 
     /// [`Self::align`], of a model's weights.

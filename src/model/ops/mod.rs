@@ -17,7 +17,7 @@ mod tests;
 #[cfg(test)]
 mod tuning_tests;
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Mul};
 use std::sync::Arc;
 
 use burn::backend::Flex;
@@ -299,6 +299,24 @@ pub struct Loss {
     pub cross_entropy: f64,
     /// What the z-loss adds, its weight included.
     pub z_loss: f64,
+}
+
+impl Loss {
+    /// Both together.
+    pub fn total(self) -> f64 {
+        self.cross_entropy + self.z_loss
+    }
+}
+
+impl Mul<f64> for Loss {
+    type Output = Self;
+
+    fn mul(self, factor: f64) -> Self {
+        Self {
+            cross_entropy: self.cross_entropy * factor,
+            z_loss: self.z_loss * factor,
+        }
+    }
 }
 
 impl AddAssign for Loss {

@@ -138,10 +138,7 @@ pub fn numbers(kernels: Kernels, sums: Sums, gradients: &[Tensor<1>], limits: &L
             let squares = gradients.iter();
             let squares = squares.map(|gradient| super::gradient_norm_squared(kernels, gradient));
             Numbers::Known(Known {
-                loss: Loss {
-                    cross_entropy: sum.cross_entropy * limits.mean,
-                    z_loss: sum.z_loss * limits.mean,
-                },
+                loss: sum * limits.mean,
                 norm: squares.sum::<f64>().sqrt(),
             })
         }

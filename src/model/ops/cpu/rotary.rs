@@ -32,11 +32,13 @@ impl Rope {
         let scaling = config.rope_scaling.as_ref();
         let angles = scaling.map(|scaling| scaling.angles(config.rope_theta, half));
         let amplitude = scaling.map_or(1.0, RopeScaling::amplitude);
+        let periods = (0..half).map(|pair| config.rope_theta.powf(pair as f64 / half as f64));
+        let periods: Vec<f64> = periods.collect();
         let angle = |index: usize| {
             let (position, pair) = (index / half, index % half);
             match &angles {
                 Some(angles) => position as f64 * angles[pair],
-                None => position as f64 / config.rope_theta.powf(pair as f64 / half as f64),
+                None => position as f64 / periods[pair],
             }
         };
         #[expect(

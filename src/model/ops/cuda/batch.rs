@@ -37,8 +37,8 @@ pub struct Held {
 }
 
 impl Packed {
-    /// Packs a batch.
-    pub fn new(input: &Input) -> Self {
+    /// Packs a batch; what only the way back reads, where there is one.
+    pub fn new(input: &Input, back: bool) -> Self {
         let Input { ids, targets, pass } = input;
         let mut packer = Packer::default();
         let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
@@ -52,10 +52,13 @@ impl Packed {
                 .collect();
             [packer.add(&places), packer.add(&keys)]
         });
-        let by_id = Segments::new(ids.iter().copied());
+        let by_id = match back {
+            true => Segments::new(ids.iter().copied()),
+            false => Segments::default(),
+        };
         let by_place = match pass.shape.embedding.position {
-            Some(_) => Segments::new((0..ids.len()).map(place)),
-            None => Segments::default(),
+            Some(_) if back => Segments::new((0..ids.len()).map(place)),
+            _ => Segments::default(),
         };
         let runs = [by_id, by_place].map(|of| {
             let words = [&of.order, &of.start, &of.target].map(|array| packer.add(array));

@@ -227,8 +227,7 @@ impl Fixture {
         found: &(Outcome, Moved),
         precision: Precision,
     ) -> Agreement {
-        let total = |outcome: &Outcome| outcome.loss.cross_entropy + outcome.loss.z_loss;
-        let (loss, their_loss) = (total(&expected.0), total(&found.0));
+        let (loss, their_loss) = (expected.0.loss.total(), found.0.loss.total());
         let names = crate::model::layout::layout(&self.config);
         let groups = expected.0.gradients.iter().zip(&found.0.gradients);
         let distances = groups.map(|(expected, found)| distance(found, expected));

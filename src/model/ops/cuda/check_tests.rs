@@ -128,7 +128,7 @@ fn outcome(fixture: &Fixture, engine: &mut dyn Engine) -> Outcome {
             },
             pass: pass.clone(),
         };
-        let packed = Packed::new(&input);
+        let packed = Packed::new(&input, true);
         let (words, rope) = (memory(4 * packed.words.size()), batch::rope(&pass));
         packed.words.send(&mut Kernels::new(engine), words).unwrap();
         let held = packed.held(&pass, words, address(&rope));
@@ -299,7 +299,7 @@ fn a_step_of_gpt_2_asks_a_device_so_often() {
         },
         pass: pass.clone(),
     };
-    let (packed, some) = (Packed::new(&input), Pointer(1 << 40));
+    let (packed, some) = (Packed::new(&input, true), Pointer(1 << 40));
     let held = packed.held(&pass, some, some);
     let mut counting = Counting::default();
     packed

@@ -1,6 +1,6 @@
 //! What a device must do for the operations: run a kernel, multiply matrices.
 
-use crate::model::ops::Shape;
+use crate::model::config::Config;
 pub use crate::model::precision::Precision;
 
 /// Something that a device could not do.
@@ -172,21 +172,24 @@ pub trait Engine {
 }
 
 /// Whether kernels take a model of this shape, or why not.
-pub fn supports(shape: &Shape) -> Result<(), String> {
-    if !shape.head.is_multiple_of(16) || 128 < shape.head {
+pub fn supports(config: &Config) -> Result<(), String> {
+    let head = config.head();
+    if !head.is_multiple_of(16) || 128 < head {
         return Err(format!(
-            "its heads have {} dimensions: expected a multiple of 16, at most 128",
-            shape.head
+            "its heads have {head} dimensions: expected a multiple of 16, at most 128"
         ));
     }
-    if !shape.d_ff.is_multiple_of(8) {
-        return Err(format!("d_ff is {}: expected a multiple of 8", shape.d_ff));
+    if !config.d_ff.is_multiple_of(8) {
+        return Err(format!("d_ff is {}: expected a multiple of 8", config.d_ff));
     }
-    if shape.block.qk_norm.is_some() {
+    if config.qk_norm {
         return Err("it normalises queries and keys (`model.qk_norm`)".into());
     }
-    if MOST < shape.d {
-        return Err(format!("d_model is {}: expected at most {MOST}", shape.d));
+    if MOST < config.d_model {
+        return Err(format!(
+            "d_model is {}: expected at most {MOST}",
+            config.d_model
+        ));
     }
     Ok(())
 }

@@ -67,10 +67,10 @@ fn rope(pass: &Pass, device: &Device) -> Tensor<1> {
 }
 
 impl Batch {
-    fn new(input: &Input, groups: &Groups<'_>) -> Self {
+    fn new(input: &Input, groups: &Groups<'_>, back: bool) -> Self {
         let sent = Sent {
             pass: input.pass.clone(),
-            packed: Arc::new(Packed::new(input)),
+            packed: Arc::new(Packed::new(input, back)),
         };
         let beside = groups.embedding.clone().into_dispatch();
         let words = <Dispatch as Programs>::send(beside, sent.clone());
@@ -140,7 +140,7 @@ impl Batch {
 /// See [`crate::model::ops::loss`].
 pub fn loss(parameters: Parameters<'_>, input: &Input, z_loss: f32, precision: Precision) -> Loss {
     let groups = Groups::new(parameters);
-    let batch = Batch::new(input, &groups);
+    let batch = Batch::new(input, &groups, false);
     let mut x = batch.embedding(&groups);
     for params in groups.blocks {
         (x, _) = batch.block(&x, params, precision);
@@ -191,7 +191,7 @@ fn differentiate(
     objective: &Objective,
     precision: Precision,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
-    let batch = Batch::new(input, groups);
+    let batch = Batch::new(input, groups, true);
     let mut x = batch.embedding(groups);
     let mut kept = Vec::with_capacity(groups.blocks.len());
     for params in groups.blocks {

@@ -137,14 +137,12 @@ impl Products {
     /// Multiplies two matrices.
     pub fn run(&mut self, product: &Product, on: &On) -> Result<(), Refusal> {
         let key = PlanKey::new(product);
-        if !self.plans.contains_key(&key) {
-            let plan = self.plan(&key, product, on)?;
-            self.plans.insert(key, plan);
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(plan.run(self.handle, product, on)?);
         }
-        match self.plans.get(&key) {
-            Some(plan) => Ok(plan.run(self.handle, product, on)?),
-            None => Ok(()),
-        }
+        let plan = self.plan(&key, product, on)?;
+        let plan = self.plans.entry(key).or_insert(plan);
+        Ok(plan.run(self.handle, product, on)?)
     }
 
     fn plan(&self, key: &PlanKey, product: &Product, on: &On) -> Result<Plan, Refusal> {
