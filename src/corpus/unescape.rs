@@ -122,6 +122,7 @@ impl Text {
 /// The byte that an escape of one letter stands for.
 #[inline(always)]
 fn plain(sign: u8) -> Option<u8> {
+    #[expect(clippy::indexing_slicing, reason = "checked when the program is built")]
     const BYTES: [u8; 256] = {
         let mut bytes = [0; 256];
         let known = *br#"n"\/trbf"#;
