@@ -10,8 +10,10 @@ use super::config::Config;
 use super::layout::{Group, Part, layout};
 use super::mask::Mask;
 use super::ops::numbers::Sums;
-use super::ops::{self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Shape, Targets};
-use super::precision::Precision;
+use super::ops::{
+    self, Extent, Input, Kernels, Loss, Objective, Parameters, Pass, Rows, Shape, Targets,
+};
+use super::precision::{Precision, single};
 use super::tuning::{self, LoraLayout, Tuning};
 use crate::batch::Batch;
 use crate::rng::{Key, Stream};
@@ -347,7 +349,7 @@ impl Model {
         (sums.read(), gradients)
     }
 
-    /// [`Self::gradients`], which a device may still be computing.
+    /// [`Self::gradients`], which a device may still be computing; of no batch, zeros.
     pub fn queue_gradients<'a>(
         &self,
         batches: impl IntoIterator<Item = &'a Batch>,
@@ -380,7 +382,10 @@ impl Model {
         Parameters {
             base: self.tensors.get(..base).unwrap_or_default(),
             adapters: self.adapters(),
-            rows: self.tuning.as_ref().map(|tuning| &*tuning.rows),
+            rows: self.tuning.as_ref().map(|tuning| Rows {
+                ids: &tuning.rows,
+                width: self.config.d_model,
+            }),
         }
     }
 
@@ -429,13 +434,6 @@ fn initial(part: &Part, config: &Config, key: Key) -> Vec<f32> {
         false => DEVIATION,
     };
     let mut rng = key.rng();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "weights are single precision"
-    )]
-    let draws = part
-        .range
-        .clone()
-        .map(|_| (rng.normal() * deviation) as f32);
-    draws.collect()
+    let draws = part.range.clone();
+    draws.map(|_| single(rng.normal() * deviation)).collect()
 }

@@ -25,3 +25,12 @@ impl Precision {
         }
     }
 }
+
+/// A number as weights, moments and sums hold it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding is what it is for"
+)]
+pub fn single(value: f64) -> f32 {
+    value as f32
+}

@@ -56,32 +56,47 @@ impl RopeScaling {
     /// What each position is turned by: one angle for each of the `half` pairs of a head,
     /// which unscaled would have the periods `theta ^ (pair / half)`.
     pub fn angles(&self, theta: f64, half: usize) -> Vec<f64> {
-        let plain = |pair: usize| 1.0 / theta.powf(pair as f64 / half as f64);
-        let angle = |pair: usize| {
-            let angle = plain(pair);
-            // How much of the angle stays, the rest being divided by the factor.
-            let blend = |kept: f64, factor: f64| angle * (kept + (1.0 - kept) / factor);
-            match *self {
-                Self::Llama3 {
-                    factor,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_context,
-                } => {
+        let angles = (0..half).map(|pair| 1.0 / theta.powf(pair as f64 / half as f64));
+        // How much of an angle stays, the rest being divided by the factor.
+        let blend = |angle: f64, kept: f64, factor: f64| angle * (kept + (1.0 - kept) / factor);
+        match *self {
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => {
+                let span = high_freq_factor - low_freq_factor;
+                let scaled = angles.map(|angle| {
                     let turns = original_context as f64 * angle / TAU;
-                    let span = high_freq_factor - low_freq_factor;
-                    blend(((turns - low_freq_factor) / span).clamp(0.0, 1.0), factor)
-                }
-                Self::Linear { linear } => angle / linear,
-                Self::Dynamic { .. } => angle,
-                Self::Yarn { yarn, .. } => {
-                    let (low, high) = self.ramp(theta, half);
-                    let slowed = (pair as f64 - low) / (high - low);
-                    blend(1.0 - slowed.clamp(0.0, 1.0), yarn)
-                }
+                    let kept = (turns - low_freq_factor) / span;
+                    blend(angle, kept.clamp(0.0, 1.0), factor)
+                });
+                scaled.collect()
             }
-        };
-        (0..half).map(angle).collect()
+            Self::Linear { linear } => angles.map(|angle| angle / linear).collect(),
+            Self::Dynamic { .. } => angles.collect(),
+            Self::Yarn {
+                yarn,
+                beta_fast,
+                beta_slow,
+                truncate,
+                original_context,
+                ..
+            } => {
+                // The pair that turns so many times in the original context.
+                let pair = |turns: f64| {
+                    let period = original_context as f64 / (turns * TAU);
+                    half as f64 * period.ln() / theta.ln()
+                };
+                let (low, high) = ramp([beta_fast, beta_slow].map(pair), truncate, half);
+                let scaled = angles.enumerate().map(|(pair, angle)| {
+                    let slowed = (pair as f64 - low) / (high - low);
+                    blend(angle, 1.0 - slowed.clamp(0.0, 1.0), yarn)
+                });
+                scaled.collect()
+            }
+        }
     }
 
     /// What queries and keys are multiplied by when they are turned.
@@ -98,36 +113,6 @@ impl RopeScaling {
         match factor <= 1.0 {
             true => 1.0,
             false => 0.1 * weight * factor.ln() + 1.0,
-        }
-    }
-
-    /// The pairs between which YaRN blends.
-    fn ramp(&self, theta: f64, half: usize) -> (f64, f64) {
-        let Self::Yarn {
-            beta_fast,
-            beta_slow,
-            truncate,
-            original_context,
-            ..
-        } = *self
-        else {
-            return (0.0, 1.0);
-        };
-        // The pair that turns so many times in the original context.
-        let pair = |turns: f64| {
-            let period = original_context as f64 / (turns * TAU);
-            half as f64 * period.ln() / theta.ln()
-        };
-        let (low, high) = (pair(beta_fast), pair(beta_slow));
-        let (low, high) = match truncate {
-            true => (low.floor(), high.ceil()),
-            false => (low, high),
-        };
-        // `transformers` bounds the pair by the width of a head, not by half of it.
-        let (low, high) = (low.max(0.0), high.min(2.0 * half as f64 - 1.0));
-        match low == high {
-            true => (low, high + 0.001),
-            false => (low, high),
         }
     }
 
@@ -168,6 +153,20 @@ impl RopeScaling {
             _ => return Ok(()),
         };
         Err(error("rope_scaling", problem))
+    }
+}
+
+/// The pairs between which YaRN blends, given those that turn as often as its betas say.
+fn ramp([low, high]: [f64; 2], truncate: bool, half: usize) -> (f64, f64) {
+    let (low, high) = match truncate {
+        true => (low.floor(), high.ceil()),
+        false => (low, high),
+    };
+    // `transformers` bounds the pair by the width of a head, not by half of it.
+    let (low, high) = (low.max(0.0), high.min(2.0 * half as f64 - 1.0));
+    match low == high {
+        true => (low, high + 0.001),
+        false => (low, high),
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::config::{Config, NewRows};
 use super::layout::{EmbeddingLayout, FinalLayout};
 use super::parameters::DEVIATION;
+use super::precision::single;
 use crate::rng::{Key, Stream};
 use crate::token::TokenId;
 
@@ -98,14 +99,6 @@ fn mean(table: &[f32], d: usize, known: usize, new: &[TokenId]) -> Vec<f32> {
     sums.into_iter().map(of).collect()
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "weights are single precision"
-)]
-fn single(value: f64) -> f32 {
-    value as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::layout::layout;
@@ -127,6 +120,36 @@ mod tests {
             .into_iter()
             .flatten()
             .collect()
+    }
+
+    /// Of neither the rows of new tokens, wherever these stand, nor those behind the vocabulary.
+    #[test]
+    fn the_mean_is_of_known_rows_alone() {
+        let new = [7, 35, 37];
+        let growth = Growth {
+            known: 35,
+            vocab_size: 38,
+            ids: new.map(TokenId).into(),
+        };
+        for config in testing::table() {
+            let values = Model::new(&config, Key::new(3), &Device::flex()).values();
+            let before = tables(&config, &values);
+            let whole = (config.clone(), values);
+            let (grown, after) = growth.apply(whole, NewRows::Mean, Key::new(1));
+            for (before, after) in before.iter().zip(tables(&grown, &after)) {
+                let known = || (0..35).filter(|id| *id != 7).map(|id| &before[id]);
+                let sum = |i: usize| known().map(|row| f64::from(row[i])).sum::<f64>();
+                let mean: Vec<f32> = (0..config.d_model).map(|i| single(sum(i) / 34.0)).collect();
+                for (id, row) in (0u32..).zip(&after) {
+                    let expected = if new.contains(&id) {
+                        &mean
+                    } else {
+                        &before[id as usize]
+                    };
+                    assert!(row == expected, "row {id}");
+                }
+            }
+        }
     }
 
     /// 37 rows for a vocabulary of 35, which grows by 3: one row is there, two are not.

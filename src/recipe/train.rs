@@ -49,8 +49,8 @@ pub enum SpikePolicy {
     Stop,
     /// Weights and moments stay as they are, and the next batch is taken.
     Skip,
-    /// Weights and moments are those of the last checkpoint again, and the batch after
-    /// the one that failed is taken.
+    /// Weights and moments are those of the last checkpoint again that the recipe asked
+    /// for, and the batch after the one that failed is taken.
     RollBack,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer as Engine;
 
 use super::{Config, Error, FILE_BYTES_MAX, fast, load, reserve};
@@ -72,7 +72,9 @@ impl Foreign {
         let same = special.map(|(id, _)| *id).eq(begin) && self.begin()? == begin;
         let mut json = self.json.clone();
         if !same && let Some(object) = json.as_object_mut() {
-            object.insert("post_processor".into(), Value::Null);
+            let before =
+                begin.and_then(|begin| Some(before_every_text(begin, self.token(begin.0)?)));
+            object.insert("post_processor".into(), before.unwrap_or_default());
         }
         Ok(json)
     }
@@ -85,6 +87,19 @@ impl Foreign {
         let special = encoding.get_special_tokens_mask().iter();
         Ok(ids.zip(special.map(|special| *special == 1)).collect())
     }
+}
+
+/// A post-processor that puts a token before every text, and nothing else around it.
+fn before_every_text(id: TokenId, token: String) -> Value {
+    let special = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |name: &str| json!({ "Sequence": { "id": name, "type_id": 0 } });
+    let named = json!({ "id": token, "ids": [id], "tokens": [token] });
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special, text("A")],
+        "pair": [special, text("A"), special, text("B")],
+        "special_tokens": { token: named },
+    })
 }
 
 impl Config {

@@ -169,6 +169,15 @@ struct FileRecord {
     digest: Digest,
 }
 
+/// Which checkpoints stay beside the best when another is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// So many of the newest, that one among them.
+    pub newest: usize,
+    /// That of a step that a run may go back to.
+    pub needed: Option<u64>,
+}
+
 /// The checkpoints of one training folder.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -202,13 +211,29 @@ impl Store {
         }
     }
 
+    /// The checkpoint of a step, if it is there.
+    pub fn of(&self, step: u64) -> Result<Option<Checkpoint>, Error> {
+        match self.steps()?.contains(&step) {
+            true => Checkpoint::open(&self.checkpoints().join(folder::name(step))).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Makes `latest` name the checkpoint of an earlier step, or none.
+    pub fn back_to(&self, step: Option<u64>) -> Result<(), Error> {
+        match step {
+            Some(step) => self.mark(LATEST_FILE, step),
+            None => Ok(fs::remove_file(&self.folder.join(LATEST_FILE))?),
+        }
+    }
+
     /// Writes a checkpoint of `state` and `files` (name and bytes), names it in
-    /// `latest`, and removes all but the newest `keep` and the best.
+    /// `latest`, and removes older ones but for those to keep and the best.
     pub fn save(
         &self,
         state: &State,
         files: &[(&str, Vec<u8>)],
-        keep: usize,
+        keep: Keep,
     ) -> Result<PathBuf, Error> {
         let folder = self.checkpoints().join(folder::name(state.step));
         let draft = fs::Draft::create(&folder)?;
@@ -229,7 +254,7 @@ impl Store {
         if let Some(best) = best {
             self.mark(BEST_FILE, best)?;
         }
-        self.prune(state.step, best, keep)?;
+        self.prune(state.step, &[best, keep.needed], keep.newest)?;
         Ok(folder)
     }
 
@@ -252,12 +277,12 @@ impl Store {
         Ok(steps)
     }
 
-    /// Removes the oldest checkpoints up to `latest`, but for the newest `keep` and the best.
-    fn prune(&self, latest: u64, best: Option<u64>, keep: usize) -> Result<(), Error> {
+    /// Removes the oldest checkpoints up to `latest`, but for the newest `keep` and others.
+    fn prune(&self, latest: u64, others: &[Option<u64>], keep: usize) -> Result<(), Error> {
         let steps = self.steps()?;
         let older = steps.into_iter().filter(|&step| step < latest);
         let old = older.rev().skip(keep.saturating_sub(1));
-        for step in old.filter(|step| Some(*step) != best) {
+        for step in old.filter(|step| !others.contains(&Some(*step))) {
             let folder = self.checkpoints().join(folder::name(step));
             let temporary = fs::temporary(&folder);
             // Renamed first, so that a checkpoint is whole or not there.
@@ -399,158 +424,4 @@ fn unseal(path: &Path, bytes: &[u8]) -> Result<Sealed, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(step: u64) -> State {
-        State {
-            format: FORMAT,
-            step,
-            totals: Totals::default(),
-            reserved: Reserved {
-                pause: TokenId(7),
-                end: TokenId(8),
-                pad: TokenId(9),
-                extra: Default::default(),
-            },
-            begin: None,
-            pauses: None,
-            loader: None,
-            watch: Watch::default(),
-            fingerprint: Fingerprint::default(),
-        }
-    }
-
-    fn files(step: u64) -> [(&'static str, Vec<u8>); 2] {
-        let weights = step.to_le_bytes().repeat(100);
-        [
-            ("model.safetensors", weights),
-            ("config.json", b"{}".to_vec()),
-        ]
-    }
-
-    fn save(store: &Store, step: u64, keep: usize) -> PathBuf {
-        store.save(&state(step), &files(step), keep).unwrap()
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::list(&folder.join("checkpoints")).unwrap();
-        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        entries.iter().map(name).collect()
-    }
-
-    #[test]
-    fn what_is_saved_is_found_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        assert_eq!(store.latest().unwrap(), None);
-        let saved = save(&store, 100, 2);
-        let found = store.latest().unwrap().unwrap();
-        assert_eq!((&found.folder, &found.state), (&saved, &state(100)));
-        assert_eq!(found.read("model.safetensors").unwrap(), files(100)[0].1);
-        assert_eq!(resolve(folder.path()).unwrap(), saved);
-        assert_eq!(resolve(&saved).unwrap(), saved);
-    }
-
-    #[test]
-    fn the_newest_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        for step in [5, 10, 999_999, 1_000_000] {
-            save(&store, step, 2);
-        }
-        assert_eq!(names(folder.path()), ["step-1000000", "step-999999"]);
-        save(&store, 1_000_001, 0);
-        assert_eq!(names(folder.path()), ["step-1000001"]);
-    }
-
-    #[test]
-    fn a_kill_before_latest_moves_leaves_the_old_checkpoint() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        save(&store, 5, 2);
-        let latest = fs::read(&folder.path().join(LATEST_FILE)).unwrap();
-        save(&store, 10, 2);
-        // As if killed after the folder was renamed, with another half written.
-        fs::write(&folder.path().join(LATEST_FILE), &latest).unwrap();
-        let half = folder.path().join("checkpoints/.tmp-1-step-000015");
-        fs::write(&half.join("model.safetensors"), b"half").unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        assert_eq!(names(folder.path()), ["step-000005", "step-000010"]);
-        assert_eq!(store.latest().unwrap().unwrap().state.step, 5);
-        // The orphan is replaced, not an obstacle.
-        save(&store, 10, 2);
-        assert_eq!(store.latest().unwrap().unwrap().state.step, 10);
-    }
-
-    #[test]
-    fn each_damaged_file_is_named_with_an_older_one_that_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let [first, second, third] = [5, 10, 15].map(|step| save(&store, step, 3));
-        let flip = |path: &Path| {
-            let mut bytes = fs::read(path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::write(path, &bytes).unwrap();
-        };
-        flip(&second.join("config.json"));
-        for name in ["model.safetensors", "config.json", STATE_FILE] {
-            let path = third.join(name);
-            flip(&path);
-            let error = store.latest().unwrap_err();
-            assert!(
-                error.to_string().contains(&path.display().to_string()),
-                "{error}"
-            );
-            assert!(error.hint().unwrap().contains(&first.display().to_string()));
-            flip(&path);
-            store.latest().unwrap();
-        }
-        fs::remove_file(&third.join("config.json")).unwrap();
-        let error = store.latest().unwrap_err();
-        assert!(error.to_string().ends_with("it is missing"), "{error}");
-        fs::remove_dir(&third).unwrap();
-        assert!(matches!(
-            store.latest().unwrap_err(),
-            Error::Damaged {
-                intact: Some(_),
-                ..
-            }
-        ));
-        flip(&first.join(STATE_FILE));
-        assert!(matches!(
-            store.latest().unwrap_err(),
-            Error::Damaged { intact: None, .. }
-        ));
-    }
-
-    #[test]
-    fn every_byte_of_the_state_is_sealed() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let path = save(&store, 5, 1).join(STATE_FILE);
-        let text = fs::read_text(&path).unwrap();
-        unseal(&path, text.as_bytes()).unwrap();
-        for (place, _) in text.char_indices().filter(|(_, c)| c.is_alphanumeric()) {
-            let mut bytes = text.clone().into_bytes();
-            bytes[place] ^= 1;
-            assert!(
-                unseal(&path, &bytes).is_err(),
-                "byte {place} may change unseen"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_no_checkpoint_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = resolve(folder.path()).unwrap_err();
-        assert!(matches!(error, Error::Missing { .. }));
-        fs::write(&folder.path().join(LATEST_FILE), b"../../etc\n").unwrap();
-        assert!(matches!(
-            resolve(folder.path()).unwrap_err(),
-            Error::Damaged { .. }
-        ));
-    }
-}
+mod tests;

@@ -374,7 +374,7 @@ impl Run<'_> {
             }
             SpikePolicy::RollBack => {
                 let next = self.learner.next + 1;
-                self.learner = self.last_saved()?;
+                self.learner = self.way_back()?;
                 self.learner.next = next;
                 self.learner.watch.anomalies = before + 1;
                 let back = self.learner.step;
@@ -391,10 +391,22 @@ impl Run<'_> {
         }
     }
 
-    /// The learner of the newest checkpoint, or of the start.
-    fn last_saved(&self) -> Result<Learner, Error> {
-        let latest = self.store.latest()?;
-        let way = (latest, self.fingerprint.clone(), self.loader.clone());
+    /// The learner of the newest checkpoint that the recipe asked for, or of the start; what
+    /// was saved since because somebody stopped the run is no longer the newest.
+    fn way_back(&mut self) -> Result<Learner, Error> {
+        let checkpoint = match asked_for(&self.train, &self.learner) {
+            0 => None,
+            step => match self.store.of(step)? {
+                // It may have asked for others when the run began.
+                None => self.store.latest()?,
+                asked_for => asked_for,
+            },
+        };
+        let state = checkpoint.as_ref().map(|checkpoint| &checkpoint.state);
+        self.store.back_to(state.map(|state| state.step))?;
+        let folder = checkpoint.as_ref().map(|checkpoint| &checkpoint.folder);
+        self.writer.back_to(folder.cloned());
+        let way = (checkpoint, self.fingerprint.clone(), self.loader.clone());
         begin::learner(&self.ranks, (self.job, self.kernels), way, &Silent)
     }
 
@@ -418,7 +430,11 @@ impl Run<'_> {
         };
         #[cfg(feature = "cuda")]
         products::keep(&job.folder, &learner.model)?;
-        self.writer.begin(Snapshot::new(job, learner, state)?)
+        let spike = self.train.spike.as_ref();
+        let rolls_back = spike.is_some_and(|spike| spike.policy == SpikePolicy::RollBack);
+        let needed = rolls_back.then(|| asked_for(&self.train, learner));
+        self.writer
+            .begin(Snapshot::new(job, learner, state, needed)?)
     }
 
     /// Measures the loss on rows held out, where there are any; whether it is the best so
@@ -463,6 +479,14 @@ enum Went {
     On,
     /// Back to a checkpoint.
     Back,
+}
+
+/// The step of the newest checkpoint that the recipe asked for, or 0: a run that goes back
+/// goes back there, and so as far as one that nobody ever stopped.
+fn asked_for(train: &Train, learner: &Learner) -> u64 {
+    let every = train.checkpoint_every;
+    let due = learner.step - learner.step.checked_rem(every).unwrap_or(learner.step);
+    due.max(learner.watch.best.map_or(0, |best| best.step))
 }
 
 /// Steps that are left.

@@ -10,6 +10,7 @@ use crate::model::config::Config;
 use crate::model::flops::Flops;
 use crate::model::ops::numbers::{self, Arrival, Known, Limits, Lost, Numbers, Sums};
 use crate::model::ops::{AdamStep, Kernels, Loss, Objective};
+use crate::model::precision::single;
 use crate::model::{Device, Model};
 use crate::recipe::{Optimizer as Optimizing, Train};
 use crate::train::average::Average;
@@ -288,13 +289,9 @@ fn queue_gradients(
     train: &Train,
     seat: &Seat,
 ) -> Result<(Sums, Vec<Tensor<1>>), Absent> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "gradients are single precision"
-    )]
     let objective = Objective {
-        scale: (1.0 / scored(batch.counts)) as f32,
-        z_loss: train.z_loss as f32,
+        scale: single(1.0 / scored(batch.counts)),
+        z_loss: single(train.z_loss),
         recompute: train.recompute,
     };
     seat.gradients(model, &batch.micro_batches, &objective)

@@ -2,6 +2,7 @@
 //! and what stops a run.
 
 mod attention;
+mod events;
 mod late;
 mod mixture;
 mod muon;
@@ -435,6 +436,39 @@ fn numbers_that_are_none_stop_the_run_and_leave_what_was_saved() {
     };
     assert_eq!((last.step, last.batch), (*step, *batch));
     assert_eq!(last.policy, SpikePolicy::Stop);
+}
+
+/// A gradient may be a number and its update none: that is no checkpoint.
+#[test]
+fn weights_that_are_no_numbers_are_not_saved() {
+    let [data, folder] = folders();
+    let mut job = job(data.path(), folder.path());
+    (job.train.lr, job.train.warmup, job.train.checkpoint_every) = (1e39, 0, 1);
+    let error = run(&job, &Silent, &Stop::default()).unwrap_err();
+    assert_eq!(error.to_string(), "weights are not finite after step 1");
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.latest().unwrap(), None);
+}
+
+#[test]
+fn each_step_has_the_rate_of_its_schedule() {
+    let [data, folder] = folders();
+    finish(&job(data.path(), folder.path()));
+    let rates = record::read(folder.path()).unwrap().into_iter();
+    let rates = rates.filter_map(|line| match line {
+        Line::Train(line) => Some(line.lr),
+        _ => None,
+    });
+    // Three steps up to 0.01, and nine down to a tenth of it by a cosine.
+    let down = |step: f64| 0.1 + 0.45 * (1.0 + (std::f64::consts::PI * step / 9.0).cos());
+    let expected = [1.0 / 3.0, 2.0 / 3.0, 1.0]
+        .into_iter()
+        .chain((1..10).map(|step| down(f64::from(step))));
+    let pairs: Vec<(f64, f64)> = rates.zip(expected).collect();
+    assert_eq!(pairs.len(), 12);
+    for (rate, expected) in pairs {
+        assert!((rate - 0.01 * expected).abs() < 1e-12, "{rate} {expected}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::thread::{Builder, JoinHandle};
 
-use super::checkpoint::{self, State, Store};
+use super::checkpoint::{self, Keep, State, Store};
 use super::optimizer::{self, Optimizer};
 use super::record::Log;
 use super::step::Learner;
@@ -26,12 +26,18 @@ pub struct Snapshot {
     raw: Option<Model>,
     optimizer: Optimizer,
     tokenizer: PathBuf,
-    keep: usize,
+    keep: Keep,
 }
 
 impl Snapshot {
-    /// Of a learner whose weights are numbers.
-    pub fn new(job: &Job, learner: &Learner, state: State) -> Result<Self, Error> {
+    /// Of a learner whose weights are numbers; the checkpoint of the step that is `needed`
+    /// stays when it is written.
+    pub fn new(
+        job: &Job,
+        learner: &Learner,
+        state: State,
+        needed: Option<u64>,
+    ) -> Result<Self, Error> {
         if !learner.is_finite() {
             return Err(Error::Weights { step: learner.step });
         }
@@ -41,7 +47,10 @@ impl Snapshot {
             raw: learner.average.as_ref().map(|_| learner.model.clone()),
             optimizer: learner.optimizer.clone(),
             tokenizer: job.dataset.folder.join(TOKENIZER_FILE),
-            keep: job.train.keep,
+            keep: Keep {
+                newest: job.train.keep,
+                needed,
+            },
         })
     }
 
@@ -106,6 +115,11 @@ impl Writer {
             true => self.wait().map(drop),
             false => Ok(()),
         }
+    }
+
+    /// Another checkpoint is the newest, or none is.
+    pub fn back_to(&mut self, saved: Option<PathBuf>) {
+        self.saved = saved;
     }
 
     /// Waits until all that was begun stands on the disk; names the newest checkpoint.

@@ -13,6 +13,7 @@ use crate::model::config::Config;
 use crate::model::folder::CONFIG_FILE;
 use crate::model::hub::tensors::{Draft, FILE, Precision, Tensor, Values, Weights};
 use crate::model::hub::{self, Found, Specials};
+use crate::model::precision::single;
 use crate::token::{Reserved, TokenId};
 use crate::tokenize::{self, Foreign, PauseTokens, Tokenizer};
 use crate::train::checkpoint::{self, State};
@@ -311,12 +312,6 @@ fn mean(values: Values<'_>, tensor: Tensor<'_>, rows: usize) -> Vec<f32> {
             *sum += f64::from(value);
         }
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "weights are single precision"
-    )]
-    let means = sums
-        .into_iter()
-        .map(|sum| (sum / rows.max(1) as f64) as f32);
+    let means = sums.into_iter().map(|sum| single(sum / rows.max(1) as f64));
     means.collect()
 }

@@ -168,3 +168,6 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), Error> {
 fn architecture(config: &Config) -> &'static str {
     Dialect::of(config).architecture()
 }
+
+#[cfg(test)]
+mod tests;

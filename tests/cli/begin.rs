@@ -79,6 +79,68 @@ fn every_document_begins_with_it_however_rows_are_made() {
     }
 }
 
+/// It is no text: policies that read text, and numbers that a source has for its text, put
+/// pauses where they do without it, one id further on.
+#[test]
+fn pauses_stand_where_they_do_without_it() {
+    let (sandbox, begin) = sandbox();
+    let recipe = sandbox.read("recipe.toml");
+    sandbox.write("without.toml", recipe.replacen("begin = \"<s>\"\n", "", 1));
+    let tokenizer = Dataset::open(&sandbox.path("first/data/pretrain"));
+    let tokenizer = tokenizer.unwrap().tokenizer().unwrap();
+    let line = |n: usize| {
+        let text = format!("The river, says he, ran; 7:30 it was {n}.");
+        let mut ids = Vec::new();
+        tokenizer.encode(&text, &mut ids).unwrap();
+        let scores: Vec<usize> = (0..ids.len()).map(|id| (id * 7 + n) % 5).collect();
+        format!(
+            "{{\"text\": \"{text}\", \"s\": {scores:?}, \"p\": [0, 4, {}]}}\n",
+            9 + n
+        )
+    };
+    sandbox.write("scored.jsonl", (0..20).map(line).collect::<String>());
+    let source = "--set pretrain.sources=[{path=\"scored.jsonl\",scores=\"s\",positions=\"p\"}]";
+    for (number, policy) in [
+        // Each finds something in `<s>`, if it is read.
+        "{policy=\"word-ends\"}",
+        "{policy=\"punctuation\",marks=\"<>,;.\",count=2}",
+        "{policy=\"punctuation\",marks=\"<>,;.\",side=\"before\"}",
+        "{policy=\"regex\",pattern=\"s\"}",
+        "{policy=\"regex\",pattern=\"^\",side=\"after\"}",
+        "{policy=\"score\",k=3}",
+        "{policy=\"score\",k=3,side=\"after\"}",
+        "{policy=\"positions\",count=2}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let rows = |recipe: &str| -> Vec<Vec<TokenId>> {
+            let out = format!("{recipe}{number}");
+            let pack = "--set pretrain.pack={seq_len=128,method=\"document\"}";
+            sandbox.ok(&format!(
+                "prepare {recipe}.toml --out {out} --only pretrain {source} {pack} --set pretrain.pause={policy}"
+            ));
+            sandbox.ok(&format!("verify {out}/data/pretrain"));
+            let dataset = Dataset::open(&sandbox.path(out).join("data/pretrain")).unwrap();
+            let pause = dataset.manifest.tokenizer.reserved.pause;
+            let rows = (0..dataset.rows(Split::Train))
+                .map(|row| dataset.row(Split::Train, row).unwrap().ids);
+            let rows: Vec<_> = rows.collect();
+            assert!(rows.iter().all(|row| row.contains(&pause)), "{policy}");
+            rows
+        };
+        let (with, without) = (rows("recipe"), rows("without"));
+        assert_eq!(with.len(), without.len());
+        for (with, without) in with.iter().zip(&without) {
+            assert_eq!(
+                with.split_first(),
+                Some((&begin, without.as_slice())),
+                "{policy}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_document_without_it_is_not_what_was_prepared() {
     let (sandbox, begin) = sandbox();

@@ -121,6 +121,33 @@ fn trainings_of_a_part_are_measured() {
     assert!(said.err.contains("a part of the model is trained"));
 }
 
+/// What a block keeps of its forward pass is most of the memory of a deep model on long
+/// batches; with `recompute` one block's is there at a time.
+#[test]
+fn what_is_computed_again_need_not_be_kept() {
+    let sandbox = Sandbox::new();
+    let (layers, positions) = (16, 2048);
+    let deep = format!(
+        "--set model.preset=micro --set model.n_layers={layers} --set pretrain.pack.seq_len=128 --set pretrain.train.batch_tokens={positions} --set pretrain.train.steps=2"
+    );
+    let measured = |recompute: bool| {
+        let said = sandbox.ok(&format!(
+            "bench train {deep} --warm 1 --json --set pretrain.train.recompute={recompute}"
+        ));
+        let report = json(&said);
+        (report["loss_last"].clone(), report["memory_bytes"].as_u64())
+    };
+    let (kept, again) = (measured(false), measured(true));
+    assert_eq!(kept.0, again.0);
+    // Where the system does not tell, nothing is known.
+    let (Some(kept), Some(again)) = (kept.1, again.1) else {
+        return;
+    };
+    // Queries, keys, values, what attention returned, the stream after it, gate and up.
+    let block = 4 * positions * (3 * 64 + 64 + 64 + 2 * 192);
+    assert!(again + (layers - 2) * block < kept, "{again} {kept}");
+}
+
 #[test]
 fn a_run_is_measured_and_can_be_done_again() {
     let sandbox = Sandbox::new();

@@ -117,11 +117,7 @@ impl Seat {
         if self.ranks() == 1 && !matches!(model.kernels(), Kernels::Fused(_)) {
             return Ok(model.queue_gradients(batches, objective));
         }
-        let mut own = batches
-            .iter()
-            .skip(self.rank)
-            .step_by(self.ranks())
-            .peekable();
+        let own = batches.iter().skip(self.rank).step_by(self.ranks());
         let term = |(sums, gradients)| Term { sums, gradients };
         let rounds = batches.len().div_ceil(self.ranks());
         let sum = match self.collective.grain() {
@@ -130,10 +126,8 @@ impl Seat {
                 self.collective.sum(self.rank, rounds, &mut own.map(one))
             }
             Grain::All => {
-                let all = || match own.peek() {
-                    Some(_) => term(model.queue_gradients(own, objective)),
-                    None => nothing(model),
-                };
+                // A rank without a batch adds zeros.
+                let all = || term(model.queue_gradients(own, objective));
                 self.collective
                     .sum(self.rank, 1, &mut std::iter::once_with(all))
             }
@@ -170,18 +164,6 @@ impl Seat {
             })
         });
         aligned
-    }
-}
-
-/// The term of no batch.
-fn nothing(model: &Model) -> Term {
-    let device = model.device();
-    let groups = model.trained_groups().iter();
-    Term {
-        sums: Sums::Coming(Tensor::zeros([4], &device)),
-        gradients: groups
-            .map(|group| Tensor::zeros([group.len], &device))
-            .collect(),
     }
 }
 

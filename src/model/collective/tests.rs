@@ -1,12 +1,16 @@
 //! Every way to sum against a sum of numbers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::lora::Lora;
 use crate::model::ops::Loss;
-use crate::model::to_vec;
+use crate::model::tuning::Tuning;
+use crate::model::{testing, to_vec};
+use crate::rng::Key;
 
 /// Losses and gradients of some micro-batches, as plain numbers.
 type Plain = (f64, Vec<Vec<f32>>);
@@ -132,6 +136,63 @@ fn devices_that_differ_are_given_what_rank_0_has() {
             let ranks = [(0, 7.0), (1, 8.0), (2, 9.0)];
             let threads = ranks.map(|own| scope.spawn(move || rank(own)));
             assert_eq!(threads.map(|thread| thread.join().unwrap()), expected);
+        });
+    }
+}
+
+/// A rank without a micro-batch adds nothing, whatever is trained and by whichever operations.
+#[test]
+fn fewer_batches_than_ranks_are_those_batches() {
+    let config = testing::gpt2();
+    let batches = [5, 6].map(|seed| testing::batch(&config, 2, 16, seed));
+    let tunings = [
+        None,
+        Some(Tuning {
+            rows: vec![0, 5],
+            lora: Some(Lora {
+                rank: 2,
+                alpha: 4.0,
+                targets: None,
+            }),
+        }),
+    ];
+    for (tuning, kernels) in tunings.iter().flat_map(|tuning| {
+        let kernels = [Kernels::Plain, Kernels::FUSED];
+        kernels.map(|kernels| (tuning, kernels))
+    }) {
+        let model = Model::new(&config, Key::new(1), &Device::flex()).with_kernels(kernels);
+        let model = match tuning {
+            Some(tuning) => model.tuned(tuning.clone(), Key::new(2)),
+            None => model,
+        };
+        let (loss, expected) = model.gradients(&batches, &Objective::PLAIN);
+        let collective = Arc::new(Devices::new(vec![Device::flex(); 3]));
+        let rank = |rank| {
+            let seat = Seat::new(rank, collective.clone());
+            let sum = || seat.gradients(&model, &batches, &Objective::PLAIN);
+            let summed = catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
+                // Or the others would wait for it.
+                let reason = "it failed".into();
+                let absent = Absent { rank, reason };
+                collective.lose(&absent);
+                Err(absent)
+            });
+            let (sums, gradients) = summed.unwrap();
+            let off = sums.read().cross_entropy - loss.cross_entropy;
+            assert!(off.abs() < 1e-5 * loss.cross_entropy, "{kernels:?} {off}");
+            assert_eq!(gradients.len(), expected.len());
+            for (found, expected) in gradients.iter().zip(&expected) {
+                let off = testing::distance(&to_vec(found), &to_vec(expected));
+                assert!(off < 1e-5, "{kernels:?} {tuning:?}: {off}");
+            }
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..3)
+                .map(|index| scope.spawn(move || rank(index)))
+                .collect();
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().unwrap());
         });
     }
 }

@@ -26,7 +26,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::{Activation, Config, Norm, Positions};
 use super::layout::{BlockLayout, Decay, EmbeddingLayout, FinalLayout, Part};
 use super::mask::Mask;
-use super::precision::Precision;
+use super::precision::{Precision, single};
 use super::tuning::LoraLayout;
 use cpu::rotary::Rope;
 use numbers::{Coming, Sums};
@@ -103,11 +103,6 @@ impl Shape {
     /// What a configuration says, with its tables.
     pub fn new(config: &Config) -> Self {
         let head = config.head();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the model computes in single precision"
-        )]
-        let single = |x: f64| x as f32;
         Self {
             d: config.d_model,
             heads: config.n_heads,
@@ -258,8 +253,17 @@ pub struct Parameters<'a> {
     pub base: &'a [Tensor<1>],
     /// Adapters, one group a block; none where a model has none.
     pub adapters: &'a [Tensor<1>],
-    /// Where the base is not trained: the ids, in order, whose rows of the embedding are.
-    pub rows: Option<&'a [u32]>,
+    /// Where the base is not trained: the rows of the embedding that are.
+    pub rows: Option<Rows<'a>>,
+}
+
+/// Rows of the embedding.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rows<'a> {
+    /// Of these ids, in order.
+    pub ids: &'a [u32],
+    /// Numbers a row.
+    pub width: usize,
 }
 
 impl Parameters<'_> {

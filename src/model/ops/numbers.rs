@@ -24,13 +24,18 @@ impl Sums {
             Self::Known(loss) => return loss,
             Self::Coming(sums) => sums.into_data(),
         };
-        let mut sums = sums.iter::<f32>().map(f64::from);
-        let mut next = || sums.next().unwrap_or(f64::NAN);
+        let [cross_entropy, z_loss] = first(&sums);
         Loss {
-            cross_entropy: next(),
-            z_loss: next(),
+            cross_entropy,
+            z_loss,
         }
     }
+}
+
+/// The first of some numbers that a device sent; not a number where it sent fewer.
+fn first<const N: usize>(data: &TensorData) -> [f64; N] {
+    let mut numbers = data.iter::<f32>().map(f64::from);
+    std::array::from_fn(|_| numbers.next().unwrap_or(f64::NAN))
 }
 
 /// What makes the numbers of a step.
@@ -119,15 +124,12 @@ impl Arrival {
             Self::Sent(sent) => sent.wait(),
         };
         let data = data.map_err(|reason| Lost { reason })?;
-        let mut numbers = data.iter::<f32>().map(f64::from);
-        let mut next = || numbers.next().unwrap_or(f64::NAN);
-        Ok(Known {
-            loss: Loss {
-                cross_entropy: next(),
-                z_loss: next(),
-            },
-            norm: next(),
-        })
+        let [cross_entropy, z_loss, norm] = first(&data);
+        let loss = Loss {
+            cross_entropy,
+            z_loss,
+        };
+        Ok(Known { loss, norm })
     }
 }
 

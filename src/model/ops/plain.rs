@@ -6,7 +6,9 @@ use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::numbers::{Limits, Sums};
-use super::{AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Shape, muon};
+use super::{
+    AdamState, AdamStep, Extent, Input, Loss, Objective, Parameters, Pass, Rows, Shape, muon,
+};
 use crate::model::config::{Activation, Norm};
 use crate::model::layout::{LinearLayout, NormLayout, Part};
 use crate::model::tuning::{AdapterLayout, LoraLayout};
@@ -62,9 +64,7 @@ pub fn gradients(
             .collect(),
     };
     let mut sums: Vec<Tensor<1>> = wanted.into_iter().map(Tensor::zeros_like).collect();
-    let mut d = 0;
     for input in inputs {
-        d = input.pass.shape.d;
         let fixed = |tensor: &Tensor<1>| tensor.clone().autodiff();
         let leaf = |tensor: &Tensor<1>| fixed(tensor).require_grad();
         let (base, adapters): (Vec<_>, Vec<_>) = match parameters.rows {
@@ -94,9 +94,12 @@ pub fn gradients(
             }
         }
     }
-    if let Some(ids) = parameters.rows {
+    if let Some(Rows { ids, width }) = parameters.rows {
         let table = sums.pop();
-        let row = |(id, table): (&u32, &Tensor<1>)| table.clone().narrow(0, *id as usize * d, d);
+        let row = |(id, table): (&u32, &Tensor<1>)| {
+            let start = *id as usize * width;
+            table.clone().narrow(0, start, width)
+        };
         let rows = ids
             .iter()
             .zip(table.iter().cycle())

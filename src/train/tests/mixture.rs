@@ -116,7 +116,10 @@ fn a_checkpoint_of_version_1_is_continued() {
         optimizer::FILE,
     ];
     let files = names.map(|name| (name, fs::read(&at.join(name)).unwrap()));
-    store.save(&state, &files, 2).unwrap();
+    let (newest, needed) = (2, None);
+    store
+        .save(&state, &files, checkpoint::Keep { newest, needed })
+        .unwrap();
     let text = fs::read_text(&at.join(checkpoint::STATE_FILE)).unwrap();
     assert!(!text.contains("loader"), "{text}");
 

@@ -52,12 +52,14 @@ fn muon_learns_what_adamw_does() {
     let latest = checkpoint::resolve(folder.path()).unwrap();
     let bytes = fs::read(&latest.join(optimizer::FILE)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let second = file.tensor("block.0.second").unwrap();
     let shape = crate::model::ops::Shape::new(&job.config);
-    let zero = |range: std::ops::Range<usize>| {
-        let bytes = &second.data()[4 * range.start..4 * range.end];
-        bytes.iter().all(|byte| *byte == 0)
-    };
-    assert!(zero(shape.block.qkv.weight.clone()) && zero(shape.block.down.weight.clone()));
-    assert!(!zero(shape.block.norm1.weight.clone()));
+    for block in 0..job.config.n_layers {
+        let second = file.tensor(&format!("block.{block}.second")).unwrap();
+        let zero = |range: std::ops::Range<usize>| {
+            let bytes = &second.data()[4 * range.start..4 * range.end];
+            bytes.iter().all(|byte| *byte == 0)
+        };
+        assert!(zero(shape.block.qkv.weight.clone()) && zero(shape.block.down.weight.clone()));
+        assert!(!zero(shape.block.norm1.weight.clone()));
+    }
 }

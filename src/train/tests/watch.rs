@@ -1,6 +1,12 @@
 //! Steps that must not be taken, runs that no longer get better, folders that are taken.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::model::Kernels;
+use crate::recipe::Schedule;
+use crate::train::average::Average;
+use crate::train::ranks::Ranks;
 
 /// A job one of whose rows is unlike all others, so that a policy meets its batch.
 fn watched(data: &Path, folder: &Path, policy: &str) -> Job {
@@ -65,6 +71,180 @@ fn law_8_holds_where_steps_are_skipped_or_rolled_back() {
     }
 }
 
+/// Does something whenever the run has gone back.
+struct Back<F> {
+    goes: AtomicBool,
+    act: F,
+}
+
+impl<F: Fn() + Send + Sync> Progress for Back<F> {
+    fn start(&self, _: &str, _: Option<u64>, _: Unit) {}
+    fn advance(&self, _: u64) {
+        if self.goes.swap(false, Ordering::SeqCst) {
+            (self.act)();
+        }
+    }
+    fn remark(&self, _: &str) {}
+    fn note(&self, text: &str) {
+        if text.contains("the run goes back to step") {
+            self.goes.store(true, Ordering::SeqCst);
+        }
+    }
+    fn finish(&self) {}
+}
+
+fn back<F: Fn() + Send + Sync>(act: F) -> Back<F> {
+    let goes = AtomicBool::new(false);
+    Back { goes, act }
+}
+
+/// Stops a run on its way back; whether it came to its end.
+fn stopped_on_its_way_back(job: &Job) -> bool {
+    let stop = Stop::default();
+    run(job, &back(|| stop.request()), &stop).unwrap() == Outcome::Finished
+}
+
+#[test]
+fn law_8_holds_for_stops_right_after_a_roll_back() {
+    for ema in [None, Some(0.8)] {
+        let of = |data: &TempDir, folder: &TempDir| {
+            let mut job = watched(data.path(), folder.path(), "roll-back");
+            job.train.ema = ema;
+            // So that what a stop saves would drive away what a run goes back to.
+            job.train.keep = 1;
+            job
+        };
+        let [data, whole] = folders();
+        finish(&of(&data, &whole));
+        let [data, stopped] = folders();
+        let job = of(&data, &stopped);
+        let mut stops = 0;
+        while !stopped_on_its_way_back(&job) {
+            stops += 1;
+            // Now and then it is killed on its next way.
+            if [2, 7, 13].contains(&stops) {
+                let killer = back(|| panic!("killed"));
+                let run = AssertUnwindSafe(|| run(&job, &killer, &Stop::default()));
+                catch_unwind(run).unwrap_err();
+            }
+        }
+        assert!(anomalies(whole.path()).len() / 2 < stops);
+        assert!(traces(stopped.path()) == traces(whole.path()), "{ema:?}");
+    }
+}
+
+/// Weights, moments, average, counts and memory are those of the checkpoint: what comes next
+/// is what whoever took that checkpoint would make of the batch after the one that failed.
+#[test]
+fn a_run_that_rolls_back_is_the_one_of_its_checkpoint_with_other_batches() {
+    let [data, folder] = folders();
+    let mut job = watched(data.path(), folder.path(), "roll-back");
+    (job.train.ema, job.train.keep) = (Some(0.8), 100);
+    // The first that goes back to a checkpoint, and not to the start.
+    let met = loop {
+        assert!(!stopped_on_its_way_back(&job));
+        let met = anomalies(folder.path());
+        if met.iter().any(|line| line.back_to != Some(0)) {
+            break met;
+        }
+    };
+    let last = met.last().unwrap();
+    let back = folder.path().join("checkpoints");
+    let back = back.join(format!("step-{:06}", last.back_to.unwrap()));
+    let way = (
+        Some(Checkpoint::open(&back).unwrap()),
+        begin::fingerprint(&job).unwrap(),
+        Arc::new(data::loader(&job).unwrap()),
+    );
+    let loader = way.2.clone();
+    let ranks = Ranks::start(&job.devices()).unwrap();
+    let mut twin = begin::learner(&ranks, (&job, Kernels::FUSED), way, &Silent).unwrap();
+    let before = twin.watch.anomalies;
+    twin.next = last.batch + 1;
+    twin.step(&loader.batch(twin.next).unwrap(), &job.train)
+        .unwrap();
+
+    let next = Checkpoint::open(&checkpoint::resolve(folder.path()).unwrap()).unwrap();
+    let same = |line: &&record::Anomaly| line.back_to == last.back_to;
+    let since = met.iter().filter(same).count() as u64;
+    twin.watch.anomalies = before + since;
+    assert_eq!(
+        (next.state.step, &next.state.watch),
+        (twin.step, &twin.watch)
+    );
+    assert_eq!(next.state.totals, twin.totals);
+    assert_eq!(next.state.loader.as_ref().unwrap().next, twin.next);
+    let weights = |file| checkpoint::read_weights(&next.folder, file).unwrap().1;
+    assert!(weights(checkpoint::RAW_FILE) == twin.model.values());
+    assert!(weights(checkpoint::WEIGHTS_FILE) == twin.result().values());
+    let moments = twin.optimizer.to_bytes(&twin.model).unwrap();
+    assert!(next.read(optimizer::FILE).unwrap() == moments);
+}
+
+/// Which is not the one that a stop saved.
+#[test]
+fn a_run_that_ends_after_it_rolled_back_names_the_checkpoint_that_it_went_back_to() {
+    let [data, folder] = folders();
+    let mut job = watched(data.path(), folder.path(), "roll-back");
+    job.train.checkpoint_every = 10;
+    let met = || anomalies(folder.path());
+    assert!(!stopped_on_its_way_back(&job));
+    while met().iter().all(|line| line.back_to == Some(0)) {
+        assert!(!stopped_on_its_way_back(&job));
+    }
+    // It stands behind a stop's checkpoint, and must go back before it.
+    job.train.spike.as_mut().unwrap().most = met().len() as u64 + 1;
+    let stopped = checkpoint::resolve(folder.path()).unwrap();
+    let error = run(&job, &Silent, &Stop::default()).unwrap_err();
+    let Error::Anomaly { checkpoint, .. } = &error else {
+        panic!("{error}")
+    };
+    let named = checkpoint::resolve(folder.path()).unwrap();
+    assert!(named < stopped, "{named:?} {stopped:?}");
+    assert_eq!(checkpoint.as_ref(), Some(&named));
+    let named = Checkpoint::open(&named).unwrap().state.step;
+    let back = met().iter().filter_map(|line| line.back_to).next_back();
+    assert_eq!(Some(named), back);
+}
+
+/// AdamW corrects its moments by how often they moved, and an average forgets its first
+/// weights by how often it was told others: neither counts a step that was skipped.
+#[test]
+fn a_skipped_step_corrects_no_moment_and_ages_no_average() {
+    let [data, folder] = folders();
+    let mut job = job(data.path(), folder.path());
+    (job.train.warmup, job.train.schedule) = (0, Schedule::Constant);
+    let loader = data::loader(&job).unwrap();
+    for kernels in [Kernels::FUSED, Kernels::Plain] {
+        let learner = || {
+            let model = Model::new(&job.config, Key::new(1), &job.device).with_kernels(kernels);
+            Learner {
+                average: Some(Average::new(0.9, &model)),
+                ..Learner::new(model, &job.device)
+            }
+        };
+        let (mut skipping, mut plain) = (learner(), learner());
+        for index in 0..5 {
+            let batch = loader.batch(index).unwrap();
+            match index % 2 {
+                0 => {
+                    skipping.step(&batch, &job.train).unwrap();
+                    plain.step(&batch, &job.train).unwrap();
+                }
+                _ => skipping.skip(),
+            }
+        }
+        assert_eq!((skipping.step, skipping.next), (5, 5));
+        assert_eq!(plain.step, 3);
+        assert!(
+            skipping.model.values() == plain.model.values(),
+            "{kernels:?}"
+        );
+        assert!(skipping.result().values() == plain.result().values());
+        assert!(plain.result().values() != plain.model.values());
+    }
+}
+
 #[test]
 fn a_skipped_step_is_done_and_teaches_nothing() {
     let [data, folder] = folders();
@@ -116,6 +296,7 @@ fn a_run_that_rolls_back_takes_other_batches() {
         .map(|line| line.step - line.back_to.unwrap())
         .sum();
     assert_eq!(last.state.loader.unwrap().next, 20 + past);
+    assert_eq!(last.state.watch.anomalies, met.len() as u64);
     let batches: Vec<u64> = met.iter().map(|line| line.batch).collect();
     assert!(batches.is_sorted_by(|a, b| a < b), "{batches:?}");
 }
@@ -221,6 +402,19 @@ fn a_run_that_averages_goes_on_with_both_and_gives_the_average() {
         .1;
     let plain = checkpoint::resolve(whole.path()).unwrap();
     assert!(raw == checkpoint::read_model(&plain).unwrap().1);
+    // It is what is validated.
+    let held_out = validation::Sample {
+        rows: averaged.train.validation_rows,
+        rows_per_batch: data::loading(&averaged).rows_per_micro_batch,
+    };
+    let (config, values) = checkpoint::read_model(&last).unwrap();
+    let model = Model::from_values(&config, values, &Device::flex());
+    let part = validation::part(&model, &*averaged.dataset, held_out, (0, 1)).unwrap();
+    let expected = validation::mean(&[part], 5).unwrap().mean;
+    let Some(Line::Validation(line)) = record::read(folder.path()).unwrap().pop() else {
+        panic!("no validation loss at the end")
+    };
+    assert_eq!(line.loss, expected);
     // One weight, followed by hand over the steps that were saved.
     let result = checkpoint::read_model(&last).unwrap().1;
     assert!(result != raw);

@@ -11,7 +11,7 @@ use super::TOKENS;
 use super::buffer;
 use super::matrix::MatMut;
 use super::simd::{add, vectorised};
-use crate::model::ops::Pass;
+use crate::model::ops::{Pass, Rows};
 
 /// Columns a task of the backward pass: each sums its columns in the order of
 /// the positions, so neither atomics nor threads can change a sum.
@@ -90,10 +90,10 @@ vectorised! {
 }
 
 /// Adds the gradient of the rows of some ids, which are in order, given that of the output.
-pub fn backward_rows(dy: &[f32], ids: &[u32], (rows, d): (&[u32], usize), into: &mut [f32]) {
-    for (dy, id) in dy.chunks_exact(d).zip(ids) {
-        if let Ok(row) = rows.binary_search(id) {
-            accumulate(&mut into[row * d..][..d], dy);
+pub fn backward_rows(dy: &[f32], ids: &[u32], rows: Rows<'_>, into: &mut [f32]) {
+    for (dy, id) in dy.chunks_exact(rows.width).zip(ids) {
+        if let Ok(row) = rows.ids.binary_search(id) {
+            accumulate(&mut into[row * rows.width..][..rows.width], dy);
         }
     }
 }

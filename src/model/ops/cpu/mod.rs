@@ -30,7 +30,7 @@ use adapter::Adapter;
 use block::Params;
 
 use super::muon::Matrix;
-use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Shape};
+use super::{AdamState, AdamStep, Input, Loss, Objective, Parameters, Pass, Rows, Shape};
 use crate::model::layout::Part;
 use crate::model::precision::Precision;
 
@@ -149,15 +149,14 @@ pub fn gradients(
             false => Vec::new(),
         },
         adapters: zeros(&weights.adapters),
-        rows: Vec::new(),
+        rows: vec![0.0; rows.ids.len() * rows.width],
     };
     let mut loss = Loss::default();
     for input in inputs {
-        sums.rows.resize(rows.len() * input.pass.shape.d, 0.0);
         loss += differentiate(&weights, &input, objective, (rows, &mut sums));
     }
     let tensor = |values| Tensor::from_primitive::<Flex>(vector(values));
-    let rows = (!rows.is_empty()).then_some(sums.rows);
+    let rows = (!rows.ids.is_empty()).then_some(sums.rows);
     let all = sums.base.into_iter().chain(sums.adapters).chain(rows);
     (loss, all.map(tensor).collect())
 }
@@ -167,7 +166,7 @@ fn differentiate(
     weights: &Weights,
     input: &Input,
     objective: &Objective,
-    (rows, sums): (&[u32], &mut Sums),
+    (rows, sums): (Rows<'_>, &mut Sums),
 ) -> Loss {
     let Input { ids, targets, pass } = input;
     let (embedding, blocks, _) = weights.groups();
@@ -185,7 +184,7 @@ fn differentiate(
     let into = loss::Into {
         last: d_last,
         embedding: d_embedding.as_deref_mut(),
-        rows: (!rows.is_empty()).then_some((rows, &mut *sums.rows)),
+        rows: (!rows.ids.is_empty()).then_some((rows.ids, &mut *sums.rows)),
     };
     let head = weights.head();
     let (loss, mut dx) = loss::differentiate(&x, head, targets, objective, &pass.shape, into);
@@ -204,7 +203,9 @@ fn differentiate(
     if let Some(gradient) = d_embedding {
         embedding::backward(&dx, ids, pass, gradient);
     }
-    embedding::backward_rows(&dx, ids, (rows, pass.shape.d), &mut sums.rows);
+    if !rows.ids.is_empty() {
+        embedding::backward_rows(&dx, ids, rows, &mut sums.rows);
+    }
     buffer::give_back(dx);
     loss
 }

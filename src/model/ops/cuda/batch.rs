@@ -28,7 +28,7 @@ pub struct Held {
     pub ids: Pointer,
     /// What positions see.
     pub tables: Tables,
-    /// Rows, targets and weights of the scored positions.
+    /// Rows, targets and weights of the scored positions, padded as [`Scored`] says.
     pub scored: [Pointer; 3],
     /// How many there are.
     pub count: usize,
@@ -74,7 +74,7 @@ impl Packed {
                 packer.add(&scored.targets),
                 packer.add_wide(weights.map(|weight| weight.to_bits().cast_signed())),
             ],
-            count: scored.rows.len(),
+            count: scored.count,
             runs,
             words: packer.finish(),
         }

@@ -119,7 +119,7 @@ pub fn examine(tensor: &Tensor<1>, copies: bool) -> Option<Result<Examined, Stri
         let stream = streams.current().sys;
         with_gpu(|gpu| {
             let [memory_bytes, memory_all_bytes] = Gpu::memory()?;
-            let copy = copies.then(|| gpu.copy_rate(stream)).transpose()?;
+            let copy = copies.then(|| Gpu::copy_rate(stream)).transpose()?;
             Ok(Examined {
                 asked: gpu.asked,
                 memory_bytes,

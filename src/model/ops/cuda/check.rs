@@ -11,6 +11,7 @@ use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::ops::numbers::Limits;
 use crate::model::ops::{self, AdamState, AdamStep, Kernels, Loss, Objective};
+use crate::model::precision::single;
 use crate::rng::{Key, Rng};
 use crate::token::TokenId;
 
@@ -162,10 +163,6 @@ impl Fixture {
     /// What a model on a device makes of the batches.
     pub fn run(&self, model: &Model) -> Result<Outcome, String> {
         let (sums, gradients) = model.queue_gradients(&self.batches, &self.objective);
-        let read = |tensor: Tensor<1>| match tensor.try_into_data() {
-            Ok(data) => Ok(data.iter::<f32>().collect()),
-            Err(error) => Err(format!("{error:?}")),
-        };
         // The loss is read last: if anything failed before, that is what is told.
         let gradients = gradients.into_iter().map(read);
         let gradients = gradients.collect::<Result<_, String>>()?;
@@ -203,10 +200,6 @@ impl Fixture {
             let state = AdamState::new(group.len, &device.clone().inner());
             let (param, state) =
                 ops::adamw(kernels, param.clone(), gradient, state, step, &group.parts);
-            let read = |tensor: Tensor<1>| match tensor.try_into_data() {
-                Ok(data) => Ok(data.iter::<f32>().collect()),
-                Err(error) => Err(format!("{error:?}")),
-            };
             Ok([read(param)?, read(state.first)?, read(state.second)?])
         });
         moved.collect()
@@ -301,17 +294,15 @@ fn batch(config: &Config, rows: usize, length: usize) -> Batch {
     }
 }
 
-fn index(rng: &mut Rng, below: u64) -> usize {
-    usize::try_from(rng.below(below)).unwrap_or(0)
+/// The values of a tensor, or what its device said instead.
+fn read(tensor: Tensor<1>) -> Result<Vec<f32>, String> {
+    let data = tensor.try_into_data();
+    let data = data.map_err(|error| format!("{error:?}"))?;
+    Ok(data.iter::<f32>().collect())
 }
 
-fn single(value: f64) -> f32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "parameters are single precision"
-    )]
-    let single = value as f32;
-    single
+fn index(rng: &mut Rng, below: u64) -> usize {
+    usize::try_from(rng.below(below)).unwrap_or(0)
 }
 
 fn norm(arrays: &[Vec<f32>]) -> f64 {

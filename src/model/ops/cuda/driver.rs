@@ -30,9 +30,8 @@ pub struct Gpu {
     pub asked: Asked,
     /// Of each stream its own.
     workspaces: HashMap<usize, sys::CUdeviceptr>,
-    /// Buffers of the host that the device copies from, in turn.
+    /// Buffers of the host that the device copies from, in turn; the last is the next.
     staging: [Staging; 2],
-    turn: usize,
     /// As in `sm_90`.
     architecture: String,
 }
@@ -147,7 +146,6 @@ impl Gpu {
             asked: Asked::default(),
             workspaces: HashMap::new(),
             staging: [staging()?, staging()?],
-            turn: 0,
             architecture: format!("sm_{major}{minor}"),
         })
     }
@@ -160,7 +158,7 @@ impl Gpu {
     }
 
     /// Bytes that a copy within the device moves in a second, read and written.
-    pub fn copy_rate(&mut self, stream: sys::CUstream) -> Result<f64, Error> {
+    pub fn copy_rate(stream: sys::CUstream) -> Result<f64, Error> {
         let rate = products::copy_rate(stream);
         rate.map_err(|e| refused("copying on the GPU")(&format_args!("{e}")))
     }
@@ -269,13 +267,10 @@ impl Engine for Driver<'_> {
 
     fn upload(&mut self, bytes: &[u8], to: Pointer) -> Result<(), Error> {
         self.gpu.asked.copies += 1;
-        self.gpu.turn = (self.gpu.turn + 1) % self.gpu.staging.len();
-        let Some(staging) = self.gpu.staging.get_mut(self.gpu.turn) else {
-            return Ok(());
-        };
+        self.gpu.staging.reverse();
+        let [next, _] = &mut self.gpu.staging;
         let action = || format!("copying {} bytes to the GPU", bytes.len());
-        staging
-            .upload(bytes, to, self.stream)
+        next.upload(bytes, to, self.stream)
             .map_err(|e| refused(action())(&e))
     }
 }

@@ -179,8 +179,11 @@ pub fn supports(config: &Config) -> Result<(), String> {
             "its heads have {head} dimensions: expected a multiple of 16, at most 128"
         ));
     }
-    if !config.d_ff.is_multiple_of(8) {
-        return Err(format!("d_ff is {}: expected a multiple of 8", config.d_ff));
+    // Rows of both widths begin where wide loads and matrix products may.
+    for (what, width) in [("d_model", config.d_model), ("d_ff", config.d_ff)] {
+        if !width.is_multiple_of(8) {
+            return Err(format!("{what} is {width}: expected a multiple of 8"));
+        }
     }
     if config.qk_norm {
         return Err("it normalises queries and keys (`model.qk_norm`)".into());

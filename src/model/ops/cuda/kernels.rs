@@ -10,6 +10,7 @@ pub use rows::{Norm, Residual, Sums};
 use super::engine::{Argument, Engine, Error, Launch, Module, Pointer, Precision, Product};
 use crate::model::ops::numbers::Limits;
 use crate::model::ops::{AdamStep, Extent, Shape};
+use crate::model::precision::single;
 
 /// An engine with the kernels as methods.
 pub struct Kernels<'a> {
@@ -52,12 +53,8 @@ fn blocks(what: &'static str, found: usize, most: u32) -> Result<u32, Error> {
     })
 }
 
-fn single(value: f64) -> Argument {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "parameters are single precision"
-    )]
-    Float(value as f32)
+fn float(value: f64) -> Argument {
+    Float(single(value))
 }
 
 fn flag(on: bool) -> Argument {
@@ -200,7 +197,7 @@ impl<'a> Kernels<'a> {
         limits: &Limits,
     ) -> Result<(), Error> {
         let arrays = [sums, squares, to].map(Array);
-        let factors = [limits.mean, limits.clip].map(single);
+        let factors = [limits.mean, limits.clip].map(float);
         self.pointwise("numbers", 1, &[&arrays[..], &factors].concat())
     }
 
@@ -228,7 +225,7 @@ impl<'a> Kernels<'a> {
             &from.map(Array)[..],
             &to.map(Array),
             &[Array(numbers)],
-            &factors.map(single),
+            &factors.map(float),
             &[Int(int("a group of parameters", count)?)],
         ];
         self.pointwise("adamw", count, &arguments.concat())

@@ -11,9 +11,16 @@ use crate::model::ops::{Extent, Shape, Targets};
 /// At most this many logits exist at once, or one chunk of 128 positions'.
 const LOGITS: usize = 1 << 27;
 
-/// The positions that count: row, target and weight of each.
+/// Positions are multiplied so many at a time: else every batch, which scores a few more or
+/// less than the one before, would have products of its own, whose algorithms are sought.
+const TOGETHER: usize = 128;
+
+/// The positions that count: row, target and weight of each. Behind them stands the last of
+/// them again, by a weight of 0, up to a multiple of [`TOGETHER`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scored {
+    /// How many positions count.
+    pub count: usize,
     /// Which positions.
     pub rows: Vec<i32>,
     /// What each must predict.
@@ -34,6 +41,12 @@ impl Scored {
                 scored.weights.push(weight);
             }
         }
+        scored.count = scored.rows.len();
+        let padded = scored.count.next_multiple_of(TOGETHER);
+        for array in [&mut scored.rows, &mut scored.targets] {
+            array.resize(padded, array.last().copied().unwrap_or_default());
+        }
+        scored.weights.resize(padded, 0.0);
         scored
     }
 }
@@ -63,6 +76,8 @@ pub struct Work {
     stride: usize,
     /// Positions a chunk.
     chunk: usize,
+    /// Positions of all chunks, those that count for nothing included.
+    padded: usize,
     /// Of the array.
     pub bytes: usize,
 }
@@ -72,20 +87,22 @@ impl Work {
     pub fn new(shape: &Shape, scored: usize, precision: Precision) -> Self {
         let (mut arena, real) = (Arena::default(), precision.bytes());
         let stride = shape.vocabulary().next_multiple_of(64);
-        let chunk = (LOGITS / stride / 128).max(1) * 128;
-        let chunk = chunk.min(scored.next_multiple_of(128));
-        let blocks = Sums::new(chunk).blocks * scored.div_ceil(chunk.max(1));
+        let padded = scored.next_multiple_of(TOGETHER);
+        let chunk = (LOGITS / stride / TOGETHER).max(1) * TOGETHER;
+        let chunk = chunk.min(padded);
+        let blocks = chunks(scored, chunk).map(|(_, count)| Sums::new(count).blocks);
         let work = Self {
             table: arena.take(shape.vocabulary() * shape.d, real),
             statistics: arena.take(2 * chunk, 4),
             hidden: arena.take(chunk * shape.d, real),
             d_hidden: arena.take(chunk * shape.d, real),
             logits: arena.take(chunk * stride, real),
-            losses: arena.take(2 * scored, 4),
+            losses: arena.take(2 * padded, 4),
             sums: arena.take(512, 4),
-            partial: arena.take(blocks * 2 * shape.d, 4),
+            partial: arena.take(blocks.sum::<usize>() * 2 * shape.d, 4),
             stride,
             chunk,
+            padded,
             bytes: 0,
         };
         Self {
@@ -93,6 +110,12 @@ impl Work {
             ..work
         }
     }
+}
+
+/// The first of each chunk of some scored positions, and how many it has.
+fn chunks(scored: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let firsts = (0..scored).step_by(most.max(1));
+    firsts.map(move |first| (first, most.min(scored - first)))
 }
 
 /// What the loss reads.
@@ -140,7 +163,6 @@ pub fn run(
         shape,
         arrays,
         factors,
-        scored,
         work: Work::new(shape, scored, precision),
         precision,
         gradients,
@@ -160,9 +182,8 @@ pub fn run(
     let elements = shape.vocabulary() * shape.d;
     kernels.narrowed(head.table(), table, elements)?;
     let mut blocks = 0;
-    for first in (0..scored).step_by(head.work.chunk) {
-        let count = head.work.chunk.min(scored - first);
-        blocks += head.chunk(kernels, (first, count), blocks)?;
+    for chunk in chunks(scored, head.work.chunk) {
+        blocks += head.chunk(kernels, chunk, blocks)?;
     }
     if let Some(gradients) = gradients {
         let layout = &shape.last.norm;
@@ -172,7 +193,7 @@ pub fn run(
     }
     let (losses, sums) = (head.work(head.work.losses), head.work(head.work.sums));
     kernels.sum(losses, (sums, loss), scored)?;
-    let (losses, loss) = (element(losses, scored), element(loss, 1));
+    let (losses, loss) = (element(losses, head.work.padded), element(loss, 1));
     kernels.sum(losses, (sums, loss), scored)
 }
 
@@ -180,7 +201,6 @@ struct Head<'a> {
     shape: &'a Shape,
     arrays: Arrays,
     factors: Factors,
-    scored: usize,
     work: Work,
     precision: Precision,
     gradients: Option<Gradients>,
@@ -197,6 +217,7 @@ impl Head<'_> {
     ) -> Result<usize, Error> {
         let (shape, work) = (self.shape, self.work);
         let (d, v) = (shape.d, shape.vocabulary());
+        let padded = count.next_multiple_of(TOGETHER);
         let [table, hidden, logits] =
             [work.table, work.hidden, work.logits].map(|place| self.work(place));
         let norm = Norm {
@@ -205,7 +226,7 @@ impl Head<'_> {
             x: self.arrays.x,
             rows: element(self.arrays.rows, first),
             statistics: self.work(work.statistics),
-            count,
+            count: padded,
         };
         let (table, hidden) = (
             Matrix::new(table, d, self.precision),
@@ -214,7 +235,7 @@ impl Head<'_> {
         let logits = Matrix::new(logits, work.stride, self.precision);
         kernels.normalise(&norm, None, hidden.pointer, shape)?;
         kernels.multiply(&Product {
-            m: count,
+            m: padded,
             n: v,
             k: d,
             a: hidden,
@@ -228,13 +249,13 @@ impl Head<'_> {
                 element(self.arrays.targets, first),
                 element(self.arrays.weights, first),
             ),
-            [first, self.scored + first].map(|at| element(self.work(work.losses), at)),
+            [first, work.padded + first].map(|at| element(self.work(work.losses), at)),
             [
                 self.factors.scale,
                 self.factors.z_loss,
                 shape.soft_cap.unwrap_or(0.0),
             ],
-            (count, v, work.stride),
+            (padded, v, work.stride),
         )?;
         let Some(gradients) = self.gradients else {
             return Ok(0);
@@ -243,7 +264,7 @@ impl Head<'_> {
         let before = (before, 0 < first);
         self.back(
             kernels,
-            &norm,
+            (&norm, count),
             (table, hidden, logits),
             (into, gradients.x),
             before,
@@ -255,7 +276,7 @@ impl Head<'_> {
     fn back(
         &self,
         kernels: &mut Kernels<'_>,
-        norm: &Norm<'_>,
+        (norm, count): (&Norm<'_>, usize),
         (table, hidden, logits): (Matrix, Matrix, Matrix),
         (into, dx): (Matrix, Pointer),
         (before, onto): (usize, bool),
@@ -283,6 +304,8 @@ impl Head<'_> {
         let width = norm.layout.bias.as_ref().map_or(1, |_| 2) * d;
         let partial = element(self.work(self.work.partial), before * width);
         let written = (dx, Pointer::NONE);
+        // Who counts for nothing has no gradient to write.
+        let norm = &Norm { count, ..*norm };
         kernels.normalise_back(norm, (d_hidden, Pointer::NONE), written, partial, shape)
     }
 
@@ -303,5 +326,90 @@ impl Head<'_> {
 
     fn work(&self, place: Place) -> Pointer {
         place.of(self.arrays.work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    use super::super::engine::{Engine, Launch};
+    use crate::model::config::Config;
+    use crate::model::testing::gpt2;
+
+    /// Remembers which products it was asked for, and does nothing.
+    #[derive(Default)]
+    struct Asked(BTreeSet<[usize; 3]>);
+
+    impl Engine for Asked {
+        fn precision(&self) -> Precision {
+            Precision::Bf16
+        }
+        fn launch(&mut self, _: &Launch<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+        fn multiply(&mut self, product: &Product) -> Result<(), Error> {
+            self.0.insert([product.m, product.n, product.k]);
+            Ok(())
+        }
+        fn upload(&mut self, _: &[u8], _: Pointer) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// A plan is made for each product, by measuring: batches that differ little share it.
+    #[test]
+    fn batches_that_score_about_as_many_ask_for_the_same_products() {
+        let (shape, none) = (Shape::new(&gpt2()), Pointer::NONE);
+        let extent = Extent {
+            rows: 16,
+            length: 80,
+        };
+        let arrays = Arrays {
+            x: none,
+            last: none,
+            embedding: none,
+            rows: none,
+            targets: none,
+            weights: none,
+            work: none,
+        };
+        let to = Gradients {
+            x: none,
+            last: none,
+            embedding: none,
+        };
+        let factors = Factors {
+            scale: 1.0,
+            z_loss: 0.0,
+        };
+        let mut asked = Asked::default();
+        for scored in 1100..1200 {
+            let mut kernels = Kernels::new(&mut asked);
+            let of = (&shape, extent);
+            run(&mut kernels, of, (scored, factors), arrays, none, Some(to)).unwrap();
+        }
+        // 1152 and 1280 positions, three products each.
+        assert_eq!(asked.0.len(), 6);
+    }
+
+    /// A last chunk that is shorter may be summed by more blocks than a whole one.
+    #[test]
+    fn every_chunk_has_room_for_the_sums_of_its_norm() {
+        let shape = Shape::new(&Config {
+            vocab_size: 12_000,
+            ..gpt2()
+        });
+        for scored in [1, 127, 11_136, 11_137, 11_136 + 10_752, 30_000] {
+            let work = Work::new(&shape, scored, Precision::Single);
+            let of = |(_, count): (usize, usize)| Sums::new(count).blocks * 2 * shape.d * 4;
+            let needed: usize = chunks(scored, work.chunk).map(of).sum();
+            let start = work.partial.of(Pointer(0)).0;
+            let room = work.bytes as u64 - start;
+            assert!(needed as u64 <= room, "{scored}: {needed} of {room}");
+            let counted: usize = chunks(scored, work.chunk).map(|(_, count)| count).sum();
+            assert_eq!(counted, scored);
+        }
     }
 }

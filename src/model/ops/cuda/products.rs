@@ -270,7 +270,6 @@ impl Plan {
         };
         let mut into = *product;
         into.out.pointer.0 = scratch.0;
-        let mut best = f64::INFINITY;
         for (index, algorithm) in proposed.iter().enumerate() {
             let tried = Self {
                 algorithm: *algorithm,
@@ -285,8 +284,7 @@ impl Plan {
             if index == 0 {
                 self.told.first_us = Some(us);
             }
-            if us < best {
-                best = us;
+            if self.told.us.is_none_or(|best| us < best) {
                 (self.told.taken, self.algorithm) = (index, *algorithm);
                 self.told.us = Some(us);
             }
@@ -350,28 +348,37 @@ impl Drop for Scratch {
 
 /// Microseconds of the shortest of some runs, after one that is not timed.
 fn timed(stream: sys::CUstream, run: impl Fn() -> Result<(), Refusal>) -> Result<f64, Refusal> {
-    let [start, end] = [event()?, event()?];
+    let [start, end] = [Event::new()?, Event::new()?];
     run()?;
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
         // SAFETY: both events were made above, and the stream is the caller's.
         unsafe {
-            driver::event::record(start, stream)?;
+            driver::event::record(start.0, stream)?;
             run()?;
-            driver::event::record(end, stream)?;
-            driver::event::synchronize(end)?;
-            best = best.min(f64::from(driver::event::elapsed(start, end)?) * 1e3);
+            driver::event::record(end.0, stream)?;
+            driver::event::synchronize(end.0)?;
+            best = best.min(f64::from(driver::event::elapsed(start.0, end.0)?) * 1e3);
         }
-    }
-    for event in [start, end] {
-        // SAFETY: waited for, and not used again.
-        unsafe { driver::event::destroy(event)? };
     }
     Ok(best)
 }
 
-fn event() -> Result<sys::CUevent, driver::DriverError> {
-    driver::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+/// A point in time on a stream.
+struct Event(sys::CUevent);
+
+impl Event {
+    fn new() -> Result<Self, driver::DriverError> {
+        driver::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Self)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made above and not used again; the driver keeps what a stream still needs of
+        // it. One that cannot be destroyed is lost.
+        let _lost = unsafe { driver::event::destroy(self.0) };
+    }
 }
 
 /// Bytes that a copy within the device moves in a second, read and written.

@@ -340,7 +340,7 @@ fn on_host(
     let of = Scored::new(targets);
     let mut host = Host(precision);
     let mut kernels = Kernels::new(&mut host);
-    let mut work = vec![f32::NAN; loss::Work::new(of_batch.0, of.rows.len(), precision).bytes / 4];
+    let mut work = vec![f32::NAN; loss::Work::new(of_batch.0, of.count, precision).bytes / 4];
     let like = |array: &[f32]| vec![f32::NAN; array.len()];
     let mut found = Found {
         x: like(given.x),
@@ -363,7 +363,7 @@ fn on_host(
         last: room(&mut found.last),
         embedding: room(&mut found.embedding),
     };
-    let counted = (of.rows.len(), factors);
+    let counted = (of.count, factors);
     let (sums, alone) = (room(&mut found.sums), room(&mut found.alone));
     loss::run(&mut kernels, of_batch, counted, arrays, sums, Some(to)).unwrap();
     loss::run(&mut kernels, of_batch, counted, arrays, alone, None).unwrap();

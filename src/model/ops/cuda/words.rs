@@ -49,7 +49,6 @@ impl Packer {
         let wide = self.wide.iter().flat_map(|n| n.to_le_bytes());
         Words {
             narrow: self.narrow.len(),
-            wide: self.wide.len(),
             bytes: narrow.chain(wide).collect(),
         }
     }
@@ -59,7 +58,6 @@ impl Packer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words {
     narrow: usize,
-    wide: usize,
     /// The narrow ones, then the wide ones: so they lie on the device, behind the narrow ones
     /// that are widened.
     bytes: Vec<u8>,
@@ -68,7 +66,7 @@ pub struct Words {
 impl Words {
     /// Numbers of 32 bits that the device's array has: all of them, and as they were sent.
     pub fn size(&self) -> usize {
-        (self.narrow + self.narrow / 2 + self.wide).max(1)
+        (self.narrow + self.bytes.len() / 4).max(1)
     }
 
     /// Fills the device's array.

@@ -3,6 +3,7 @@
 use super::super::engine::{Argument, Error, Launch, Module, Pointer, Precision};
 use super::{Kernels, blocks, int};
 use crate::model::ops::{Extent, Shape};
+use crate::model::precision::single;
 use Argument::{Array, Float, Int};
 
 /// Positions of a row that one block of attention takes.
@@ -119,10 +120,5 @@ impl Kernels<'_> {
 /// What scores are multiplied with, to the base 2, and what their gradients are.
 fn scale(shape: &Shape) -> (f32, f32) {
     let scale = 1.0 / (shape.head as f64).sqrt();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "scores are single precision"
-    )]
-    let both = ((scale * std::f64::consts::LOG2_E) as f32, scale as f32);
-    both
+    (single(scale * std::f64::consts::LOG2_E), single(scale))
 }
