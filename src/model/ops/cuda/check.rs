@@ -107,14 +107,16 @@ impl Fixture {
         let group = (run.n_heads / run.n_kv_heads.max(1)).clamp(1, 4);
         let n_kv_heads = run.n_kv_heads.clamp(1, 2);
         let n_heads = group * n_kv_heads;
+        // Of a width that kernels take, where heads have one of their own.
+        let d_model = (n_heads * head).next_multiple_of(8);
         let config = Config {
             vocab_size: 203,
             context: ROWS[1],
             n_layers: 2,
             n_heads,
             n_kv_heads,
-            d_model: n_heads * head,
-            d_ff: n_heads * head + 8,
+            d_model,
+            d_ff: d_model + 8,
             window: run.window.map(|window| window.min(37)),
             ..run.clone()
         };
