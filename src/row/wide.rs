@@ -1,5 +1,7 @@
 //! Questions about many ids at once, with the widest instructions that pay.
 
+use std::cell::Cell;
+
 use crate::token::TokenId;
 
 /// An id as it lies on disk.
@@ -185,6 +187,36 @@ pub fn ones(words: &[u64]) -> u64 {
         }
     }
     body(words)
+}
+
+/// Makes each bit say that the one behind it was not set, the lowest of a word first; what
+/// the last bit says means nothing.
+pub fn before_unset(words: &mut [u64]) {
+    #[inline(always)]
+    fn body(words: &mut [u64]) {
+        let cells = Cell::from_mut(words).as_slice_of_cells();
+        for pair in cells.windows(2) {
+            if let [word, next] = pair {
+                word.set(!word.get() >> 1 | !next.get() << 63);
+            }
+        }
+        if let Some(last) = cells.last() {
+            last.set(!last.get() >> 1);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(words: &mut [u64]) {
+            body(words);
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked and has AVX2.
+            return unsafe { wide(words) };
+        }
+    }
+    body(words);
 }
 
 /// Makes `words` say which ids are `one`: a bit an id, the lowest of a word first.
@@ -414,6 +446,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_bit_says_that_the_next_was_not_set(words in prop::collection::vec(any::<u64>(), 0..40)) {
+            let mut moved = words.clone();
+            before_unset(&mut moved);
+            let bit = |words: &[u64], at: usize| words[at / 64] >> (at % 64) & 1 == 1;
+            for at in 1..64 * words.len() {
+                prop_assert_eq!(bit(&moved, at - 1), !bit(&words, at), "{}", at);
+            }
+        }
+
         #[test]
         fn text_goes_where_no_slot_is(slots in prop::collection::vec(
             prop_oneof![9 => Just(false), 1 => Just(true)], 0..300), many in any::<bool>(),
