@@ -168,8 +168,8 @@ fn every_way_to_read_gives_the_same_rows() {
                         dataset.will_need(at(index), ahead);
                         dataset.will_need(at(u64::MAX), ahead);
                     }
-                    dataset.fetch(at(index));
-                    dataset.fetch(at(u64::MAX));
+                    dataset.lines(at(index)).fetch();
+                    dataset.lines(at(u64::MAX)).fetch();
                     let row = dataset.row(split, index).unwrap();
                     assert_eq!(row, golden.row(&tokenizer, drawing));
                 }
