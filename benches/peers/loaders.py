@@ -30,6 +30,7 @@ import numpy as np
 
 PEER, WORK, BENCH = sys.argv[1:]
 ROW, BATCH = 2049, 16
+WRITES = 3
 IDS = os.path.join(BENCH, "tokens.u16")
 ENDS = os.path.join(BENCH, "ends.i64")
 OUT = os.path.join(BENCH, "peers", PEER.removesuffix("-map"))
@@ -373,8 +374,8 @@ def size(path):
 
 
 def written(peer):
-    """When a write began and ended. The second finds the memory that the first gave back; a
-    virtual machine has given back to its host what nobody used for some seconds."""
+    """When a write began and ended. Most of it may be finding memory: a virtual machine has
+    given back to its host what nobody used for a second or two."""
     clear()
     work = peer.write()
     next(work)
@@ -385,10 +386,11 @@ def written(peer):
 
 def run(peer):
     if WORK == "write":
-        first = written(peer)
-        start, end = written(peer)
+        times = [written(peer) for _ in range(WRITES)]
+        start, end = min(times, key=lambda time: time[1][0] - time[0][0])
+        seconds = [round(end[0] - start[0], 4) for start, end in times]
         found = {"tokens": os.path.getsize(IDS) // 2, "bytes": size(OUT)}
-        return start, end, found | {"first_cpu_seconds": round(first[1][0] - first[0][0], 4)}
+        return start, end, found | {"all_cpu_seconds": seconds}
     if WORK == "epoch":
         start, tokens = (cpu(), time.perf_counter()), 0
         for batch in peer.batches(0):

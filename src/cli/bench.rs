@@ -203,11 +203,9 @@ fn loaded(report: &loader::Report, rate: u64, share: f64) -> String {
             epoch.batch_ms.max,
         );
     }
-    if let Some(written) = report.written {
+    if let Some(written) = &report.written {
         let speed = whole(written.tokens_per_cpu_second);
-        let first = whole(written.tokens as f64 / written.first.cpu_seconds);
-        let [speed, first] = [speed, first].map(units::short);
-        text += &format!("\nwritten again at {speed} tokens/CPU-s, the first time at {first}\n");
+        text += &format!("\nwritten again at {} tokens/CPU-s\n", units::short(speed));
     }
     text + &format!(
         "\nprivate memory {private}\n\

@@ -192,30 +192,44 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"nnew");
     }
 
+    /// Appended, or put at the end; with a start that is known last.
     #[test]
     fn pieces_of_any_length_are_written_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
-        let bytes: Vec<u8> = (0..251).cycle().take(3 * CHUNK_BYTES + 5).collect();
         let chunk = CHUNK_BYTES;
-        for lengths in [
+        let bytes: Vec<u8> = (0..251).cycle().take(3 * chunk + 5).collect();
+        let ways = [
             vec![bytes.len()],
             vec![chunk, 2 * chunk],
             vec![1, chunk - 1, 7, 2 * chunk],
             vec![chunk - 1, 2, chunk + 1, 0, chunk],
             vec![1000; 9000],
-        ] {
-            let mut output = Output::create(&path).unwrap();
-            let mut rest = &bytes[..];
-            for length in lengths.into_iter().chain([bytes.len()]) {
-                let (piece, others) = rest.split_at(length.min(rest.len()));
-                output.write_all(piece).unwrap();
-                assert!(output.rest.len() < chunk && output.written.is_multiple_of(chunk as u64));
-                rest = others;
+        ];
+        for (lengths, appended) in ways.iter().flat_map(|way| [(way, true), (way, false)]) {
+            for whole in [&bytes[..], &bytes[..chunk / 5]] {
+                let mut output = Output::create(&path).unwrap().digested();
+                let start = [0; 9];
+                output.write_all(&start).unwrap();
+                let mut rest = &whole[start.len()..];
+                for length in lengths.iter().chain([&bytes.len()]) {
+                    let (piece, others) = rest.split_at((*length).min(rest.len()));
+                    match appended {
+                        true => output.write_all(piece).unwrap(),
+                        false => {
+                            output.rest().extend_from_slice(piece);
+                            output.write_full().unwrap();
+                        }
+                    }
+                    assert!(output.rest.len() < chunk);
+                    assert!(output.written.is_multiple_of(chunk as u64));
+                    rest = others;
+                }
+                output.overwrite_start(&whole[..start.len()]).unwrap();
+                output.publish().unwrap();
+                assert!(read(&path).unwrap() == whole);
+                assert_eq!(output.digest(), Some(*blake3::hash(whole).as_bytes()));
             }
-            output.overwrite_start(&bytes[..9]).unwrap();
-            output.publish().unwrap();
-            assert!(read(&path).unwrap() == bytes);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Questions about many ids at once, with the widest instructions that pay.
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 use crate::token::TokenId;
 
@@ -85,35 +86,43 @@ pub fn append<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
     body(ids, numbers);
 }
 
-/// Makes the places the low halves of some ids, little-endian, and returns the largest id.
-pub fn narrow(ids: &[TokenId], places: &mut [[u8; 2]]) -> Option<TokenId> {
+/// Appends the low halves of some ids, little-endian, and returns the largest id.
+pub fn narrow(ids: &[TokenId], bytes: &mut Vec<u8>) -> Option<TokenId> {
     #[inline(always)]
-    fn body(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
+    fn body(ids: &[TokenId], places: &mut [[MaybeUninit<u8>; 2]]) -> u32 {
         let mut largest = 0;
         for (place, id) in places.iter_mut().zip(ids) {
             #[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
             let low = id.0 as u16;
-            *place = low.to_le_bytes();
+            *place = low.to_le_bytes().map(MaybeUninit::new);
             largest = id.0.max(largest);
         }
         largest
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn wide(ids: &[TokenId], places: &mut [[MaybeUninit<u8>; 2]]) -> u32 {
+        body(ids, places)
+    }
+
     if ids.is_empty() {
         return None;
     }
+    let length = bytes.len() + 2 * ids.len();
+    bytes.reserve(2 * ids.len());
+    let (places, _) = bytes.spare_capacity_mut().as_chunks_mut();
     #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn wide(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
-            body(ids, places)
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor was just asked and has AVX2.
-            return Some(TokenId(unsafe { wide(ids, places) }));
-        }
-    }
-    Some(TokenId(body(ids, places)))
+    let largest = match is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor was just asked and has AVX2.
+        true => unsafe { wide(ids, places) },
+        false => body(ids, places),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let largest = body(ids, places);
+    // SAFETY: there is room for two bytes an id, all of which were just written.
+    unsafe { bytes.set_len(length) };
+    Some(TokenId(largest))
 }
 
 /// Fills `row` with the `text` in its order, and with `one` in the slots whose bits are set,
@@ -488,9 +497,9 @@ mod tests {
             let long: Vec<[u8; 4]> = ids.iter().map(|id| id.to_le_bytes()).collect();
             check(&long, one);
             let tokens: Vec<TokenId> = ids.iter().copied().map(TokenId).collect();
-            let mut places = vec![[1; 2]; ids.len()];
-            prop_assert_eq!(super::narrow(&tokens, &mut places), tokens.iter().max().copied());
-            prop_assert_eq!(places, short);
+            let mut bytes = vec![7];
+            prop_assert_eq!(super::narrow(&tokens, &mut bytes), tokens.iter().max().copied());
+            prop_assert_eq!(&bytes[1..], short.as_flattened());
         }
     }
 }
