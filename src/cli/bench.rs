@@ -74,7 +74,7 @@ pub struct Load {
     /// Do not ask the system for the rows of the next batch while one is made
     #[arg(long)]
     pub no_read_ahead: bool,
-    /// Also write the rows as new shards into this folder, which is removed again
+    /// Also write the rows as new shards into this folder, three times; it is removed again
     #[arg(long, value_name = "NEW_FOLDER")]
     pub write: Option<PathBuf>,
 }
