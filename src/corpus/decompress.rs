@@ -56,7 +56,7 @@ pub struct Input {
     read: Arc<AtomicU64>,
 }
 
-/// A file that counts what is read of it.
+/// A compressed file that counts what is read of it.
 struct Counted {
     file: File,
     read: Arc<AtomicU64>,
@@ -96,20 +96,20 @@ impl Input {
                 .map_err(fs::Error::new("read", path))?;
         }
         let read = Arc::new(AtomicU64::new(0));
-        let counted = Counted {
-            file,
-            read: read.clone(),
+        let counted = |file| {
+            let read = read.clone();
+            BufReader::with_capacity(BUFFER_BYTES, Counted { file, read })
         };
-        let file = BufReader::with_capacity(BUFFER_BYTES, counted);
         let reader: Box<dyn BufRead + Send> = match compression {
-            Compression::None => Box::new(file),
+            // Nearly all reads are larger than its buffer, and go past it.
+            Compression::None => Box::new(BufReader::new(file)),
             Compression::Gzip => Box::new(BufReader::with_capacity(
                 BUFFER_BYTES,
-                MultiGzDecoder::new(file),
+                MultiGzDecoder::new(counted(file)),
             )),
             Compression::Zstd => {
                 let wrong = fs::Error::new("decompress", path);
-                let decoder = zstd::Decoder::with_buffer(file).and_then(|mut decoder| {
+                let decoder = zstd::Decoder::with_buffer(counted(file)).and_then(|mut decoder| {
                     decoder.window_log_max(WINDOW_LOG_MAX)?;
                     Ok(decoder)
                 });
@@ -142,12 +142,20 @@ impl Input {
     /// Appends bytes up to and with the next `\n`, or `limit` bytes; returns how many.
     pub fn read_line(&mut self, limit: u64, buffer: &mut Vec<u8>) -> Result<usize, Error> {
         let read = (&mut self.reader).take(limit).read_until(b'\n', buffer);
-        read.map_err(|error| self.error(error))
+        self.counted(read)
     }
 
     /// Appends the rest of the stream, or `limit` bytes; returns how many.
     pub fn read_rest(&mut self, limit: u64, buffer: &mut Vec<u8>) -> Result<usize, Error> {
         let read = (&mut self.reader).take(limit).read_to_end(buffer);
+        self.counted(read)
+    }
+
+    /// Counts what was read where that is what the file holds.
+    fn counted(&self, read: io::Result<usize>) -> Result<usize, Error> {
+        if let (Ok(read), Compression::None) = (&read, self.compression) {
+            self.read.fetch_add(*read as u64, Ordering::Relaxed);
+        }
         read.map_err(|error| self.error(error))
     }
 

@@ -7,15 +7,12 @@
 use memchr::{memchr, memchr2};
 use serde::de::IgnoredAny;
 
+use super::unescape::unescape;
+
 /// The string that is called `field` in the object on a line; the last, if it is
 /// there twice. None where anything is unusual: control characters, escapes in
 /// names, no such member, another type, an error.
 pub fn string(line: &str, field: &str) -> Option<String> {
-    // Strings must not hold any; looked for once for all of them.
-    let least = line.bytes().fold(u8::MAX, u8::min);
-    if least < b' ' {
-        return None;
-    }
     let mut at = Cursor { rest: line };
     let mut found = None;
     at.expect('{')?;
@@ -53,58 +50,14 @@ impl<'a> Cursor<'a> {
         let end = memchr2(b'"', b'\\', self.rest.as_bytes())?;
         let (name, rest) = self.rest.split_at_checked(end)?;
         self.rest = rest.strip_prefix('"')?;
-        Some(name)
+        name.bytes().all(|byte| b' ' <= byte).then_some(name)
     }
 
     fn string(&mut self) -> Option<String> {
         self.expect('"')?;
-        let mut text = String::with_capacity(self.rest.len());
-        loop {
-            let end = memchr2(b'"', b'\\', self.rest.as_bytes())?;
-            let (plain, rest) = self.rest.split_at_checked(end)?;
-            text.push_str(plain);
-            if let Some(rest) = rest.strip_prefix('"') {
-                self.rest = rest;
-                return Some(text);
-            }
-            self.rest = rest.get(1..)?;
-            text.push(self.escaped()?);
-        }
-    }
-
-    /// The character that an escape stands for, from behind its backslash.
-    fn escaped(&mut self) -> Option<char> {
-        let sign = *self.rest.as_bytes().first()?;
-        let character = match sign {
-            b'n' => '\n',
-            b'"' | b'\\' | b'/' => char::from(sign),
-            b't' => '\t',
-            b'r' => '\r',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
-            b'u' => return self.unicode(),
-            _ => return None,
-        };
-        self.rest = self.rest.get(1..)?;
-        Some(character)
-    }
-
-    /// A character by its number, or by the two of its surrogates.
-    fn unicode(&mut self) -> Option<char> {
-        let first = self.number()?;
-        if let Some(character) = char::from_u32(first.into()) {
-            return Some(character);
-        }
-        self.rest = self.rest.strip_prefix('\\')?;
-        let pair = [first, self.number()?];
-        char::decode_utf16(pair).next()?.ok()
-    }
-
-    fn number(&mut self) -> Option<u16> {
-        let digits = self.rest.strip_prefix('u')?.get(..4)?;
-        self.rest = self.rest.get(5..)?;
-        let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        hexadecimal.then_some(u16::from_str_radix(digits, 16).ok()?)
+        let (text, rest) = unescape(self.rest, unicode)?;
+        self.rest = rest;
+        Some(text)
     }
 
     /// Steps over a value of any kind.
@@ -117,6 +70,25 @@ impl<'a> Cursor<'a> {
         // A value that is ignored may hold half a surrogate pair, which no string does.
         (!escapes_surrogate(value)).then_some(())
     }
+}
+
+/// A character by its number, or by the two of its surrogates, from its `u` on; and what
+/// stands behind.
+fn unicode(escape: &str) -> Option<(char, &str)> {
+    let (first, rest) = number(escape)?;
+    if let Some(character) = char::from_u32(first.into()) {
+        return Some((character, rest));
+    }
+    let (second, rest) = number(rest.strip_prefix('\\')?)?;
+    let character = char::decode_utf16([first, second]).next()?.ok()?;
+    Some((character, rest))
+}
+
+fn number(escape: &str) -> Option<(u16, &str)> {
+    let (digits, rest) = escape.strip_prefix('u')?.split_at_checked(4)?;
+    let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let number = u16::from_str_radix(digits, 16).ok()?;
+    hexadecimal.then_some((number, rest))
 }
 
 /// Whether a value has the escape of a surrogate.
@@ -209,10 +181,18 @@ mod tests {
         "\"n\":",
     ];
 
-    /// Any text, or one that reads like escapes.
+    /// Any text, or one that reads like escapes, of some blocks too.
     fn text() -> impl Strategy<Value = String> {
-        let signs = prop::collection::vec(prop::sample::select(&SIGNS[..]), 0..8);
-        prop_oneof![any::<String>(), signs.prop_map(|signs| signs.concat())]
+        let signs = |most| prop::collection::vec(prop::sample::select(&SIGNS[..]), 0..most);
+        let joined = |signs: Vec<&str>| signs.concat();
+        let plain = (0..200usize, signs(4), 0..200usize)
+            .prop_map(|(a, signs, b)| format!("{0:a$}{1}{0:b$}", "x", signs.concat()));
+        prop_oneof![
+            any::<String>(),
+            signs(8).prop_map(joined),
+            signs(200).prop_map(joined),
+            plain,
+        ]
     }
 
     proptest! {
@@ -220,11 +200,11 @@ mod tests {
 
         #[test]
         fn a_string_that_is_found_is_the_library_s(
-            signs in prop::collection::vec(prop::sample::select(&SIGNS[..]), 0..8),
+            text in text(),
             tail in prop::collection::vec(prop::sample::select(&SIGNS[..]), 0..3),
         ) {
             for (before, after) in [("", ""), ("{\"text\":\"", "\"}"), ("{\"n\":", ",\"text\":\"a\"}")] {
-                let line = format!("{before}{}{after}{}", signs.concat(), tail.concat());
+                let line = format!("{before}{text}{after}{}", tail.concat());
                 if let Some(found) = string(&line, "text") {
                     prop_assert_eq!(Some(found), by_library(&line), "{}", line);
                 }

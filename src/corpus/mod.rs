@@ -22,6 +22,7 @@ mod span;
 pub mod synthetic;
 mod template;
 mod text;
+mod unescape;
 pub mod weight;
 
 #[cfg(test)]

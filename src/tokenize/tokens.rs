@@ -102,11 +102,11 @@ impl<'a> Tokens<'a> {
     pub fn other_of(&self, id: u32, token: &str) -> Option<String> {
         match self {
             Self::Known(known) => {
+                let owns = |(_, owner): &(&String, u32)| *owner == id;
                 let added = known.ids.iter().map(|(token, id)| (token, *id));
-                let words = known
-                    .words()
-                    .filter(|(word, _)| !known.ids.contains_key(*word));
-                let mut owners = words.chain(added).filter(|(_, owner)| *owner == id);
+                let words = known.words().filter(owns);
+                let words = words.filter(|(word, _)| !known.ids.contains_key(*word));
+                let mut owners = words.chain(added.filter(owns));
                 let other = owners.find(|(other, _)| *other != token);
                 other.map(|(other, _)| other.clone())
             }

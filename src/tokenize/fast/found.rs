@@ -68,10 +68,12 @@ impl Found {
 
     /// Adds ids, and has room as before.
     pub fn extend(&mut self, ids: &[u32]) {
-        self.ids.truncate(self.n);
-        self.ids.extend_from_slice(ids);
-        self.n = self.ids.len();
+        let from = self.n;
+        self.n += ids.len();
         self.make_room();
+        if let Some(places) = self.ids.get_mut(from..self.n) {
+            places.copy_from_slice(ids);
+        }
     }
 
     /// Adds the ids of a piece of this key that is not where short ones mostly are, with

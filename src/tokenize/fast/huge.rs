@@ -45,10 +45,11 @@ impl<T: Plain> Huge<T> {
     #[inline(always)]
     pub fn prefetch(&self, at: usize) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(value) = self.get(at) {
+        {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch of a valid reference changes nothing; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
+            let value = self.as_ptr().wrapping_add(at);
+            // SAFETY: a prefetch reads nothing, whatever the address; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(value.cast()) }
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;
