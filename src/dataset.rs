@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::fs;
+use crate::fs::mapped::Lines;
 use crate::manifest::{self, Manifest, Split, TOKENIZER_FILE};
 use crate::pause::{self, Insertion};
 use crate::row::{Ids, RowView};
@@ -380,14 +381,17 @@ impl Dataset {
         }
     }
 
-    /// Says that a row is read soon, so that the processor may get it from memory.
-    pub fn fetch(&self, at: At) {
+    /// The ids of a row, for the processor to get them from memory; of several that it is made
+    /// of, the last, after it was told of the others.
+    pub fn lines(&self, at: At) -> Lines<'_> {
         let (rows, run) = self.runs(at).unwrap_or_default();
+        let mut lines = Lines::default();
         for index in rows {
             if let Ok((shard, row)) = self.place(at.split, index) {
-                shard.fetch(row, run);
+                std::mem::replace(&mut lines, shard.lines(row, run)).fetch();
             }
         }
+        lines
     }
 
     /// The shard that holds a row, and the row's index in it.

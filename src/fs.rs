@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use output::{CHUNK_BYTES, Output};
 
@@ -92,6 +93,22 @@ pub fn will_need(file: &File, bytes: &Range<usize>) {
     let _unused = (file, bytes);
 }
 
+/// Takes room on the disk for bytes that will be written to a file; a hint, which does not
+/// change the file, and saves looking for room a block of the system at a time.
+fn allocate(file: &File, at: u64, length: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let position = |at: u64| libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+        let (at, length) = (position(at), position(length as u64));
+        // SAFETY: it is asked about an open file, and touches no memory of ours. A disk that
+        // is full will say so when bytes are written.
+        unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, at, length) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unused = (file, at, length);
+}
+
 /// Says that a file need not stay in memory; a hint, which spares what is mapped.
 pub fn forget(path: &Path) -> Result<(), Error> {
     let file = open(path)?;
@@ -120,6 +137,23 @@ pub fn disk_reads() -> u64 {
     }
     #[cfg(not(target_os = "linux"))]
     0
+}
+
+/// How long this thread has run on a processor, to the nanosecond, where the system tells.
+pub fn thread_time() -> Option<Duration> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut time = std::mem::MaybeUninit::<libc::timespec>::zeroed();
+        // SAFETY: it fills `time`, whose numbers may also stay 0.
+        let (failed, time) = unsafe {
+            let failed = libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr());
+            (failed, time.assume_init())
+        };
+        let seconds = u64::try_from(time.tv_sec).ok().filter(|_| failed == 0)?;
+        Some(Duration::new(seconds, u32::try_from(time.tv_nsec).ok()?))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Reads a whole file, which must have at most `most` bytes.

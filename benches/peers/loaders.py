@@ -30,6 +30,7 @@ import numpy as np
 
 PEER, WORK, BENCH = sys.argv[1:]
 ROW, BATCH = 2049, 16
+WRITES = 3
 IDS = os.path.join(BENCH, "tokens.u16")
 ENDS = os.path.join(BENCH, "ends.i64")
 OUT = os.path.join(BENCH, "peers", PEER.removesuffix("-map"))
@@ -372,18 +373,24 @@ def size(path):
     return sum(map(os.path.getsize, files))
 
 
+def written(peer):
+    """When a write began and ended. Most of it may be finding memory: a virtual machine has
+    given back to its host what nobody used for a second or two."""
+    clear()
+    work = peer.write()
+    next(work)
+    start = cpu(), time.perf_counter()
+    next(work, None)
+    return start, (cpu(), time.perf_counter())
+
+
 def run(peer):
     if WORK == "write":
-        clear()
-        work = peer.write()
-        next(work)
-        # Memory that a virtual machine has not used yet costs several times as much to write
-        # to as what it has: what ran before must not decide.
-        np.ones(os.path.getsize(IDS) * 3 // 2, np.uint8)
-        start = cpu(), time.perf_counter()
-        next(work, None)
-        end = cpu(), time.perf_counter()
-        return start, end, {"tokens": os.path.getsize(IDS) // 2, "bytes": size(OUT)}
+        times = [written(peer) for _ in range(WRITES)]
+        start, end = min(times, key=lambda time: time[1][0] - time[0][0])
+        seconds = [round(end[0] - start[0], 4) for start, end in times]
+        found = {"tokens": os.path.getsize(IDS) // 2, "bytes": size(OUT)}
+        return start, end, found | {"all_cpu_seconds": seconds}
     if WORK == "epoch":
         start, tokens = (cpu(), time.perf_counter()), 0
         for batch in peer.batches(0):

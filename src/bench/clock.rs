@@ -1,5 +1,6 @@
 //! Time that threads worked, and memory that the process has, as the system counts them.
 
+#[cfg(feature = "train")]
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -65,11 +66,9 @@ pub fn memory_now() -> Option<u64> {
     fs::process_memory("VmRSS:")
 }
 
-/// Time that this thread has run, as Linux tells it in nanoseconds.
+/// Time that this thread has run.
 fn on_cpu() -> Option<Duration> {
-    // The system counts at its ticks, some milliseconds apart, and when a thread yields.
-    std::thread::yield_now();
-    ran(Path::new("/proc/thread-self/schedstat"))
+    fs::thread_time()
 }
 
 /// Time that the threads of this process have run, but for those that are gone.
@@ -83,6 +82,7 @@ fn all_on_cpu() -> Option<Duration> {
     Some(times.sum())
 }
 
+#[cfg(feature = "train")]
 fn ran(schedstat: &Path) -> Option<Duration> {
     let text = fs::read_text(schedstat).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;

@@ -89,12 +89,15 @@ pub struct Report {
     pub written: Option<Written>,
 }
 
-/// Rows in memory that became shards.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Rows in memory that became shards, several times.
+#[derive(Clone, Debug, Serialize)]
 pub struct Written {
-    /// Its time, with checks of every id, checksums, digests and fsync.
+    /// The least time, with checks of every id, checksums, digests and fsync.
     #[serde(flatten)]
     pub took: Took,
+    /// All times. Most of one may be that of finding memory: a virtual machine has given back
+    /// to its host what nobody used for a second or two, and must be given it again.
+    pub times: Vec<Took>,
     /// Ids of rows.
     pub tokens: u64,
     /// Ids a second of [`Took::cpu_seconds`].
@@ -206,14 +209,28 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     })
 }
 
-/// Writes the rows of a split again, shard by shard, and removes what it wrote.
+/// Writes the rows of a split again, shard by shard, some times, and removes what it wrote.
 fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Error> {
     if folder.exists() {
         let folder = folder.to_path_buf();
         return Err(Error::Exists { folder });
     }
+    let all = (0..WRITES).map(|_| write_once(dataset, split, folder));
+    let (times, tokens): (Vec<_>, Vec<_>) = all.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let least = |one: &&Took, other: &&Took| one.cpu_seconds.total_cmp(&other.cpu_seconds);
+    let took = times.iter().min_by(least).copied().unwrap_or_default();
+    let tokens = tokens.first().copied().unwrap_or(0);
+    Ok(Written {
+        took,
+        times,
+        tokens,
+        tokens_per_cpu_second: tokens as f64 / took.cpu_seconds,
+    })
+}
+
+/// Writes the rows of a split, and removes what it wrote; how many ids those were.
+fn write_once(dataset: &Dataset, split: Split, folder: &Path) -> Result<(Took, u64), Error> {
     let (mut took, mut tokens) = (Took::default(), 0);
-    warm(dataset, split);
     for shard in dataset.shards(split) {
         let spec = ShardSpec::of(shard.header(), &dataset.manifest);
         let (writer, some) = measure(|| ShardWriter::create(folder, &shard.record().name, &spec));
@@ -232,28 +249,14 @@ fn write(dataset: &Dataset, split: Split, folder: &Path) -> Result<Written, Erro
         tokens += written?.ids;
     }
     fs::remove_dir(folder).map_err(shard::Error::from)?;
-    Ok(Written {
-        took,
-        tokens,
-        tokens_per_cpu_second: tokens as f64 / took.cpu_seconds,
-    })
+    Ok((took, tokens))
 }
 
-/// Takes more memory than will be written, and gives it back. What a virtual machine has not
-/// used yet costs several times as much to write to as what it has, so that otherwise the
-/// programs that ran before would decide.
-fn warm(dataset: &Dataset, split: Split) {
-    let bytes = dataset.shards(split).iter();
-    let bytes: u64 = bytes.map(|shard| shard.header().ids_bytes()).sum();
-    let bytes = usize::try_from(bytes).unwrap_or(WARMED_MAX).min(WARMED_MAX);
-    drop(black_box(vec![1u8; bytes + bytes / 2]));
-}
+/// How often the rows are written.
+const WRITES: usize = 3;
 
 /// Rows are written so many at a time, as they come from preparation: still in the cache.
-const WRITTEN_ROWS: usize = 256;
-
-/// No more of what is written finds warm memory.
-const WARMED_MAX: usize = 1 << 30;
+const WRITTEN_ROWS: usize = 64;
 
 fn open(options: &Options) -> Result<Dataset, Error> {
     let dataset = Dataset::open_by(options.reading, &options.dataset)?;

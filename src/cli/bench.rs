@@ -74,7 +74,7 @@ pub struct Load {
     /// Do not ask the system for the rows of the next batch while one is made
     #[arg(long)]
     pub no_read_ahead: bool,
-    /// Also write the rows as new shards into this folder, which is removed again
+    /// Also write the rows as new shards into this folder, three times; it is removed again
     #[arg(long, value_name = "NEW_FOLDER")]
     pub write: Option<PathBuf>,
 }
@@ -203,7 +203,7 @@ fn loaded(report: &loader::Report, rate: u64, share: f64) -> String {
             epoch.batch_ms.max,
         );
     }
-    if let Some(written) = report.written {
+    if let Some(written) = &report.written {
         let speed = whole(written.tokens_per_cpu_second);
         text += &format!("\nwritten again at {} tokens/CPU-s\n", units::short(speed));
     }

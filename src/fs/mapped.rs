@@ -73,16 +73,32 @@ impl Mapped {
         drop((self.map).advise_range(Advice::WillNeed, bytes.start, bytes.len()));
     }
 
-    /// Says that some bytes are read next, so that the processor may get them from memory.
-    pub fn fetch(&self, bytes: &Range<usize>) {
+    /// Some bytes, for the processor to get them from memory.
+    pub fn lines(&self, bytes: &Range<usize>) -> Lines<'_> {
+        Lines(self.map.get(bytes.clone()).unwrap_or_default())
+    }
+}
+
+/// Bytes of a map that are read soon. A processor that is told of too many at once waits for
+/// them, so that it is told of a part, does something else, and is told of the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lines<'a>(&'a [u8]);
+
+impl Lines<'_> {
+    /// The first half and the others.
+    pub fn halves(self) -> [Self; 2] {
+        let (first, others) = self.0.split_at(self.0.len() / 2);
+        [Self(first), Self(others)]
+    }
+
+    /// Says that they are read next.
+    pub fn fetch(self) {
         #[cfg(target_arch = "x86_64")]
-        for line in (self.map.get(bytes.clone()).unwrap_or_default()).chunks(64) {
+        for line in self.0.chunks(64) {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             // SAFETY: a hint about a byte of the map, which reads nothing.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _unused = bytes;
     }
 }
 

@@ -5,15 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::tree::Tree;
-use super::{Error, create_dir, publish, remove_file, temporary};
+use super::{Error, allocate, create_dir, publish, remove_file, temporary};
 
 /// A file being written; dropped without [`Output::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct Output {
     file: File,
-    /// Bytes that were not handed to the system yet: fewer than [`CHUNK_BYTES`].
+    /// Bytes that were not handed to the system yet.
     rest: Vec<u8>,
-    /// Bytes that were.
+    /// Bytes that were: whole chunks, until the last.
     written: u64,
     /// The digest of all bytes, where it is wanted.
     digest: Option<Tree>,
@@ -63,25 +63,48 @@ impl Output {
     /// Appends bytes.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let mut bytes = bytes;
-        loop {
-            let in_chunk = self.written.wrapping_add(self.rest.len() as u64) % CHUNK_BYTES as u64;
-            let room = CHUNK_BYTES - usize::try_from(in_chunk).unwrap_or(0);
-            let Some((fitting, others)) = bytes.split_at_checked(room) else {
-                self.rest.extend_from_slice(bytes);
-                return Ok(());
-            };
+        while let Some((fitting, others)) =
+            bytes.split_at_checked(CHUNK_BYTES.saturating_sub(self.rest.len()))
+        {
             if self.rest.is_empty() {
                 self.put(fitting)?;
             } else {
                 self.rest.extend_from_slice(fitting);
-                self.flush()?;
+                self.write_full()?;
             }
             bytes = others;
         }
+        self.rest.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// What was appended and not written yet; more may be put at its end, after which
+    /// [`Output::write_full`] must follow.
+    pub fn rest(&mut self) -> &mut Vec<u8> {
+        &mut self.rest
+    }
+
+    /// Takes the digest of what was put at the end, while it is in the cache, and hands whole
+    /// chunks to the system.
+    pub fn write_full(&mut self) -> Result<(), Error> {
+        if let Some(digest) = &mut self.digest {
+            digest.take(self.written, &self.rest);
+        }
+        let whole = self.rest.len() / CHUNK_BYTES * CHUNK_BYTES;
+        if 0 < whole {
+            let mut rest = std::mem::take(&mut self.rest);
+            self.put(rest.get(..whole).unwrap_or_default())?;
+            rest.drain(..whole);
+            self.rest = rest;
+        }
+        Ok(())
     }
 
     /// Replaces the first bytes, such as a header whose counts are known last.
     pub fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(digest) = &mut self.digest {
+            digest.overwrite_start(bytes);
+        }
         if self.written == 0 {
             self.rest.resize(self.rest.len().max(bytes.len()), 0);
             self.rest
@@ -89,9 +112,6 @@ impl Output {
                 .zip(bytes)
                 .for_each(|(old, new)| *old = *new);
             return Ok(());
-        }
-        if let Some(digest) = &mut self.digest {
-            digest.overwrite_start(bytes);
         }
         std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, 0)
             .map_err(Error::new("write", &self.path))
@@ -110,21 +130,27 @@ impl Output {
 
     /// Hands what is left to the system.
     fn flush(&mut self) -> Result<(), Error> {
-        let mut rest = std::mem::take(&mut self.rest);
-        self.put(&rest)?;
-        rest.clear();
-        self.rest = rest;
+        if let Some(digest) = &mut self.digest {
+            digest.end(self.written, &self.rest);
+        }
+        self.file
+            .write_all(&self.rest)
+            .map_err(Error::new("write", &self.path))?;
+        self.written += self.rest.len() as u64;
+        self.rest.clear();
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::new("write", &self.path))?;
+    /// Hands whole chunks to the system.
+    fn put(&mut self, chunks: &[u8]) -> Result<(), Error> {
         if let Some(digest) = &mut self.digest {
-            digest.push(self.written, bytes);
+            digest.take(self.written, chunks);
         }
-        self.written += bytes.len() as u64;
+        allocate(&self.file, self.written, chunks.len());
+        self.file
+            .write_all(chunks)
+            .map_err(Error::new("write", &self.path))?;
+        self.written += chunks.len() as u64;
         Ok(())
     }
 }
@@ -166,30 +192,44 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"nnew");
     }
 
+    /// Appended, or put at the end; with a start that is known last.
     #[test]
     fn pieces_of_any_length_are_written_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
-        let bytes: Vec<u8> = (0..251).cycle().take(3 * CHUNK_BYTES + 5).collect();
         let chunk = CHUNK_BYTES;
-        for lengths in [
+        let bytes: Vec<u8> = (0..251).cycle().take(3 * chunk + 5).collect();
+        let ways = [
             vec![bytes.len()],
             vec![chunk, 2 * chunk],
             vec![1, chunk - 1, 7, 2 * chunk],
             vec![chunk - 1, 2, chunk + 1, 0, chunk],
             vec![1000; 9000],
-        ] {
-            let mut output = Output::create(&path).unwrap();
-            let mut rest = &bytes[..];
-            for length in lengths.into_iter().chain([bytes.len()]) {
-                let (piece, others) = rest.split_at(length.min(rest.len()));
-                output.write_all(piece).unwrap();
-                assert!(output.rest.len() < chunk && output.written.is_multiple_of(chunk as u64));
-                rest = others;
+        ];
+        for (lengths, appended) in ways.iter().flat_map(|way| [(way, true), (way, false)]) {
+            for whole in [&bytes[..], &bytes[..chunk / 5]] {
+                let mut output = Output::create(&path).unwrap().digested();
+                let start = [0; 9];
+                output.write_all(&start).unwrap();
+                let mut rest = &whole[start.len()..];
+                for length in lengths.iter().chain([&bytes.len()]) {
+                    let (piece, others) = rest.split_at((*length).min(rest.len()));
+                    match appended {
+                        true => output.write_all(piece).unwrap(),
+                        false => {
+                            output.rest().extend_from_slice(piece);
+                            output.write_full().unwrap();
+                        }
+                    }
+                    assert!(output.rest.len() < chunk);
+                    assert!(output.written.is_multiple_of(chunk as u64));
+                    rest = others;
+                }
+                output.overwrite_start(&whole[..start.len()]).unwrap();
+                output.publish().unwrap();
+                assert!(read(&path).unwrap() == whole);
+                assert_eq!(output.digest(), Some(*blake3::hash(whole).as_bytes()));
             }
-            output.overwrite_start(&bytes[..9]).unwrap();
-            output.publish().unwrap();
-            assert!(read(&path).unwrap() == bytes);
         }
     }
 

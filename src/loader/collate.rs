@@ -195,23 +195,17 @@ impl Collator {
 /// Makes the bits of a row's pauses say what it scores by the paper's rule: a position
 /// whose next id is no pause, neither part of a prefix nor past the end.
 fn scored(words: &mut [u64], prefix: usize, n: usize) {
-    for word in words.iter_mut() {
-        *word = !*word;
-    }
-    // The first id is nobody's target.
-    let start = prefix.max(1).min(n);
+    wide::before_unset(words);
+    let start = prefix.saturating_sub(1).min(n);
     let (before, within) = words.split_at_mut((start / 64).min(words.len()));
     before.fill(0);
     if let Some(first) = within.first_mut() {
         *first &= u64::MAX << (start % 64);
     }
-    if let (Some(last), 1..) = (words.last_mut(), n % 64) {
-        *last &= !(u64::MAX << (n % 64));
-    }
-    // What is a target counts for the position before it.
-    let mut words = words.iter_mut().peekable();
-    while let Some(word) = words.next() {
-        *word = *word >> 1 | words.peek().map_or(0, |next| **next) << 63;
+    // The last id has none behind it.
+    let end = n.saturating_sub(1);
+    if let Some(last) = words.get_mut(end / 64) {
+        *last &= !(u64::MAX << (end % 64));
     }
 }
 

@@ -33,6 +33,7 @@ use self::order::Sampler;
 use crate::batch::{Batch, Counts, LENGTH_STEP};
 use crate::dataset::Dataset;
 use crate::fingerprint::{self, Difference, Fingerprint};
+use crate::fs::mapped::Lines;
 use crate::manifest::Split;
 use crate::row::RowView;
 use crate::shard::Ahead;
@@ -62,8 +63,10 @@ pub trait Rows: Send + Sync {
     fn read(&self, at: At, see: &mut dyn FnMut(RowView<'_>)) -> Result<(), BoxError>;
     /// Says that a row will be read soon, so that it may be got from its disk.
     fn will_need(&self, _: At, _: Ahead) {}
-    /// Says that a row is read soon, so that it may be got from memory.
-    fn fetch(&self, _: At) {}
+    /// What is read for a row, for the processor to get it from memory.
+    fn lines(&self, _: At) -> Lines<'_> {
+        Lines::default()
+    }
     /// What decides the rows: equal ones give equal rows.
     fn identity(&self) -> Fingerprint;
 }
@@ -93,8 +96,8 @@ impl Rows for Dataset {
         self.will_need(at, ahead);
     }
 
-    fn fetch(&self, at: At) {
-        self.fetch(at);
+    fn lines(&self, at: At) -> Lines<'_> {
+        self.lines(at)
     }
 
     fn identity(&self) -> Fingerprint {
@@ -398,7 +401,7 @@ impl Loader {
         let mut ahead = rows.iter().chain(next);
         for pick in ahead.by_ref().take(FETCHED) {
             if !is_fetched {
-                self.fetch(*pick);
+                self.lines(*pick).fetch();
             }
         }
         let mut batch = GlobalBatch {
@@ -425,20 +428,21 @@ impl Loader {
         let first = self.members.first().ok_or_else(empty)?;
         let mut collator = Collator::new(first.reserved(), first.id_width()).expect(picks.len());
         for pick in picks {
-            if let Some(pick) = ahead.next() {
-                self.fetch(*pick);
-            }
+            let later = ahead.next().map(|pick| self.lines(*pick));
+            let [some, others] = later.unwrap_or_default().halves();
+            some.fetch();
             let member = self.members.get(pick.member).ok_or_else(empty)?;
-            push(&**member, pick.at(split), &mut collator)?;
+            push(&**member, pick.at(split), &mut collator, others)?;
         }
         Ok(collator.finish())
     }
 
-    /// Says that a row is read soon, so that the processor may get it from memory.
-    fn fetch(&self, pick: Pick) {
-        if let Some(member) = self.members.get(pick.member) {
-            member.fetch(pick.at(self.config.split));
-        }
+    /// What is read for a row, for the processor to get it from memory.
+    fn lines(&self, pick: Pick) -> Lines<'_> {
+        let member = self.members.get(pick.member);
+        member.map_or(Lines::default(), |member| {
+            member.lines(pick.at(self.config.split))
+        })
     }
 
     /// Says that some rows will be read soon.
@@ -513,13 +517,22 @@ pub fn collate(dataset: &dyn Rows, rows: impl Iterator<Item = At>) -> Result<Bat
     let collator = Collator::new(dataset.reserved(), dataset.id_width());
     let mut collator = collator.expect(rows.size_hint().0);
     for at in rows {
-        push(dataset, at, &mut collator)?;
+        push(dataset, at, &mut collator, Lines::default())?;
     }
     Ok(collator.finish())
 }
 
-fn push(dataset: &dyn Rows, at: At, collator: &mut Collator) -> Result<(), Error> {
-    let read = dataset.read(at, &mut |row| collator.push(row));
+/// Puts a row into a batch. Between its check and its copy the processor is told of `others`.
+fn push(
+    dataset: &dyn Rows,
+    at: At,
+    collator: &mut Collator,
+    others: Lines<'_>,
+) -> Result<(), Error> {
+    let read = dataset.read(at, &mut |row| {
+        others.fetch();
+        collator.push(row);
+    });
     read.map_err(|source| Error::Row {
         split: at.split,
         index: at.index,

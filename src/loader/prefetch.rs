@@ -101,9 +101,15 @@ pub struct Batches<'a> {
     indices: Range<u64>,
     /// The rows of the next, once they were asked for.
     next: Option<Vec<Pick>>,
-    /// How often this thread had read from a disk when the last was begun.
+    /// How often this thread had read from a disk when that was last asked.
     reads: u64,
+    /// What is asked for ahead.
+    ahead: Ahead,
 }
+
+/// Whether rows come from a disk is asked once in so many, as the question takes the system
+/// as long as some of them take us.
+const ROWS_PER_QUESTION: usize = 256;
 
 impl<'a> Batches<'a> {
     pub(super) fn new(loader: &'a Loader, indices: Range<u64>) -> Self {
@@ -112,6 +118,7 @@ impl<'a> Batches<'a> {
             indices,
             next: None,
             reads: fs::disk_reads(),
+            ahead: Ahead::Stretches,
         }
     }
 }
@@ -125,16 +132,19 @@ impl Iterator for Batches<'_> {
         // The batch before has fetched the first rows of this one, too.
         let is_fetched = asked_for.is_some();
         let rows = asked_for.unwrap_or_else(|| self.loader.rows_of(k));
-        let reads = fs::disk_reads();
-        // Rows that came from a disk just now say that the next ones will, too.
-        let ahead = match reads == self.reads {
-            true => Ahead::Stretches,
-            false => Ahead::Rows,
-        };
-        self.reads = reads;
+        let batches_per_question = ROWS_PER_QUESTION.div_ceil(self.loader.rows_per_batch());
+        if k.is_multiple_of(batches_per_question as u64) {
+            let reads = fs::disk_reads();
+            // Rows that came from a disk just now say that the next ones will, too.
+            self.ahead = match reads == self.reads {
+                true => Ahead::Stretches,
+                false => Ahead::Rows,
+            };
+            self.reads = reads;
+        }
         if !self.indices.is_empty() {
             let next = self.loader.rows_of(self.indices.start);
-            self.loader.will_need(&next, ahead);
+            self.loader.will_need(&next, self.ahead);
             self.next = Some(next);
         }
         let next = self.next.as_deref().unwrap_or_default();

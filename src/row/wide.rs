@@ -1,5 +1,8 @@
 //! Questions about many ids at once, with the widest instructions that pay.
 
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+
 use crate::token::TokenId;
 
 /// An id as it lies on disk.
@@ -83,35 +86,43 @@ pub fn append<T: Id>(ids: &[T], numbers: &mut Vec<T::Number>) {
     body(ids, numbers);
 }
 
-/// Makes the places the low halves of some ids, little-endian, and returns the largest id.
-pub fn narrow(ids: &[TokenId], places: &mut [[u8; 2]]) -> Option<TokenId> {
+/// Appends the low halves of some ids, little-endian, and returns the largest id.
+pub fn narrow(ids: &[TokenId], bytes: &mut Vec<u8>) -> Option<TokenId> {
     #[inline(always)]
-    fn body(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
+    fn body(ids: &[TokenId], places: &mut [[MaybeUninit<u8>; 2]]) -> u32 {
         let mut largest = 0;
         for (place, id) in places.iter_mut().zip(ids) {
             #[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
             let low = id.0 as u16;
-            *place = low.to_le_bytes();
+            *place = low.to_le_bytes().map(MaybeUninit::new);
             largest = id.0.max(largest);
         }
         largest
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn wide(ids: &[TokenId], places: &mut [[MaybeUninit<u8>; 2]]) -> u32 {
+        body(ids, places)
+    }
+
     if ids.is_empty() {
         return None;
     }
+    let length = bytes.len() + 2 * ids.len();
+    bytes.reserve(2 * ids.len());
+    let (places, _) = bytes.spare_capacity_mut().as_chunks_mut();
     #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn wide(ids: &[TokenId], places: &mut [[u8; 2]]) -> u32 {
-            body(ids, places)
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor was just asked and has AVX2.
-            return Some(TokenId(unsafe { wide(ids, places) }));
-        }
-    }
-    Some(TokenId(body(ids, places)))
+    let largest = match is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor was just asked and has AVX2.
+        true => unsafe { wide(ids, places) },
+        false => body(ids, places),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let largest = body(ids, places);
+    // SAFETY: there is room for two bytes an id, all of which were just written.
+    unsafe { bytes.set_len(length) };
+    Some(TokenId(largest))
 }
 
 /// Fills `row` with the `text` in its order, and with `one` in the slots whose bits are set,
@@ -185,6 +196,36 @@ pub fn ones(words: &[u64]) -> u64 {
         }
     }
     body(words)
+}
+
+/// Makes each bit say that the one behind it was not set, the lowest of a word first; what
+/// the last bit says means nothing.
+pub fn before_unset(words: &mut [u64]) {
+    #[inline(always)]
+    fn body(words: &mut [u64]) {
+        let cells = Cell::from_mut(words).as_slice_of_cells();
+        for pair in cells.windows(2) {
+            if let [word, next] = pair {
+                word.set(!word.get() >> 1 | !next.get() << 63);
+            }
+        }
+        if let Some(last) = cells.last() {
+            last.set(!last.get() >> 1);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(words: &mut [u64]) {
+            body(words);
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked and has AVX2.
+            return unsafe { wide(words) };
+        }
+    }
+    body(words);
 }
 
 /// Makes `words` say which ids are `one`: a bit an id, the lowest of a word first.
@@ -415,6 +456,16 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_bit_says_that_the_next_was_not_set(words in prop::collection::vec(any::<u64>(), 0..40)) {
+            let mut moved = words.clone();
+            before_unset(&mut moved);
+            let bit = |words: &[u64], at: usize| words[at / 64] >> (at % 64) & 1 == 1;
+            for at in 1..64 * words.len() {
+                prop_assert_eq!(bit(&moved, at - 1), !bit(&words, at), "{}", at);
+            }
+        }
+
+        #[test]
         fn text_goes_where_no_slot_is(slots in prop::collection::vec(
             prop_oneof![9 => Just(false), 1 => Just(true)], 0..300), many in any::<bool>(),
         ) {
@@ -446,9 +497,9 @@ mod tests {
             let long: Vec<[u8; 4]> = ids.iter().map(|id| id.to_le_bytes()).collect();
             check(&long, one);
             let tokens: Vec<TokenId> = ids.iter().copied().map(TokenId).collect();
-            let mut places = vec![[1; 2]; ids.len()];
-            prop_assert_eq!(super::narrow(&tokens, &mut places), tokens.iter().max().copied());
-            prop_assert_eq!(places, short);
+            let mut bytes = vec![7];
+            prop_assert_eq!(super::narrow(&tokens, &mut bytes), tokens.iter().max().copied());
+            prop_assert_eq!(&bytes[1..], short.as_flattened());
         }
     }
 }

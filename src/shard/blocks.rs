@@ -12,9 +12,7 @@ pub struct Blocks {
     output: Output,
     /// Bytes of a block; the last one may have fewer.
     block_bytes: usize,
-    /// Bytes that are not written yet.
-    bytes: Vec<u8>,
-    /// How many of them are in a checksum.
+    /// How many of the bytes that are not written yet are in a checksum.
     summed: usize,
     /// The checksum of the block that is not full, and how many bytes it has.
     sum: Checksum,
@@ -27,13 +25,13 @@ pub struct Blocks {
 impl Blocks {
     /// Starts a file; `before` stands before the first block, each of which has so many bytes.
     pub fn create(path: &Path, before: &[u8], block_bytes: usize) -> Result<Self, fs::Error> {
-        let mut bytes = Vec::with_capacity(CHUNK_BYTES + block_bytes);
-        bytes.extend_from_slice(before);
+        let mut output = Output::create(path)?.digested();
+        output.rest().reserve(CHUNK_BYTES + block_bytes);
+        output.rest().extend_from_slice(before);
         Ok(Self {
-            output: Output::create(path)?.digested(),
+            output,
             block_bytes,
-            summed: bytes.len(),
-            bytes,
+            summed: before.len(),
             sum: Checksum::default(),
             in_block: 0,
             sums: Vec::new(),
@@ -43,13 +41,13 @@ impl Blocks {
 
     /// Where the next bytes go; [`Blocks::write_full`] must follow.
     pub fn end(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+        self.output.rest()
     }
 
     /// Takes the checksums of what was put at the end, while it is in the cache, and writes
     /// as much as goes without a copy.
     pub fn write_full(&mut self) -> Result<(), fs::Error> {
-        let mut rest = self.bytes.get(self.summed..).unwrap_or_default();
+        let mut rest = (self.output.rest()).get(self.summed..).unwrap_or_default();
         while !rest.is_empty() {
             let left = self.block_bytes - self.in_block;
             let (piece, others) = rest.split_at(rest.len().min(left));
@@ -65,13 +63,8 @@ impl Blocks {
                 self.in_block = 0;
             }
         }
-        let written = self.bytes.len() / CHUNK_BYTES * CHUNK_BYTES;
-        if 0 < written {
-            let bytes = self.bytes.get(..written).unwrap_or_default();
-            self.output.write_all(bytes)?;
-            self.bytes.drain(..written);
-        }
-        self.summed = self.bytes.len();
+        self.output.write_full()?;
+        self.summed = self.output.rest().len();
         Ok(())
     }
 
@@ -82,7 +75,6 @@ impl Blocks {
         if 0 < self.in_block {
             self.sums.push(self.sum.finish());
         }
-        self.output.write_all(&self.bytes)?;
         if !start.is_empty() {
             self.output.overwrite_start(start)?;
         }
@@ -101,7 +93,7 @@ impl Blocks {
 
 impl io::Write for Blocks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
+        self.end().extend_from_slice(bytes);
         match self.write_full() {
             Ok(()) => Ok(bytes.len()),
             Err(error) => {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::layout::{BLOCK_BYTES_MAX, Fault};
 use crate::digest::Digest;
-use crate::fs::mapped::Mapped;
+use crate::fs::mapped::{Lines, Mapped};
 use crate::fs::{self, read_at};
 
 /// How the files of a dataset are read.
@@ -137,11 +137,9 @@ impl Bytes {
         }
     }
 
-    /// Says that some bytes are read next, so that the processor may fetch them.
-    pub fn fetch(&self, range: &Range<usize>) {
-        if let Some(mapped) = &self.mapped {
-            mapped.fetch(range);
-        }
+    /// Some bytes, for the processor to get them from memory: none where they are not mapped.
+    pub fn lines(&self, range: &Range<usize>) -> Lines<'_> {
+        (self.mapped.as_ref()).map_or(Lines::default(), |mapped| mapped.lines(range))
     }
 
     /// An error about this file.

@@ -11,6 +11,7 @@ use super::layout::{Fault, HEADER_BYTES, Header, RawHeader};
 use super::touched::{Ahead, Touched};
 use super::{Error, parquet};
 use crate::digest::Digest;
+use crate::fs::mapped::Lines;
 use crate::manifest::{Manifest, SHARDS, ShardFormat, ShardRecord};
 use crate::row::{Ids, RowView};
 use crate::sequence::{Sequence, Stored};
@@ -238,10 +239,9 @@ impl Shard {
         }
     }
 
-    /// Says that the ids of a row are read soon, or those of a [run](Shard::see_run) from it
-    /// on, so that the processor may get them from memory, and the checksum that they are
-    /// compared with.
-    pub fn fetch(&self, row: u64, run: Option<(usize, usize)>) {
+    /// The ids of a row, or those of a [run](Shard::see_run) from it on, for the processor to
+    /// get them from memory; it is told of the checksum that they are compared with.
+    pub fn lines(&self, row: u64, run: Option<(usize, usize)>) -> Lines<'_> {
         let bytes = match run {
             None => self.place(row).map(|(bytes, _)| bytes),
             Some(run) => self.run(row, run),
@@ -250,9 +250,9 @@ impl Shard {
         let bytes = bytes.unwrap_or_default();
         if let Some(block) = self.touched.first_unchecked(&bytes) {
             let sum = self.index.block(block);
-            self.idx.fetch(&(sum..sum + 8));
+            self.idx.lines(&(sum..sum + 8)).fetch();
         }
-        self.ids.fetch(&bytes);
+        self.ids.lines(&bytes)
     }
 
     /// The bytes of a row's ids, and its prefix.

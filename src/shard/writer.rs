@@ -273,12 +273,12 @@ fn check_ids(row: &Sequence, vocab_size: u32) -> Result<(), RowFault> {
 /// Appends the ids of a row as little-endian numbers, which must fit the width; returns the
 /// largest.
 pub fn append_ids(bytes: &mut Vec<u8>, row: &Sequence, width: IdWidth) -> Option<TokenId> {
-    let before = bytes.len();
-    bytes.resize(before + width.bytes() * row.len(), 0);
-    let places = bytes.get_mut(before..).unwrap_or_default();
     match width {
-        IdWidth::U16 => wide::narrow(&row.ids, places.as_chunks_mut().0),
+        IdWidth::U16 => wide::narrow(&row.ids, bytes),
         IdWidth::U32 => {
+            let before = bytes.len();
+            bytes.resize(before + 4 * row.len(), 0);
+            let places = bytes.get_mut(before..).unwrap_or_default();
             for (place, id) in places.as_chunks_mut().0.iter_mut().zip(&row.ids) {
                 *place = id.0.to_le_bytes();
             }

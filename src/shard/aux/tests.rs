@@ -74,6 +74,31 @@ const ALL: [Fields; 3] = [
 ];
 
 #[test]
+fn a_block_has_the_records_of_a_block_of_ids() {
+    for (fields, record) in ALL.into_iter().zip([1, 8, 9]) {
+        for (row_length, id_width, ids) in [
+            (2049, IdWidth::U16, 2049),
+            (2049, IdWidth::U32, 2049),
+            (700, IdWidth::U16, 2100),
+            (1 << 20, IdWidth::U32, 1 << 18),
+        ] {
+            let bin = Header {
+                row_length,
+                id_width,
+                ..bin(0)
+            };
+            assert_eq!(block_bytes(fields, &bin), ids * record, "{row_length}");
+        }
+        let old = Header {
+            version: Version::One,
+            row_length: 2049,
+            ..bin(0)
+        };
+        assert_eq!(block_bytes(fields, &old), 1 << 20);
+    }
+}
+
+#[test]
 fn rows_come_back_across_blocks() {
     for fields in ALL {
         let folder = tempfile::tempdir().unwrap();

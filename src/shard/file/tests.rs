@@ -208,10 +208,14 @@ fn a_row_touches_only_its_own_blocks() {
         let path = folder.path().join("shards/a.bin");
         let at = HEADER_BYTES + bad * length * 2;
         change(&path, at, |byte| byte ^ 1);
-        for reading in [Reading::Mmap, Reading::Pread] {
-            let shard = Shard::open_by(reading, folder.path(), &record, &manifest(&spec)).unwrap();
+        // Of two blocks of a row, either may have been found right with the row before.
+        for (reading, first) in [(Reading::Mmap, 0), (Reading::Mmap, 1), (Reading::Pread, 1)] {
+            let open =
+                || Shard::open_by(reading, folder.path(), &record, &manifest(&spec)).unwrap();
+            let shard = open();
             let block = (at - HEADER_BYTES) / shard.header().block_bytes();
-            for index in 0..6 {
+            let named = format!("checksum of block {block} (bytes ");
+            for index in first..6 {
                 let read = shard.row(index);
                 if !refused.contains(&index) {
                     assert_eq!(read.unwrap(), rows[0], "{length} {index}");
@@ -220,11 +224,11 @@ fn a_row_touches_only_its_own_blocks() {
                 let error = read.unwrap_err();
                 let said = error.to_string();
                 assert!(said.contains("a.bin` is damaged"), "{said}");
-                let named = format!("checksum of block {block} (bytes ");
                 assert!(said.contains(&named), "{said}");
                 assert!(error.hint().is_some());
             }
-            assert!(shard.verify().is_err());
+            let said = open().verify().unwrap_err().to_string();
+            assert!(said.contains(&named), "{said}");
         }
     }
 }

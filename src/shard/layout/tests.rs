@@ -160,6 +160,57 @@ fn fields_that_contradict_one_another_are_named() {
     );
 }
 
+/// A version says what its blocks are, and a reader believes no other number.
+#[test]
+fn bytes_of_a_block_are_those_of_the_version() {
+    let of_version = |version| Header {
+        version,
+        ..header(Stage::Pretrain)
+    };
+    for (version, right, wrong) in [
+        (Version::One, 0, [10, 1 << 20]),
+        // Rows of 5 ids of 2 bytes, as many as reach 4 KiB.
+        (Version::Two, 4100, [0, 4090]),
+    ] {
+        let mut bytes = of_version(version).to_bytes();
+        assert_eq!(bytes[116..120], u32::to_le_bytes(right));
+        for wrong in wrong {
+            bytes[116..120].copy_from_slice(&u32::to_le_bytes(wrong));
+            resum(&mut bytes);
+            assert_eq!(parse(&bytes).unwrap_err().field, "bytes of a block");
+        }
+    }
+    let mut bytes = of_version(Version::Two).to_bytes();
+    for (number, accepted) in [(0, false), (1, false), (2, true), (3, false)] {
+        bytes[28..32].copy_from_slice(&u32::to_le_bytes(number));
+        resum(&mut bytes);
+        assert_eq!(parse(&bytes).is_ok(), accepted, "version {number}");
+    }
+    // Of rows in ids and an id in bytes: one row, several, or a part of one.
+    for (row_length, id_width, expected) in [
+        (2049, IdWidth::U16, 4098),
+        (2049, IdWidth::U32, 8196),
+        (2048, IdWidth::U16, 4096),
+        (1, IdWidth::U16, 4096),
+        (524_287, IdWidth::U16, 1_048_574),
+        (524_288, IdWidth::U16, 1 << 20),
+        (300_000, IdWidth::U32, 1 << 20),
+        (u32::MAX, IdWidth::U32, 1 << 20),
+    ] {
+        let header = Header {
+            row_length,
+            id_width,
+            ..header(Stage::Pretrain)
+        };
+        assert_eq!(header.block_bytes(), expected, "{row_length}");
+        let old = Header {
+            version: Version::One,
+            ..header
+        };
+        assert_eq!(old.block_bytes(), 1 << 20);
+    }
+}
+
 proptest! {
     /// Hostile bytes under right checksums: an error or a value, never a panic.
     #[test]
