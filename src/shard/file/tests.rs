@@ -246,6 +246,34 @@ fn change(path: &Path, at: usize, with: impl Fn(u8) -> u8) {
     file.write_all_at(&[with(byte[0])], at as u64).unwrap();
 }
 
+/// Blocks of Parquet shards hold other things than ids, too, so that rows are looked at.
+#[test]
+fn an_id_of_a_parquet_row_is_in_the_vocabulary_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ShardSpec {
+        format: ShardFormat::Parquet,
+        ..spec(300, 4, Stage::Pretrain)
+    };
+    let record = write(folder.path(), &spec, &[row(&[5, 6, 7, 8]), row(&[1, 2, 3])]).unwrap();
+    let path = folder.path().join("shards/a.parquet");
+    let second: Vec<u8> = [1, 2, 3].into_iter().flat_map(u32::to_le_bytes).collect();
+    let bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(12).position(|ids| ids == second).unwrap();
+    change(&path, at + 5, |_| 2);
+    let shard = Shard::open(folder.path(), &record, &manifest(&spec)).unwrap();
+    shard.trust_blocks();
+    assert_eq!(shard.row(0).unwrap(), row(&[5, 6, 7, 8]));
+    let said = shard.row(1).unwrap_err().to_string();
+    for part in [
+        "a.parquet`",
+        "position 1 of row 1",
+        "an id below 300",
+        "514",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
 #[test]
 fn rows_that_must_not_be_written_are_refused() {
     let folder = tempfile::tempdir().unwrap();
