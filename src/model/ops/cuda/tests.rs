@@ -243,6 +243,27 @@ fn the_loss_equals_that_of_the_cpu() {
     }
 }
 
+/// Of which the head's rows end anywhere in what is multiplied together, and with it.
+#[test]
+fn vocabularies_of_any_size_have_the_loss_of_the_cpu() {
+    let objective = Objective {
+        scale: 0.25,
+        z_loss: 0.01,
+        recompute: false,
+    };
+    for precision in [Precision::Single, Precision::Bf16] {
+        for (vocab_size, tied) in [(97, true), (131, false), (128, true), (5, false)] {
+            let config = Config {
+                vocab_size,
+                tied,
+                ..shapes()[0].clone()
+            };
+            let at = format!("{precision:?}, {vocab_size} ids");
+            check_loss(&config, 300, &objective, precision, &at);
+        }
+    }
+}
+
 fn check_loss(
     config: &Config,
     scored: usize,
@@ -265,7 +286,9 @@ fn check_loss(
     let counts = |i: usize| i * 7 % n < scored;
     let weight = |i: usize| if counts(i) { 0.5 + (i % 3) as f32 } else { 0.0 };
     let targets = Targets {
-        ids: (0..n as u32).map(|i| i % 37).collect(),
+        ids: (0..n as u32)
+            .map(|i| i % config.vocab_size as u32)
+            .collect(),
         weights: (0..n).map(weight).collect(),
     };
     let head = cpu::loss::Head {
