@@ -327,9 +327,7 @@ fn check_loss(
     let counts = |i: usize| i * 7 % n < scored;
     let weight = |i: usize| if counts(i) { 0.5 + (i % 3) as f32 } else { 0.0 };
     let targets = Targets {
-        ids: (0..n as u32)
-            .map(|i| i % config.vocab_size as u32)
-            .collect(),
+        ids: (0..n).map(|i| (i % config.vocab_size) as u32).collect(),
         weights: (0..n).map(weight).collect(),
     };
     let head = cpu::loss::Head {
