@@ -275,3 +275,68 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error
     };
     serde_json::from_slice(&fs::read(path)?).map_err(unreadable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(name: &str, own: u32, right: &[&[&[f64]]]) -> Answers {
+        Answers {
+            arm: name.into(),
+            own,
+            pauses: vec![0, 10],
+            right: right
+                .iter()
+                .map(|seeds| seeds.iter().map(|row| row.to_vec()).collect())
+                .collect(),
+        }
+    }
+
+    fn found() -> TaskFindings {
+        let (none, all) = (&[0.0, 0.0, 1.0, 0.0][..], &[1.0, 1.0, 1.0, 0.0][..]);
+        let arms = [
+            arm("Std", 0, &[&[none, none], &[none, none]]),
+            arm("Pause", 10, &[&[none, none], &[all, none]]),
+            arm("dots", 10, &[&[none, none], &[all, all]]),
+        ];
+        let constant = Share {
+            text: "red".into(),
+            share: 0.25,
+        };
+        task("colours", constant, &arms, 1)
+    }
+
+    #[test]
+    fn the_first_comparison_is_that_of_the_main_arm_with_the_first() {
+        let found = found();
+        let pairs: Vec<String> = (found.comparisons.iter())
+            .map(|comparison| format!("{} {}", comparison.arm, comparison.with))
+            .collect();
+        let expected = [
+            "Pause at 10 Std at 0",
+            "dots at 10 Std at 0",
+            "Pause at 0 Std at 0",
+            "dots at 0 Std at 0",
+            "Pause at 10 dots at 10",
+        ];
+        assert_eq!(pairs, expected);
+        let means: Vec<f64> = found.comparisons.iter().map(|found| found.mean).collect();
+        assert_eq!(means, [0.25, 0.5, 0.0, 0.0, -0.25]);
+        assert_eq!(found.comparisons[0].by_seed, [0.5, 0.0]);
+        assert_eq!((found.questions, found.verdict), (4, Verdict::NoEvidence));
+        let last = &found.accuracies[5];
+        assert_eq!(
+            (last.at.to_string(), last.mean),
+            ("dots at 10".into(), 0.75)
+        );
+    }
+
+    #[test]
+    fn a_verdict_is_what_the_interval_leaves_out() {
+        assert_eq!(Verdict::of(Some([0.01, 0.2])), Verdict::Benefit);
+        assert_eq!(Verdict::of(Some([-0.2, -0.01])), Verdict::Harm);
+        assert_eq!(Verdict::of(Some([-0.01, 0.2])), Verdict::NoEvidence);
+        assert_eq!(Verdict::of(Some([0.0, 0.2])), Verdict::NoEvidence);
+        assert_eq!(Verdict::of(None), Verdict::Undecided);
+    }
+}

@@ -207,3 +207,78 @@ fn method(findings: &Findings) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::Share;
+    use crate::experiment::findings::{Answers, task};
+
+    /// Two arms and a control, asked eight questions with each of five seeds; `control` is
+    /// how many of them the control answers.
+    fn findings(control: usize) -> Findings {
+        let arm = |name: &str, own: u32, known: usize| Answers {
+            arm: name.into(),
+            own,
+            pauses: vec![own],
+            right: vec![
+                (0..5)
+                    .map(|seed| {
+                        (0..8)
+                            .map(|q| f64::from(u8::from((q + seed) % 8 < known)))
+                            .collect()
+                    })
+                    .collect(),
+            ],
+        };
+        let arms = [
+            arm("Std", 0, 1),
+            arm("Pause", 10, 7),
+            arm("<dots>", 10, control),
+        ];
+        let constant = Share {
+            text: "red".into(),
+            share: 0.1,
+        };
+        Findings {
+            seeds: vec![1, 2, 3, 4, 5],
+            arms: Vec::new(),
+            tasks: vec![task("colours", constant, &arms, 1)],
+        }
+    }
+
+    #[test]
+    fn a_benefit_that_a_control_shares_is_doubted() {
+        let told = |control| {
+            let findings = findings(control);
+            sentence(&findings, &findings.tasks[0])
+        };
+        let alone = told(1);
+        assert!(
+            alone.starts_with("On colours: pauses helped. Pause at 10 is +75.0 pp beside Std at 0"),
+            "{alone}"
+        );
+        assert!(!alone.contains("But"), "{alone}");
+        let shared = told(7);
+        assert!(
+            shared.contains(
+                "But it is not shown to be better than the control <dots> at 10: 0.0 pp."
+            ),
+            "{shared}"
+        );
+    }
+
+    #[test]
+    fn names_are_text_in_the_page() {
+        let page = page("a < b", &findings(7));
+        assert!(page.contains("&lt;dots&gt; at 10") && !page.contains("<dots>"));
+        assert!(page.contains("a &lt; b"));
+    }
+
+    #[test]
+    fn differences_are_told_in_points() {
+        for (difference, text) in [(0.0391, "+3.9 pp"), (-0.5, "-50.0 pp"), (-0.0001, "0.0 pp")] {
+            assert_eq!(points(difference), text);
+        }
+    }
+}
