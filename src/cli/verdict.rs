@@ -2,7 +2,7 @@
 
 use pausedata::experiment::Survey;
 use pausedata::experiment::findings::{Comparison, Findings, TaskFindings};
-use pausedata::report::experiment::{points, sentence};
+use pausedata::report::experiment::{points, range, sentence};
 
 use super::ui::NAME;
 
@@ -60,7 +60,7 @@ fn task(findings: &Findings, task: &TaskFindings) -> String {
 fn comparison(comparison: &Comparison) -> String {
     let pair = format!("{} against {}", comparison.arm, comparison.with);
     let interval = match comparison.interval {
-        Some([low, high]) => format!("{} to {}", points(low), points(high)),
+        Some(interval) => range(interval),
         None => "none: one seed".into(),
     };
     format!(

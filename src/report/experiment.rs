@@ -38,15 +38,18 @@ pub fn sentence(findings: &Findings, task: &TaskFindings) -> String {
         Verdict::NoEvidence => "no evidence of benefit",
         Verdict::Undecided => "undecided, as one seed says nothing of others",
     };
-    let interval = first.interval.map_or(String::new(), |[low, high]| {
-        format!(" (95 % interval {} to {})", points(low), points(high))
+    let interval = first.interval.map_or(String::new(), |interval| {
+        format!(" (95 % interval {})", range(interval))
     });
+    let right = |at: &At| accuracy_of(task, at).map_or(String::new(), |found| percent(found.mean));
     let mut text = format!(
-        "On {}: {said}. {} is {} beside {}{interval}.",
+        "On {}: {said}. {} pauses is right for {}, {} for {}: {}{interval}.",
         task.task,
         first.arm,
-        points(first.mean),
+        right(&first.arm),
         first.with,
+        right(&first.with),
+        points(first.mean),
     );
     for doubt in doubts(findings, task, first) {
         text += &format!(" {doubt}");
@@ -63,7 +66,7 @@ fn doubts(findings: &Findings, task: &TaskFindings, first: &Comparison) -> Vec<S
     }
     let guess = task.constant.share;
     let knows = |at: &At| {
-        let found = task.accuracies.iter().find(|found| found.at == *at);
+        let found = accuracy_of(task, at);
         found.is_some_and(|found| guess < found.interval.map_or(found.mean, |[low, _]| low))
     };
     if !knows(&first.arm) && !knows(&first.with) {
@@ -89,6 +92,16 @@ fn doubts(findings: &Findings, task: &TaskFindings, first: &Comparison) -> Vec<S
     doubts
 }
 
+fn accuracy_of<'a>(task: &'a TaskFindings, at: &At) -> Option<&'a Accuracy> {
+    task.accuracies.iter().find(|found| found.at == *at)
+}
+
+/// An interval of differences in percentage points: `+1.4 to +6.4 pp`.
+pub fn range([low, high]: [f64; 2]) -> String {
+    let low = points(low);
+    format!("{} to {}", low.trim_end_matches(" pp"), points(high))
+}
+
 /// A difference of shares in percentage points: `+3.9 pp`.
 pub fn points(difference: f64) -> String {
     let points = (1000.0 * difference).round() / 10.0;
@@ -112,7 +125,7 @@ fn section(findings: &Findings, task: &TaskFindings) -> Markup {
             h3 { "Differences" }
             p.note { "In percentage points, with intervals of 95 % over seeds and questions. The first decides the verdict; the others are many, so that one in twenty is expected to leave out 0 by chance." }
             (differences(&task.comparisons))
-            h3 { "Accuracy" }
+            h3.after { "Accuracy" }
             (accuracies(findings, task))
         }
     }
@@ -128,12 +141,12 @@ fn differences(comparisons: &[Comparison]) -> Markup {
     let x = |value: f64| format!("{:.2}", 150.0 + 145.0 * value / reach);
     html! {
         div.wide { table.bars {
-            thead { tr { th scope="col" { "compared" } th.n scope="col" { "difference" } th.n scope="col" { "95 % interval" } th scope="col" { "by seed, mean and interval; the line is 0" } } }
+            thead { tr { th scope="col" { "compared" } th.n scope="col" { "difference" } th.n scope="col" { "95 % interval" } th.picture scope="col" { "by seed, mean and interval; the line is 0" } } }
             tbody { @for comparison in comparisons { tr {
                 th scope="row" { (comparison.arm) " against " (comparison.with) }
                 td.n { (points(comparison.mean)) }
                 td.n { @match comparison.interval {
-                    Some([low, high]) => { (points(low)) " to " (points(high)) },
+                    Some(interval) => (range(interval)),
                     None => "one seed",
                 } }
                 td.bar {
@@ -255,7 +268,7 @@ mod tests {
         };
         let alone = told(1);
         assert!(
-            alone.starts_with("On colours: pauses helped. Pause at 10 is +75.0 pp beside Std at 0"),
+            alone.starts_with("On colours: pauses helped. Pause at 10 pauses is right for 87.5 %, Std at 0 for 12.5 %: +75.0 pp"),
             "{alone}"
         );
         assert!(!alone.contains("But"), "{alone}");

@@ -150,6 +150,11 @@ fn an_experiment_goes_on_where_it_was_stopped() {
     fs::remove_dir(&sandbox.path("stopped/seed-7/PausePT_StdFT")).unwrap();
     sandbox.ok(&again);
     assert_eq!(results("stopped"), results("whole"));
+    // Other numbers of pauses are asked with.
+    sandbox.ok(&format!("{again} --set eval.pauses=[3]"));
+    assert!(results("stopped").contains("\"pauses\": 3,"));
+    sandbox.ok(&again);
+    assert_eq!(results("stopped"), results("whole"));
     // What is there is not asked again: an answer that was changed by hand stays.
     let answers = "stopped/seed-7/StdPT_StdFT/eval/sums.jsonl";
     let text = sandbox.read(answers);
