@@ -201,3 +201,21 @@ pub struct Fields {
     /// Targets and weights.
     pub targets: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::Count;
+    use super::*;
+
+    #[test]
+    fn a_model_learns_on_which_side_of_a_prompt_its_pauses_stand() {
+        let count = Count::Fixed(3);
+        let before = Config::from(Policy::Prefix {
+            count: count.clone(),
+        });
+        let after = Config::from(Policy::Suffix { count });
+        assert!(before.habit().before && !after.habit().before);
+        // Checkpoints of those after a prompt are what they were before there was a choice.
+        assert_eq!(serde_json::to_string(&after.habit()).unwrap(), "{}");
+    }
+}
