@@ -58,6 +58,15 @@ pub fn device(name: &str) -> Result<Device, Error> {
     one.ok_or_else(|| Error::UnknownDevice { name: name.into() })
 }
 
+/// What `--device` calls a device.
+pub fn name(device: &Device) -> String {
+    let gpus = cuda_devices("auto").unwrap_or_default();
+    match gpus.iter().position(|gpu| gpu == device) {
+        Some(number) => format!("cuda:{number}"),
+        None => "cpu".into(),
+    }
+}
+
 fn parse(name: &str) -> Result<Named, Error> {
     let unknown = || Error::UnknownDevice { name: name.into() };
     match name {

@@ -36,7 +36,7 @@ pub mod rows;
 pub mod tuning;
 
 #[cfg(feature = "train")]
-pub use devices::{device, devices};
+pub use devices::{device, devices, name as device_name};
 #[cfg(feature = "train")]
 pub use ops::Kernels;
 #[cfg(feature = "train")]

@@ -133,7 +133,7 @@ pub fn fingerprint(job: &Job) -> Result<Fingerprint, Error> {
 /// The form of the operations that a job computes with; `progress` hears why.
 pub fn kernels(job: &Job, progress: &dyn Progress) -> Result<Kernels, Error> {
     let Choice { kernels, note } =
-        kernels::choose(job.kernels, &job.device, &job.config, &job.train)?;
+        kernels::choose(job.kernels, &job.devices(), &job.config, &job.train)?;
     if let Some(note) = note {
         progress.note(&note);
     }

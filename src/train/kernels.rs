@@ -3,6 +3,7 @@
 use crate::model::Device;
 use crate::model::config::Config;
 use crate::model::ops::Kernels;
+use crate::model::ops::cuda::agreement::Agreement;
 use crate::model::precision::Precision;
 use crate::recipe::Train;
 
@@ -54,22 +55,23 @@ pub struct Choice {
     pub note: Option<String>,
 }
 
-/// Decides for a run. On a GPU, our own kernels must first agree with the CPU's on a small
-/// model of the same kind; burn's operations, which compute where they do not, are single
-/// precision.
+/// Decides for a run on some devices, one a rank, which all compute in the same form. On
+/// GPUs, our own kernels must first agree with the CPU's on a small model of the same kind,
+/// on each of them; burn's operations, which compute where they do not, are single precision.
 pub fn choose(
     wish: Wish,
-    device: &Device,
+    devices: &[Device],
     config: &Config,
     train: &Train,
 ) -> Result<Choice, Refused> {
-    match (wish, Kernels::for_device(device)) {
+    let on_cpu = |device| matches!(Kernels::for_device(device), Kernels::Fused(_));
+    match (wish, devices.iter().all(on_cpu)) {
         (Wish::Burn, _) => burns(train, None),
-        (_, Kernels::Fused(_)) => Ok(Choice {
+        (_, true) => Ok(Choice {
             kernels: Kernels::Fused(train.precision),
             note: None,
         }),
-        _ => match (wish, on_gpu(device, config, train)) {
+        _ => match (wish, on_gpus(devices, config, train)) {
             (_, Ok(choice)) => Ok(choice),
             (Wish::Own, Err(reason)) => Err(Refused::Own { reason }),
             (_, Err(reason)) => burns(train, Some(reason)),
@@ -96,12 +98,13 @@ fn burns(train: &Train, reason: Option<String>) -> Result<Choice, Refused> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &Device, _: &Config, _: &Train) -> Result<Choice, String> {
+fn on_gpus(_: &[Device], _: &Config, _: &Train) -> Result<Choice, String> {
     Err("this build has none for a GPU".into())
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpu(device: &Device, config: &Config, train: &Train) -> Result<Choice, String> {
+fn on_gpus(devices: &[Device], config: &Config, train: &Train) -> Result<Choice, String> {
+    use crate::model::device_name;
     use crate::model::ops::cuda::{check, engine};
 
     if train.freeze.is_some() || train.lora.is_some() {
@@ -112,27 +115,52 @@ fn on_gpu(device: &Device, config: &Config, train: &Train) -> Result<Choice, Str
         );
     }
     engine::supports(config)?;
-    let agreement = check::on_device(config, device, train.precision)?;
-    match agreement.holds() {
-        true => Ok(Choice {
-            kernels: Kernels::Cuda(train.precision),
-            note: Some(format!("our own kernels agree with the CPU's: {agreement}")),
-        }),
-        false => Err(format!("they do not agree with the CPU's: {agreement}")),
+    let names = devices.iter().map(device_name);
+    let found = check::on_devices(config, devices, train.precision)?;
+    let found: Vec<_> = names.zip(found).collect();
+    let agreement = judged(&found)?;
+    Ok(Choice {
+        kernels: Kernels::Cuda(train.precision),
+        note: Some(format!("our own kernels agree with the CPU's {agreement}")),
+    })
+}
+
+/// How far our own kernels agree with the CPU's, where they do on every device of a run; else
+/// on which they do not.
+#[cfg_attr(
+    not(any(test, feature = "cuda")),
+    expect(dead_code, reason = "this build has no GPU")
+)]
+fn judged(found: &[(String, Result<Agreement, String>)]) -> Result<String, String> {
+    let (good, bad): (Vec<_>, Vec<_>) = found.iter().partition(|(_, agreement)| {
+        let agreement = agreement.as_ref();
+        agreement.is_ok_and(Agreement::holds)
+    });
+    let told = |some: Vec<&(String, Result<Agreement, String>)>| -> String {
+        let each = some.into_iter().map(|(device, found)| match found {
+            Ok(agreement) => format!("on `{device}`: {agreement}"),
+            Err(reason) => format!("on `{device}`: {reason}"),
+        });
+        each.collect::<Vec<_>>().join("; ")
+    };
+    match bad.is_empty() {
+        true => Ok(told(good)),
+        false => Err(format!("they do not agree with the CPU's {}", told(bad))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ops::cuda::agreement::Off;
     use crate::model::testing::gpt2;
 
     #[test]
     fn a_processor_has_its_own_and_burns_are_single_precision() {
-        let device = Device::flex();
+        let devices = [Device::flex(), Device::flex()];
         let chosen = |wish, text: &str| {
             let train: Train = toml::from_str(text).unwrap();
-            choose(wish, &device, &gpt2(), &train).map(|choice| choice.kernels)
+            choose(wish, &devices, &gpt2(), &train).map(|choice| choice.kernels)
         };
         let single = "steps = 1\nbatch_tokens = 8\nlr = 0.1";
         let bf16 = format!("{single}\nprecision = \"bf16\"");
@@ -154,5 +182,34 @@ mod tests {
         let choice = burns(&train, Some("there is none".into())).unwrap();
         assert_eq!(choice.kernels, Kernels::Plain);
         assert!(choice.note.unwrap().ends_with("there is none"));
+    }
+
+    #[test]
+    fn a_rank_whose_check_fails_decides_for_all() {
+        let off = |found: f64| Off {
+            found,
+            allowed: 0.03,
+        };
+        let agreement = |gradient: f64| Agreement {
+            loss: off(0.0),
+            gradient: off(gradient),
+            piece: "block.3.out.weight".into(),
+            update: off(0.0),
+        };
+        let of = |device: &str, found| (device.to_owned(), found);
+        let good = of("cuda:0", Ok(agreement(0.01)));
+        let alike = [good.clone(), of("cuda:1", Ok(agreement(0.02)))];
+        let note = judged(&alike).unwrap();
+        assert!(
+            note.contains("`cuda:0`") && note.contains("`cuda:1`"),
+            "{note}"
+        );
+        for found in [Ok(agreement(0.2)), Err("it does not answer".into())] {
+            let reason = judged(&[good.clone(), of("cuda:1", found)]).unwrap_err();
+            assert!(
+                reason.contains("`cuda:1`") && !reason.contains("`cuda:0`"),
+                "{reason}"
+            );
+        }
     }
 }

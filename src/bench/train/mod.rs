@@ -224,7 +224,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         .first()
         .cloned()
         .unwrap_or_else(Device::flex);
-    let choice = chosen(&setup, &first, &options.kernels)?;
+    let choice = chosen(&setup, &options.devices, &options.kernels)?;
     let (mine, kernels) = (setup.clone(), choice.kernels);
     let make = move |device: &Device| learner(&mine, exchange.as_ref(), device, kernels);
     let mut learner = ranks.seat(make(&first)?, make)?;
@@ -270,13 +270,15 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 }
 
 /// Whose operations run.
-fn chosen(setup: &Setup, device: &Device, kernels: &str) -> Result<Choice, Error> {
-    Ok(match model::kernels(kernels, device, &setup.config)? {
+fn chosen(setup: &Setup, devices: &[Device], kernels: &str) -> Result<Choice, Error> {
+    let first = devices.first();
+    let named = first.map(|first| model::kernels(kernels, first, &setup.config));
+    Ok(match named.transpose()?.flatten() {
         Some(kernels) => Choice {
             kernels,
             note: None,
         },
-        None => kernels::choose(Wish::Auto, device, &setup.config, &setup.train)?,
+        None => kernels::choose(Wish::Auto, devices, &setup.config, &setup.train)?,
     })
 }
 

@@ -77,7 +77,7 @@ pub fn run(
     }
     let setup = Setup::new(recipe, None)?;
     let batches = setup.batches(Some(&arrays), 1)?;
-    let kernels = chosen(&setup, device, kernels)?.kernels;
+    let kernels = chosen(&setup, std::slice::from_ref(device), kernels)?.kernels;
     let mut learner = learner(&setup, Some(&arrays), device, kernels)?;
     let first = batches.first().ok_or(Error::Steps { found: 0 })?;
     let first = step::gradients(&learner.model, first, &setup.train, &learner.seat);

@@ -8,9 +8,14 @@ pub struct Arena {
     bytes: usize,
 }
 
-/// A piece: so many bytes after the array's start.
+/// A piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(usize);
+pub struct Place {
+    /// Bytes after the array's start.
+    start: usize,
+    /// How long it is.
+    bytes: usize,
+}
 
 impl Arena {
     /// What matrix products and wide loads like every piece to be aligned to.
@@ -18,8 +23,11 @@ impl Arena {
 
     /// The next piece.
     pub fn take(&mut self, elements: usize, bytes: usize) -> Place {
-        let place = Place(self.bytes);
-        self.bytes += (elements * bytes).next_multiple_of(Self::ALIGNMENT);
+        let place = Place {
+            start: self.bytes,
+            bytes: elements * bytes,
+        };
+        self.bytes += place.bytes.next_multiple_of(Self::ALIGNMENT);
         place
     }
 
@@ -32,6 +40,9 @@ impl Arena {
 impl Place {
     /// The piece of an array that begins there.
     pub fn of(self, array: Pointer) -> Pointer {
-        array.at(self.0)
+        let piece = array.at(self.start);
+        #[cfg(test)]
+        super::host::piece(piece, self.bytes);
+        piece
     }
 }

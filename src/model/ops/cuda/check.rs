@@ -3,14 +3,16 @@
 //! whose loss, gradients and first update the CPU computes on the spot.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::Serialize;
 
+#[cfg(feature = "cuda")]
+use super::agreement::Agreement;
+use super::agreement::{Expected, Moved, Outcome};
 use super::engine::Precision;
 use crate::batch::{Batch, BatchIds, StoredTargets};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::ops::numbers::Limits;
-use crate::model::ops::{self, AdamState, AdamStep, Kernels, Loss, Objective};
+use crate::model::ops::{self, AdamState, AdamStep, Kernels, Objective};
 use crate::model::precision::single;
 use crate::rng::{Key, Rng};
 use crate::token::TokenId;
@@ -37,69 +39,6 @@ pub struct Fixture {
     pub step: AdamStep,
 }
 
-/// What a step came to.
-pub struct Outcome {
-    /// Sums of the loss.
-    pub loss: Loss,
-    /// A flat array a group.
-    pub gradients: Vec<Vec<f32>>,
-}
-
-/// Parameters and moments of every group after a step.
-pub type Moved = Vec<[Vec<f32>; 3]>;
-
-/// How well two forms of the operations agree: the length of a difference over the length.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Agreement {
-    /// Of the loss, z-loss included.
-    pub loss: f64,
-    /// Of the group whose gradient differs most, and its name.
-    pub gradient: f64,
-    /// Its name.
-    pub group: String,
-    /// Of parameters and moments after a step with the same gradients.
-    pub update: f64,
-    /// What gradients may differ by.
-    pub allowed: f64,
-}
-
-/// What loss and update may differ by: activations' rounding touches only the loss.
-const UPDATE: f64 = 1e-5;
-
-impl Agreement {
-    /// Whether all is within bounds; what is not a number is not.
-    pub fn holds(&self) -> bool {
-        self.loss <= self.allowed && self.gradient <= self.allowed && self.update <= UPDATE
-    }
-}
-
-impl std::fmt::Display for Agreement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            loss,
-            gradient,
-            group,
-            update,
-            allowed,
-        } = self;
-        write!(
-            f,
-            "loss {loss:.1e} and gradient {gradient:.1e} (`{group}`) off, of {allowed:.0e} \
-             allowed; update {update:.1e}, of {UPDATE:.0e}"
-        )
-    }
-}
-
-/// What gradients may differ by.
-fn allowed(precision: Precision) -> f64 {
-    match precision {
-        Precision::Single => 2e-5,
-        // Rounded activations alone make 1.6e-2 with these weights, larger than those that a
-        // model begins with.
-        Precision::Bf16 => 3e-2,
-    }
-}
-
 impl Fixture {
     /// A small model of a run's kind.
     pub fn new(run: &Config) -> Self {
@@ -110,7 +49,8 @@ impl Fixture {
         // Of a width that kernels take, where heads have one of their own.
         let d_model = (n_heads * head).next_multiple_of(8);
         let config = Config {
-            vocab_size: 203,
+            // Odd where the run's is, so that the head's products are of its kind.
+            vocab_size: 192 + run.vocab_size % 64,
             context: ROWS[1],
             n_layers: 2,
             n_heads,
@@ -208,63 +148,75 @@ impl Fixture {
     }
 
     /// What the CPU makes of all of it.
-    pub fn expected(&self) -> Result<(Outcome, Moved), String> {
+    pub fn expected(&self) -> Result<Expected, String> {
         let device = Device::flex();
-        let outcome = self.run(&self.model(&device))?;
-        let moved = self.update(&outcome, Kernels::FUSED, &device)?;
-        Ok((outcome, moved))
+        let run = |precision| {
+            let model = self.model(&device);
+            self.run(&model.with_kernels(Kernels::Fused(precision)))
+        };
+        let outcome = run(Precision::Single)?;
+        let config = &self.config;
+        let sums = [
+            ROWS.iter().product(),
+            config.vocab_size,
+            2 * config.d_ff,
+            config.query_width() + 2 * config.key_width(),
+        ];
+        Ok(Expected {
+            moved: self.update(&outcome, Kernels::FUSED, &device)?,
+            outcome,
+            rounded: run(Precision::Bf16)?,
+            terms: sums.into_iter().max().unwrap_or_default(),
+        })
     }
 
-    /// How well something else agrees with that; its update is of the same gradients.
-    pub fn compare(
+    /// How well our kernels on a device agree with that.
+    #[cfg(feature = "cuda")]
+    fn found(
         &self,
-        expected: &(Outcome, Moved),
-        found: &(Outcome, Moved),
+        expected: &Expected,
+        device: &Device,
         precision: Precision,
-    ) -> Agreement {
-        let (loss, their_loss) = (expected.0.loss.total(), found.0.loss.total());
-        let names = crate::model::layout::layout(&self.config);
-        let groups = expected.0.gradients.iter().zip(&found.0.gradients);
-        let distances = groups.map(|(expected, found)| distance(found, expected));
-        let worst = names
-            .into_iter()
-            .zip(distances)
-            .max_by(|a, b| a.1.total_cmp(&b.1));
-        let (group, gradient) = worst.map_or((String::new(), f64::NAN), |(group, distance)| {
-            (group.name, distance)
-        });
-        let moved = expected.1.iter().flatten().zip(found.1.iter().flatten());
-        let update = moved
-            .map(|(expected, found)| distance(found, expected))
-            .max_by(f64::total_cmp);
-        Agreement {
-            loss: (loss - their_loss).abs() / loss.abs(),
-            gradient,
-            group,
-            update: update.unwrap_or(f64::NAN),
-            allowed: allowed(precision),
-        }
+    ) -> Result<Agreement, String> {
+        let kernels = Kernels::Cuda(precision);
+        let outcome = self.run(&self.model(device).with_kernels(kernels))?;
+        let moved = self.update(&expected.outcome, kernels, device)?;
+        let found = (&outcome, &moved);
+        Ok(Agreement::new(&self.config, expected, found, precision))
     }
 }
 
-/// Sees whether our kernels on a device agree with the CPU's; why not where that cannot be
-/// seen.
+/// Sees whether our kernels agree with the CPU's on each of some devices, all at once; why
+/// not where that cannot be seen.
 #[cfg(feature = "cuda")]
-pub fn on_device(run: &Config, device: &Device, precision: Precision) -> Result<Agreement, String> {
-    let kernels = Kernels::Cuda(precision);
+pub fn on_devices(
+    run: &Config,
+    devices: &[Device],
+    precision: Precision,
+) -> Result<Vec<Result<Agreement, String>>, String> {
     let fixture = Fixture::new(run);
     let expected = fixture.expected()?;
-    let found = || {
-        let model = fixture.model(device).with_kernels(kernels);
-        let outcome = fixture.run(&model)?;
-        let moved = fixture.update(&expected.0, kernels, device)?;
-        Ok((outcome, moved))
+    let seen = |device: &Device| {
+        // burn panics where a device cannot be had after all.
+        let found = || fixture.found(&expected, device, precision);
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(found));
+        found.unwrap_or_else(|panic| Err(crate::panics::message(panic.as_ref()).into()))
     };
-    // burn panics where a device cannot be had after all.
-    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(found));
-    let found: Result<_, String> =
-        found.unwrap_or_else(|panic| Err(crate::panics::message(panic.as_ref()).into()));
-    Ok(fixture.compare(&expected, &found?, precision))
+    let [first, others @ ..] = devices else {
+        return Ok(Vec::new());
+    };
+    // Each compiles its kernels, which takes seconds; the first on the thread that computes
+    // on it later.
+    Ok(std::thread::scope(|scope| {
+        let others = others.iter().map(|device| scope.spawn(|| seen(device)));
+        let others: Vec<_> = others.collect();
+        let first = std::iter::once(seen(first));
+        let told = others.into_iter().map(|other| {
+            let gone = |_| Err("its thread ended".into());
+            other.join().unwrap_or_else(gone)
+        });
+        first.chain(told).collect()
+    }))
 }
 
 /// Rows of several documents with prefixes, a quarter of whose weights are 0.
@@ -310,20 +262,4 @@ fn index(rng: &mut Rng, below: u64) -> usize {
 fn norm(arrays: &[Vec<f32>]) -> f64 {
     let squares = arrays.iter().flatten().map(|x| f64::from(*x).powi(2));
     squares.sum::<f64>().sqrt()
-}
-
-/// The length of the difference over the length; infinite where something is not a number,
-/// or one has more elements.
-fn distance(found: &[f32], expected: &[f32]) -> f64 {
-    if found.len() != expected.len() {
-        return f64::INFINITY;
-    }
-    let pairs = found.iter().zip(expected);
-    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-    let length: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
-    let distance = (squares.sum::<f64>() / length.max(f64::MIN_POSITIVE)).sqrt();
-    if distance.is_nan() {
-        return f64::INFINITY;
-    }
-    distance
 }

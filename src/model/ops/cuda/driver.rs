@@ -17,8 +17,9 @@ use super::products::{self, On, Products, WORKSPACE};
 
 /// What a buffer of the host holds at least, in bytes.
 const STAGED: usize = 1 << 20;
-/// Shared memory that a kernel has without being asked for, in bytes.
-const SHARED: u32 = 48 << 10;
+/// Shared memory that a kernel has without being asked for, in bytes: 48 KiB, of which what
+/// it declares itself takes a part.
+const SHARED: u32 = 40 << 10;
 
 /// What has been compiled and planned on a device.
 pub struct Gpu {

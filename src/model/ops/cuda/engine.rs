@@ -131,6 +131,17 @@ impl Matrix {
         }
     }
 
+    /// Without its first columns; of one that is not transposed.
+    pub fn from_column(self, column: usize) -> Self {
+        let pointer = self.pointer.at(column * self.precision.bytes());
+        Self { pointer, ..self }
+    }
+
+    /// Without its first rows; of one that is not transposed.
+    pub fn from_row(self, row: usize) -> Self {
+        self.from_column(row * self.stride)
+    }
+
     /// Its transpose.
     pub fn t(self) -> Self {
         Self {

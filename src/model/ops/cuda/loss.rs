@@ -15,6 +15,15 @@ const LOGITS: usize = 1 << 27;
 /// less than the one before, would have products of its own, whose algorithms are sought.
 const TOGETHER: usize = 128;
 
+/// Rows of the head are multiplied so many at a time: behind the vocabulary's stand rows of
+/// zeros. Their logits are 0 and take no part in the softmax, which leaves them where their
+/// gradient is read, as the 0 that it is. GPT-2's 50,257 rows alone would align nothing.
+const ROWS: usize = 64;
+
+/// What products need extents and strides to be multiples of, for tensor cores to take them
+/// (16 bytes of bf16).
+const ALIGNED: usize = 8;
+
 /// The positions that count: row, target and weight of each. Behind them stands the last of
 /// them again, by a weight of 0, up to a multiple of [`TOGETHER`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,7 +72,7 @@ pub struct Factors {
 /// Working memory of one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// The head's table in the precision of activations.
+    /// The head's table in the precision of activations, and zeros up to `stride` rows.
     table: Place,
     statistics: Place,
     hidden: Place,
@@ -72,7 +81,7 @@ pub struct Work {
     losses: Place,
     sums: Place,
     partial: Place,
-    /// Elements of a row of logits.
+    /// Elements of a row of logits: the vocabulary, up to a multiple of [`ROWS`].
     stride: usize,
     /// Positions a chunk.
     chunk: usize,
@@ -86,13 +95,13 @@ impl Work {
     /// For so many scored positions.
     pub fn new(shape: &Shape, scored: usize, precision: Precision) -> Self {
         let (mut arena, real) = (Arena::default(), precision.bytes());
-        let stride = shape.vocabulary().next_multiple_of(64);
+        let stride = shape.vocabulary().next_multiple_of(ROWS);
         let padded = scored.next_multiple_of(TOGETHER);
         let chunk = (LOGITS / stride / TOGETHER).max(1) * TOGETHER;
         let chunk = chunk.min(padded);
         let blocks = chunks(scored, chunk).map(|(_, count)| Sums::new(count).blocks);
         let work = Self {
-            table: arena.take(shape.vocabulary() * shape.d, real),
+            table: arena.take(stride * shape.d, real),
             statistics: arena.take(2 * chunk, 4),
             hidden: arena.take(chunk * shape.d, real),
             d_hidden: arena.take(chunk * shape.d, real),
@@ -178,9 +187,7 @@ pub fn run(
     if scored == 0 {
         return Ok(());
     }
-    let table = head.work(head.work.table);
-    let elements = shape.vocabulary() * shape.d;
-    kernels.narrowed(head.table(), table, elements)?;
+    head.narrow_table(kernels)?;
     let mut blocks = 0;
     for chunk in chunks(scored, head.work.chunk) {
         blocks += head.chunk(kernels, chunk, blocks)?;
@@ -207,6 +214,16 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
+    /// Copies the head's table in the precision of activations, with the rows of zeros.
+    fn narrow_table(&self, kernels: &mut Kernels<'_>) -> Result<(), Error> {
+        let (rows, d) = (self.shape.vocabulary(), self.shape.d);
+        let (table, bytes) = (self.work(self.work.table), d * self.precision.bytes());
+        kernels.narrowed(self.table(), table, rows * d)?;
+        // A 0 of single precision is one or two of activations.
+        let zeros = (self.work.stride - rows) * bytes / 4;
+        kernels.fill(table.at(rows * bytes), 0.0, zeros)
+    }
+
     /// Adds the part of some scored positions; `before` blocks of sums of the norm's gradient
     /// are there already, and how many were added is returned.
     fn chunk(
@@ -236,7 +253,7 @@ impl Head<'_> {
         kernels.normalise(&norm, None, hidden.pointer, shape)?;
         kernels.multiply(&Product {
             m: padded,
-            n: v,
+            n: work.stride,
             k: d,
             a: hidden,
             b: table.t(),
@@ -286,21 +303,32 @@ impl Head<'_> {
         kernels.multiply(&Product {
             m: norm.count,
             n: d,
-            k: shape.vocabulary(),
+            k: self.work.stride,
             a: logits,
             b: table,
             out: Matrix::new(d_hidden, d, self.precision),
             onto: false,
         })?;
-        kernels.multiply(&Product {
-            m: shape.vocabulary(),
-            n: d,
-            k: norm.count,
-            a: logits.t(),
-            b: hidden,
-            out: into,
-            onto,
-        })?;
+        // The gradient has no rows but the vocabulary's: the last few, which align nothing,
+        // are a product of their own.
+        let last = shape.vocabulary() % ALIGNED;
+        for (first, m) in [
+            (0, shape.vocabulary() - last),
+            (shape.vocabulary() - last, last),
+        ] {
+            let part = Product {
+                m,
+                n: d,
+                k: norm.count,
+                a: logits.from_column(first).t(),
+                b: hidden,
+                out: into.from_row(first),
+                onto,
+            };
+            if 0 < m {
+                kernels.multiply(&part)?;
+            }
+        }
         let width = norm.layout.bias.as_ref().map_or(1, |_| 2) * d;
         let partial = element(self.work(self.work.partial), before * width);
         let written = (dx, Pointer::NONE);
@@ -340,7 +368,7 @@ mod tests {
 
     /// Remembers which products it was asked for, and does nothing.
     #[derive(Default)]
-    struct Asked(BTreeSet<[usize; 3]>);
+    struct Asked(Vec<Product>);
 
     impl Engine for Asked {
         fn precision(&self) -> Precision {
@@ -350,7 +378,7 @@ mod tests {
             Ok(())
         }
         fn multiply(&mut self, product: &Product) -> Result<(), Error> {
-            self.0.insert([product.m, product.n, product.k]);
+            self.0.push(*product);
             Ok(())
         }
         fn upload(&mut self, _: &[u8], _: Pointer) -> Result<(), Error> {
@@ -358,10 +386,9 @@ mod tests {
         }
     }
 
-    /// A plan is made for each product, by measuring: batches that differ little share it.
-    #[test]
-    fn batches_that_score_about_as_many_ask_for_the_same_products() {
-        let (shape, none) = (Shape::new(&gpt2()), Pointer::NONE);
+    /// The products of so many scored positions.
+    fn asked(config: &Config, scored: usize) -> Vec<Product> {
+        let (shape, none) = (Shape::new(config), Pointer::NONE);
         let extent = Extent {
             rows: 16,
             length: 80,
@@ -385,13 +412,51 @@ mod tests {
             z_loss: 0.0,
         };
         let mut asked = Asked::default();
-        for scored in 1100..1200 {
-            let mut kernels = Kernels::new(&mut asked);
-            let of = (&shape, extent);
-            run(&mut kernels, of, (scored, factors), arrays, none, Some(to)).unwrap();
-        }
+        let mut kernels = Kernels::new(&mut asked);
+        let of = (&shape, extent);
+        run(&mut kernels, of, (scored, factors), arrays, none, Some(to)).unwrap();
+        asked.0
+    }
+
+    /// A plan is made for each product, by measuring: batches that differ little share it.
+    #[test]
+    fn batches_that_score_about_as_many_ask_for_the_same_products() {
+        let extents = |product: Product| [product.m, product.n, product.k];
+        let config = Config {
+            vocab_size: 40,
+            ..gpt2()
+        };
+        let products = (1100..1200).flat_map(|scored| asked(&config, scored));
         // 1152 and 1280 positions, three products each.
-        assert_eq!(asked.0.len(), 6);
+        let different: BTreeSet<_> = products.map(extents).collect();
+        assert_eq!(different.len(), 6);
+    }
+
+    /// Tensor cores take what begins, ends and goes on to the next row at whole 16 bytes.
+    #[test]
+    fn products_of_any_vocabulary_are_aligned() {
+        let starts = |matrix: Matrix| usize::try_from(matrix.pointer.0).unwrap();
+        for vocab_size in [97, 128, 131, 50_257] {
+            let config = Config {
+                vocab_size,
+                ..gpt2()
+            };
+            for product in asked(&config, 1000) {
+                let Product {
+                    m, n, k, a, b, out, ..
+                } = product;
+                let [strides, pointers] = [
+                    [a, b, out].map(|matrix| matrix.stride),
+                    [a, b, out].map(|matrix| starts(matrix) / 2),
+                ];
+                // The rows of the gradient that are left over.
+                let left_over = m == vocab_size % 8;
+                let m = if left_over { 8 } else { m };
+                let numbers = [[m, n, k], strides, pointers].concat();
+                let aligned = numbers.iter().all(|number| number.is_multiple_of(8));
+                assert!(aligned, "{vocab_size}: {product:?}");
+            }
+        }
     }
 
     /// A last chunk that is shorter may be summed by more blocks than a whole one.

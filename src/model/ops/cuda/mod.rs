@@ -5,6 +5,7 @@
 //! processor ([`host`]). `kernels/` holds what runs on the device, as CUDA C++ that is
 //! compiled when it is first needed; matrix products are a library's.
 
+pub mod agreement;
 pub mod arena;
 pub mod batch;
 pub mod block;

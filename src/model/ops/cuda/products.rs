@@ -230,8 +230,9 @@ impl Plan {
         set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, b.transposed)?;
         set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, a.transposed)?;
         let (left, right) = (layout(b, k, n)?, layout(a, m, k)?);
+        let to = out.precision;
         let out = layout(out, m, n)?;
-        let proposed = proposed(handle, description, [left, right, out])?;
+        let proposed = proposed(handle, description, [left, right, out], to)?;
         let Some(first) = proposed.first() else {
             use blas_sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED;
             return Err(blas::CublasError(CUBLAS_STATUS_NOT_SUPPORTED));
@@ -396,8 +397,9 @@ fn proposed(
     handle: blas_sys::cublasLtHandle_t,
     description: blas_sys::cublasLtMatmulDesc_t,
     [left, right, out]: [blas_sys::cublasLtMatrixLayout_t; 3],
+    to: Precision,
 ) -> Result<Vec<blas_sys::cublasLtMatmulAlgo_t>, blas::CublasError> {
-    let preference = preference()?;
+    let preference = preference(to)?;
     let mut count = 0;
     let mut found = Vec::<blas_sys::cublasLtMatmulHeuristicResult_t>::with_capacity(TRIED);
     // SAFETY: all were made by the caller, the array has room for so many, the library fills
@@ -441,8 +443,9 @@ fn layout(
     blas::create_matrix_layout(kind, columns as u64, rows as u64, stride)
 }
 
-fn preference() -> Result<blas_sys::cublasLtMatmulPreference_t, blas::CublasError> {
+fn preference(to: Precision) -> Result<blas_sys::cublasLtMatmulPreference_t, blas::CublasError> {
     use blas_sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+    use blas_sys::cublasLtReductionScheme_t as Scheme;
     let preference = blas::create_matmul_pref()?;
     let set = |attribute, value: *const c_void, bytes| {
         // SAFETY: the preference was made above, and the value is as long as it says.
@@ -453,6 +456,16 @@ fn preference() -> Result<blas_sys::cublasLtMatmulPreference_t, blas::CublasErro
         Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
         workspace,
         size_of::<usize>(),
+    )?;
+    // Parts of a sum are added in single precision, whatever its result is rounded to.
+    let reduction = match to {
+        Precision::Single => Scheme::CUBLASLT_REDUCTION_SCHEME_MASK,
+        Precision::Bf16 => Scheme::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
+    } as u32;
+    set(
+        Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        std::ptr::from_ref(&reduction).cast(),
+        size_of::<u32>(),
     )?;
     for attribute in [
         Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,

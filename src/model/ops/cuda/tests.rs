@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use super::arena::Arena;
 use super::block::{self, Saved};
 use super::embedding::{self, Runs, Segments};
-use super::engine::{Pointer, Precision};
+use super::engine::{Engine, Matrix, Pointer, Precision, Product};
 use super::host::{Host, address, room};
 use super::kernels::{Kernels, Tables, element};
 use super::loss::{self, Scored};
@@ -81,6 +82,46 @@ fn noise(len: usize, seed: u64, size: f64) -> Vec<f32> {
     (0..len)
         .map(|_| (size * (rng.unit() - 0.5)) as f32)
         .collect()
+}
+
+/// Sums three rows of an array that has two.
+fn sum_too_many_rows(from: Pointer) {
+    let mut to = vec![0.0f32; 8];
+    let mut host = Host(Precision::Single);
+    let to = room(&mut to);
+    Kernels::new(&mut host).sum_rows(from, to, (3, 8)).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "reads 4 bytes where nothing is, 0 after an array")]
+fn a_kernel_that_reads_behind_an_array_is_caught() {
+    sum_too_many_rows(address(&[1.0f32; 16]));
+}
+
+#[test]
+#[should_panic(expected = "reads 4 bytes where nothing is, 0 after an array")]
+fn a_kernel_that_reads_into_the_next_piece_is_caught() {
+    let array = [1.0f32; 200];
+    let mut arena = Arena::default();
+    let [first, _] = [16, 8].map(|elements| arena.take(elements, 4));
+    sum_too_many_rows(first.of(address(&array)));
+}
+
+#[test]
+#[should_panic(expected = "a product: 96 bytes where nothing is")]
+fn a_product_that_reads_behind_an_array_is_caught() {
+    let (left, right, mut out) = ([1.0f32; 16], [1.0f32; 64], [0.0f32; 24]);
+    let matrix = |pointer| Matrix::new(pointer, 8, Precision::Single);
+    let product = Product {
+        m: 3,
+        n: 8,
+        k: 8,
+        a: matrix(address(&left)),
+        b: matrix(address(&right)),
+        out: matrix(room(&mut out)),
+        onto: false,
+    };
+    Host(Precision::Single).multiply(&product).unwrap();
 }
 
 /// What the tables of a pass point at.
@@ -243,6 +284,27 @@ fn the_loss_equals_that_of_the_cpu() {
     }
 }
 
+/// Of which the head's rows end anywhere in what is multiplied together, and with it.
+#[test]
+fn vocabularies_of_any_size_have_the_loss_of_the_cpu() {
+    let objective = Objective {
+        scale: 0.25,
+        z_loss: 0.01,
+        recompute: false,
+    };
+    for precision in [Precision::Single, Precision::Bf16] {
+        for (vocab_size, tied) in [(97, true), (131, false), (128, true), (5, false)] {
+            let config = Config {
+                vocab_size,
+                tied,
+                ..shapes()[0].clone()
+            };
+            let at = format!("{precision:?}, {vocab_size} ids");
+            check_loss(&config, 300, &objective, precision, &at);
+        }
+    }
+}
+
 fn check_loss(
     config: &Config,
     scored: usize,
@@ -265,7 +327,7 @@ fn check_loss(
     let counts = |i: usize| i * 7 % n < scored;
     let weight = |i: usize| if counts(i) { 0.5 + (i % 3) as f32 } else { 0.0 };
     let targets = Targets {
-        ids: (0..n as u32).map(|i| i % 37).collect(),
+        ids: (0..n).map(|i| (i % config.vocab_size) as u32).collect(),
         weights: (0..n).map(weight).collect(),
     };
     let head = cpu::loss::Head {

@@ -24,7 +24,7 @@ __device__ inline Range seen(const int *reach, long long row, int position) {
 // warp a position and head.
 extern "C" __global__ void attention_deltas(const real *out, const real *d_out, float *deltas,
                                             int count) {
-    int at = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, lane = threadIdx.x % LANES;
+    int at = blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES, lane = threadIdx.x % LANES;
     float total = 0;
     if (at < count)
         for (int i = lane; i < HEAD; i += LANES)

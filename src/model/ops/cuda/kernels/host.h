@@ -1,6 +1,9 @@
 // Runs the kernels on a processor, to test them without a GPU: block after block, the
 // threads of a block as fibers that hand over where threads of a GPU wait for each other.
 // A warp whose lanes wait at different places, which hangs a GPU, ends the program.
+// The compiler asks before each access whether it may be made (`-fsanitize=kernel-address`,
+// which needs no library): what is in none of the kernel's arrays, which ends a GPU's
+// context, ends the launch.
 
 #include <math.h>
 #include <setjmp.h>
@@ -31,6 +34,9 @@ static uint32_t __float_as_uint(float x) { uint32_t bits; memcpy(&bits, &x, 4); 
 static float rsqrtf(float x) { return 1 / sqrtf(x); }
 static int min(int a, int b) { return a < b ? a : b; }
 
+// Of functions that are no kernel's, of which the compiler does not ask.
+#define UNASKED __attribute__((no_sanitize("kernel-address")))
+
 struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, blockDim;
 
@@ -47,35 +53,54 @@ struct Shown { uint32_t words[8]; const void *address; };
 static Shown shown[THREADS];
 static void (*body)(void **);
 static void **given;
+// Where the running kernel may read and write, beside what is this library's.
+struct Span { uintptr_t first, end; };
+static const Span *spans;
+static int span_count, shared_bytes;
+static Span stacks[THREADS];
+// What lies behind each array of this library, where nobody may read or write.
+const int GAPS = 256;
+static Span gaps[GAPS];
+static int gap_count;
+static Span last;
+static bool within;
+static char fault[200];
 
 // Jumps, as switching whole contexts asks the system for its signal masks each time.
-static void hand_over(State state) {
+UNASKED static void hand_over(State state) {
     states[current] = state;
+    within = false;
     if (!_setjmp(places[current])) _longjmp(scheduler, 1);
 }
-static void begin() {
+UNASKED static void begin() {
     for (;;) {
         body(given);
         hand_over(ENDED);
     }
 }
-static void resume(int i) {
+UNASKED static void resume(int i) {
     current = i;
     threadIdx = {i, 0, 0};
     if (_setjmp(scheduler)) return;
+    within = true;
     if (i < made) _longjmp(places[i], 1);
     made++;
+    if (!stacks[i].first) {
+        stacks[i].first = uintptr_t(malloc(STACK));
+        stacks[i].end = stacks[i].first + STACK;
+    }
     getcontext(&fibers[i]);
-    fibers[i].uc_stack = {malloc(STACK), 0, size_t(STACK)};
+    fibers[i].uc_stack = {reinterpret_cast<void *>(stacks[i].first), 0, size_t(STACK)};
     makecontext(&fibers[i], begin, 0);
     setcontext(&fibers[i]);
 }
-static bool run_warp(int first) {
+UNASKED static bool run_warp(int first) {
     bool any = false;
     for (int i = first; i < first + WARP; i++) {
         if (states[i] != READY) continue;
         any = true;
         resume(i);
+        if (*fault) return false;
     }
     int waiting = 0, at_block = 0;
     for (int i = first; i < first + WARP; i++) {
@@ -90,7 +115,7 @@ static bool run_warp(int first) {
     for (int i = first; i < first + WARP; i++) states[i] = READY;
     return true;
 }
-static void run_block(int shared) {
+UNASKED static void run_block(int shared) {
     for (int i = 0; i < blockDim.x; i++) states[i] = READY;
     // What a block did not write is not there: not what another left.
     memset(arena, 0xff, shared);
@@ -98,6 +123,7 @@ static void run_block(int shared) {
         bool any = false;
         for (int first = 0; first < blockDim.x; first += WARP)
             while (run_warp(first)) any = true;
+        if (*fault) return;
         int waiting = 0, ended = 0;
         for (int i = 0; i < blockDim.x; i++) {
             waiting += states[i] == AT_BLOCK;
@@ -113,6 +139,36 @@ static void run_block(int shared) {
     }
 }
 
+// The ends of this library, as the linker knows them.
+extern "C" char __ehdr_start[] __attribute__((visibility("hidden")));
+extern "C" char _end[] __attribute__((visibility("hidden")));
+
+UNASKED static bool inside(const Span &span, uintptr_t at, size_t bytes) {
+    return span.first <= at && at + bytes <= span.end;
+}
+UNASKED static void touch(uintptr_t at, size_t bytes, const char *what) {
+    if (inside(stacks[current], at, bytes) || inside(last, at, bytes) || !within) return;
+    for (int i = 0; i < span_count; i++)
+        if (inside(spans[i], at, bytes)) {
+            last = spans[i];
+            return;
+        }
+    uintptr_t shared = uintptr_t(arena);
+    bool ours = inside({uintptr_t(__ehdr_start), uintptr_t(_end)}, at, bytes);
+    if (shared <= at && at < shared + sizeof arena) ours = at + bytes <= shared + shared_bytes;
+    for (int i = 0; i < gap_count; i++)
+        if (gaps[i].first < at + bytes && at < gaps[i].end) ours = false;
+    if (ours) return;
+    const Span *near = nullptr;
+    for (int i = 0; i < span_count; i++)
+        if (spans[i].first <= at && (!near || near->first < spans[i].first)) near = &spans[i];
+    snprintf(fault, sizeof fault,
+             "block %d %d %d, thread %d %s %zu bytes where nothing is, %ld after an array",
+             blockIdx.x, blockIdx.y, blockIdx.z, current, what, bytes,
+             near ? long(at - near->end) : long(at));
+    within = false;
+    _longjmp(scheduler, 1);
+}
 struct Kernel { const char *name; void (*call)(void **); Kernel *next; };
 static Kernel *kernels;
 template <typename T> struct Caller;
@@ -120,7 +176,7 @@ template <int... I> struct Indices {};
 template <int N, int... I> struct Count : Count<N - 1, N - 1, I...> {};
 template <int... I> struct Count<0, I...> { typedef Indices<I...> type; };
 template <typename... A, int... I>
-static void spread(void (*f)(A...), void **arguments, Indices<I...>) {
+UNASKED static void spread(void (*f)(A...), void **arguments, Indices<I...>) {
     f(*static_cast<A *>(arguments[I])...);
 }
 template <typename... A> static void call(void (*f)(A...), void **arguments) {
@@ -131,29 +187,60 @@ struct Register {
 };
 } // namespace host
 
+#define TOUCHES(bytes)                                                                           \
+    void __asan_load##bytes##_noabort(uintptr_t at) { host::touch(at, bytes, "reads"); }         \
+    void __asan_store##bytes##_noabort(uintptr_t at) { host::touch(at, bytes, "writes"); }
+extern "C" {
+TOUCHES(1) TOUCHES(2) TOUCHES(4) TOUCHES(8) TOUCHES(16)
+void __asan_loadN_noabort(uintptr_t at, size_t bytes) { host::touch(at, bytes, "reads"); }
+void __asan_storeN_noabort(uintptr_t at, size_t bytes) { host::touch(at, bytes, "writes"); }
+void __asan_handle_no_return() {}
+void __asan_before_dynamic_init(const void *) {}
+void __asan_after_dynamic_init() {}
+// What the compiler says of each array of this library.
+struct Global { uintptr_t at; size_t bytes, bytes_with_gap; const void *rest[5]; };
+void __asan_register_globals(const Global *of, size_t count) {
+    for (size_t i = 0; i < count && host::gap_count < host::GAPS; i++)
+        host::gaps[host::gap_count++] = {of[i].at + of[i].bytes, of[i].at + of[i].bytes_with_gap};
+}
+void __asan_unregister_globals(const Global *, size_t) {}
+}
+
 #define ENTRY(kernel)                                                                            \
     static void call_##kernel(void **arguments) { host::call(kernel, arguments); }               \
     static host::Kernel kernel_##kernel = {#kernel, call_##kernel, nullptr};                     \
     static host::Register register_##kernel(&kernel_##kernel);
 
-extern "C" int launch(const char *name, int x, int y, int z, int threads, int shared,
-                      void **arguments) {
+// What went wrong, or nothing.
+extern "C" const char *launch(const char *name, int x, int y, int z, int threads, int shared,
+                              void **arguments, const host::Span *spans, int span_count) {
     host::Kernel *kernel = host::kernels;
     while (kernel && strcmp(kernel->name, name)) kernel = kernel->next;
-    if (!kernel || threads % host::WARP || threads > host::THREADS ||
-        shared > int(sizeof host::arena))
-        return 1;
+    if (!kernel) return "there is no such kernel";
+    if (threads % host::WARP || threads > host::THREADS || shared > int(sizeof host::arena))
+        return "a block cannot be so large";
     host::body = kernel->call;
     host::given = arguments;
+    host::spans = spans;
+    host::span_count = span_count;
+    host::shared_bytes = shared;
+    host::last = {0, 0};
+    *host::fault = 0;
     blockDim = {threads, 1, 1};
     for (blockIdx.z = 0; blockIdx.z < z; blockIdx.z++)
         for (blockIdx.y = 0; blockIdx.y < y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++) host::run_block(shared);
-    return 0;
+            for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++) {
+                host::run_block(shared);
+                if (!*host::fault) continue;
+                // Its threads are somewhere: the next launch begins with new ones.
+                host::made = 0;
+                return host::fault;
+            }
+    return nullptr;
 }
 
 static void __syncthreads() { host::hand_over(host::AT_BLOCK); }
-static float __shfl_xor_sync(unsigned, float x, int mask) {
+UNASKED static float __shfl_xor_sync(unsigned, float x, int mask) {
     int me = host::current;
     host::shown[me].words[0] = __float_as_uint(x);
     host::hand_over(host::AT_WARP);
@@ -164,8 +251,9 @@ static float __shfl_xor_sync(unsigned, float x, int mask) {
 
 #ifdef BF16
 struct real;
-static void load_matrices(uint32_t to[4], const real *row, bool across) {
+UNASKED static void load_matrices(uint32_t to[4], const real *row, bool across) {
     int me = host::current, first = me / 32 * 32, lane = me % 32;
+    host::touch(uintptr_t(row), 16, "reads");
     host::shown[me].address = row;
     host::hand_over(host::AT_WARP);
     for (int matrix = 0; matrix < 4; matrix++) {
@@ -181,7 +269,7 @@ static void load_matrices(uint32_t to[4], const real *row, bool across) {
     host::hand_over(host::AT_WARP);
 }
 // The layouts of operands are those of PTX's mma.m16n8k16.
-static void multiply(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+UNASKED static void multiply(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     int me = host::current, first = me / 32 * 32, lane = me % 32;
     memcpy(host::shown[me].words, a, 16);
     memcpy(host::shown[me].words + 4, b, 8);

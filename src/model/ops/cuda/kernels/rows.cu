@@ -158,8 +158,9 @@ ENTRY(gather_sums)
 
 // Weight times the cross entropy of each row of logits, and weight times `z_loss` times the
 // square of the logarithm of the softmax's sum (PaLM, arXiv 2204.02311, section 5). Logits
-// become `scale` times the gradient of both. With a `cap` above 0 each logit l counts as
-// cap tanh(l / cap) (Gemma 2, arXiv 2408.00118, section 2).
+// become `scale` times the gradient of both; what lies between `vocabulary` and `stride` is
+// not touched. With a `cap` above 0 each logit l counts as cap tanh(l / cap) (Gemma 2, arXiv
+// 2408.00118, section 2).
 __device__ inline float capped(float logit, float cap) {
     return cap > 0 ? cap * tanhf(logit / cap) : logit;
 }
