@@ -80,7 +80,7 @@ impl Layout {
         let mut data = Vec::new();
         for stage in &stages {
             let folder = self.dataset(*stage, &plan, &arm.name)?;
-            data.push((*stage, self.from_run(&folder)));
+            data.push((*stage, self.seen_from_arm(&folder)));
         }
         let mut placed = Placed {
             arm,
@@ -124,7 +124,7 @@ impl Layout {
     }
 
     /// A folder of the run, from the folder of an arm on.
-    fn from_run(&self, folder: &Path) -> PathBuf {
+    fn seen_from_arm(&self, folder: &Path) -> PathBuf {
         match folder.strip_prefix(&self.plan.out) {
             Ok(inside) => Path::new(UP).join(inside),
             Err(_) => folder.to_path_buf(),
@@ -151,7 +151,7 @@ impl Layout {
         if let Some(from) = from {
             recipe.tokenizer = None;
             recipe.model = Spec {
-                from: Some(self.from_run(from)),
+                from: Some(self.seen_from_arm(from)),
                 ..Spec::default()
             };
         }
