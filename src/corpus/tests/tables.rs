@@ -160,6 +160,20 @@ fn select_filters_every_kind_of_file() {
 }
 
 #[test]
+fn files_without_rows_give_none_whatever_is_selected() {
+    let folder = numbered()
+        .with("b.jsonl", "")
+        .with("c.jsonl", "\n\n")
+        .table("e.parquet", vec![("text", strings(&[]))]);
+    folder.pretrain(
+        &select("[abce].*", "SELECT text FROM source WHERE n < 2"),
+        expect![[r#"
+            a.jsonl:0 "one"
+        "#]],
+    );
+}
+
+#[test]
 fn select_computes_sorts_and_names_columns() {
     let folder = numbered();
     folder.pretrain(
