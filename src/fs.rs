@@ -44,6 +44,11 @@ impl Error {
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// Whether the path cannot exist, as it leads through something that is no folder.
+    pub fn is_in_no_folder(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotADirectory
+    }
 }
 
 /// The prefix of every temporary file; such a file is never data.

@@ -7,7 +7,7 @@ use pausedata::{
     convert, corpus, dataset, inspect, loader, manifest, prepare, shard, tokenize, verify,
 };
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, Kind, disk_advice};
 
 /// An error of the library that a user may meet.
 pub trait Explain: Error {
@@ -22,13 +22,14 @@ pub trait Explain: Error {
     }
 }
 
-impl<E: Explain> From<E> for Failure {
+impl<E: Explain + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         if error.kind() == Kind::Stopped {
             return Self::stopped();
         }
         let failure = Self::of(error.kind(), &error);
-        match error.advice() {
+        let of_the_disk = || disk_advice(&error).map(String::from);
+        match error.advice().or_else(of_the_disk) {
             Some(advice) => failure.hint(advice),
             None => failure,
         }
@@ -171,6 +172,7 @@ impl Explain for verify::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
+            Self::NotSealed(error) => error.kind(),
             Self::File(_) | Self::Scratch(_) => Kind::Failed,
         }
     }
@@ -180,6 +182,7 @@ impl Explain for verify::Error {
             Self::Scratch(_) => {
                 Some("name a folder that you may write to with `--temp-dir`".into())
             }
+            Self::NotSealed(error) => error.advice(),
             Self::File(_) | Self::Stopped => None,
         }
     }

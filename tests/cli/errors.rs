@@ -162,7 +162,10 @@ fn a_full_disk_leaves_nothing_half_written() {
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("No space left"), "{err}");
+    assert!(
+        err.contains("No space left") && err.contains("free some space"),
+        "{err}"
+    );
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "",
