@@ -28,12 +28,19 @@ impl<E: Explain + 'static> From<E> for Failure {
             return Self::stopped();
         }
         let failure = Self::of(error.kind(), &error);
-        let of_the_disk = || disk_advice(&error).map(String::from);
-        match error.advice().or_else(of_the_disk) {
+        let below = || of_source(&error).or_else(|| disk_advice(&error).map(String::from));
+        match error.advice().or_else(below) {
             Some(advice) => failure.hint(advice),
             None => failure,
         }
     }
+}
+
+/// What to do about a source, where that is what another error comes from.
+fn of_source(error: &(dyn Error + 'static)) -> Option<String> {
+    std::iter::successors(Some(error), |&error| error.source())
+        .find_map(<dyn Error>::downcast_ref::<corpus::Error>)?
+        .hint()
 }
 
 impl Explain for manifest::Error {
@@ -215,6 +222,9 @@ impl Explain for prepare::Error {
                 "remove this file and run the same command again: its unit is prepared anew".into(),
             ),
             Self::Curate { .. } => Some("leave `normalize` out of this stage".into()),
+            Self::Empty { reasons, .. } if reasons.contains(prepare::judge::TOO_LONG) => {
+                Some("raise `pack.seq_len`, or ask for fewer pauses".into())
+            }
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,
         }

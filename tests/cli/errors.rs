@@ -30,7 +30,9 @@ fn bad_json_names_file_and_line() {
 fn a_missing_field_names_the_fields_there_are() {
     let sandbox = Sandbox::new();
     let said = sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.text=body");
-    refused(&sandbox, &said, 1, &["text/0.jsonl", "body", "text"]);
+    // Met while the tokenizer is trained, which is another error's cause.
+    let words = ["text/0.jsonl", "body", "text", "hint: `text = \"FIELD\"`"];
+    refused(&sandbox, &said, 1, &words);
 }
 
 #[test]
@@ -41,6 +43,35 @@ fn invalid_utf8_names_file_and_place() {
     sandbox.write("text/1.jsonl", bytes);
     let said = sandbox.run("prepare recipe.toml --out out");
     refused(&sandbox, &said, 1, &["text/1.jsonl", "UTF-8"]);
+}
+
+#[test]
+fn what_leaves_no_rows_is_named() {
+    let sandbox = Sandbox::new();
+    let says = |set: &str, words: &[&str]| {
+        let said = sandbox.run(&format!("prepare recipe.toml --out out --set {set}"));
+        refused(&sandbox, &said, 1, words);
+    };
+    says(
+        "pretrain.validation=0.9999",
+        &["200 documents read", "held out by `validation`: 200"],
+    );
+    says(
+        "finetune.pause.count=60 --only finetune",
+        &["(too-long: 60)", "hint: raise `pack.seq_len`"],
+    );
+}
+
+#[test]
+fn a_folder_as_a_source_is_told_how_to_name_its_files() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.path=text");
+    refused(
+        &sandbox,
+        &said,
+        1,
+        &["text`: is a directory", "hint: name the files in it"],
+    );
 }
 
 #[test]

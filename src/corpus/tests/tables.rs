@@ -62,6 +62,7 @@ fn parquet_columns_are_text() {
     table.finetune(&target("{q.stem}"), expect![[r#"
         a.parquet:0 "" -> "s"
         error: `a.parquet`, row 1 (from 0): field `q.stem`: expected a string, number or truth value, found null
+        hint: leave such records out: `select = 'SELECT * FROM source WHERE "q.stem" IS NOT NULL'`
     "#]]);
 }
 
@@ -84,6 +85,7 @@ fn parquet_without_the_text_asked_for_says_what_there_is() {
         expect![[r#"
             null.parquet:0 "a"
             error: `null.parquet`, row 1 (from 0): field `text`: expected a string, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "text" IS NOT NULL'`
         "#]],
     );
 }
@@ -208,6 +210,7 @@ fn selected_rows_must_have_text() {
             d.parquet:0 "one"
             d.parquet:1 "two"
             error: `d.parquet`, row 2 (from 0): field `text`: expected a string, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "text" IS NOT NULL'`
         "#]],
     );
     folder.pretrain(
