@@ -330,7 +330,29 @@ mod training {
         }
     }
 
-    impl Explain for generate::Error {}
+    impl Explain for generate::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Checkpoint(checkpoint::Error::Missing { .. })
+                | Self::NotOurs { .. }
+                | Self::Sampling(_)
+                | Self::TooLong { .. } => Kind::BadInput,
+                Self::Checkpoint(_) => Kind::Damaged,
+                _ => Kind::Failed,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            match self {
+                Self::Checkpoint(error) => error.hint(),
+                Self::NotOurs { .. } => {
+                    Some("`pausedata import` makes a checkpoint of a model of another program".into())
+                }
+                Self::TooLong { .. } => Some("shorten the prompt, or give fewer `--pauses`".into()),
+                _ => None,
+            }
+        }
+    }
 
     impl Explain for transfer::Error {
         fn kind(&self) -> Kind {

@@ -75,6 +75,29 @@ fn a_folder_as_a_source_is_told_how_to_name_its_files() {
 }
 
 #[test]
+fn a_row_that_is_not_there_is_named_with_its_split() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out --only finetune");
+    let said = sandbox.run("inspect out/data/finetune --split validation");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(
+        said.err.contains("the validation split holds 0 rows"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn a_sample_of_what_is_there_is_no_proof() {
+    let sandbox = Sandbox::new();
+    let prepare = "prepare recipe.toml --out out --only finetune --verify-sample 100%";
+    let made = sandbox.ok(prepare).err;
+    assert!(!made.contains("--verify-sample"), "{made}");
+    let found = sandbox.ok(prepare).err;
+    assert!(found.contains("--verify-sample saw nothing"), "{found}");
+}
+
+#[test]
 fn an_empty_corpus_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.write("empty.jsonl", "");
