@@ -345,9 +345,9 @@ mod training {
         fn advice(&self) -> Option<String> {
             match self {
                 Self::Checkpoint(error) => error.hint(),
-                Self::NotOurs { .. } => {
-                    Some("`pausedata import` makes a checkpoint of a model of another program".into())
-                }
+                Self::NotOurs { .. } => Some(
+                    "`pausedata import` makes a checkpoint of a model of another program".into(),
+                ),
                 Self::TooLong { .. } => Some("shorten the prompt, or give fewer `--pauses`".into()),
                 _ => None,
             }
