@@ -2,9 +2,12 @@
 //!
 //! `ARCHITECTURE.md` tells how the modules fit; a module here names none above it.
 
-pub mod run;
-
 pub mod report;
+
+#[cfg(feature = "train")]
+pub mod experiment;
+
+pub mod run;
 
 pub mod bench;
 

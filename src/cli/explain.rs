@@ -264,7 +264,7 @@ impl Explain for datasets::Error {
 #[cfg(feature = "train")]
 mod training {
     use pausedata::train::checkpoint;
-    use pausedata::{eval, generate, model, report, run::training, train, transfer};
+    use pausedata::{eval, experiment, generate, model, report, run::training, train, transfer};
 
     use super::{Explain, Kind};
 
@@ -289,6 +289,38 @@ mod training {
                 Self::Checkpoint(error) => error.hint(),
                 Self::Corpus(error) => error.advice(),
                 Self::Eval(error) => error.advice(),
+                _ => None,
+            }
+        }
+    }
+
+    impl Explain for experiment::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Recipe(_) | Self::NoArms => Kind::BadInput,
+                Self::Datasets(error) => error.kind(),
+                Self::Arm { source, .. } => source.kind(),
+                Self::Checkpoint(_) | Self::Answers { .. } | Self::Uneven { .. } => Kind::Damaged,
+                Self::Unreadable { .. } => Kind::Damaged,
+                Self::File(_) | Self::Record(_) => Kind::Failed,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            match self {
+                Self::NoArms => Some("add `[experiment]` with `seeds = [1, 2, 3, 4, 5]`".into()),
+                Self::Datasets(error) => error.advice(),
+                Self::Arm { source, .. } => source.advice(),
+                Self::Checkpoint(error) => error.hint(),
+                Self::Answers { path, .. } | Self::Unreadable { path, .. } => Some(format!(
+                    "remove `{}` and run the same command again",
+                    path.parent().unwrap_or(path).display()
+                )),
+                Self::Uneven { folder, .. } => Some(format!(
+                    "the task's files have changed: remove `{}` and the `eval` of the other arms, \
+                     and run the same command again",
+                    folder.display()
+                )),
                 _ => None,
             }
         }

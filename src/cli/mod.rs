@@ -12,6 +12,7 @@ mod completions;
 mod convert;
 mod doctor;
 mod eval;
+mod experiment;
 mod explain;
 mod export;
 mod finalize;
@@ -29,6 +30,8 @@ mod stats;
 #[cfg(feature = "train")]
 mod summary;
 mod train;
+#[cfg(feature = "train")]
+mod verdict;
 mod verify;
 
 use std::process::ExitCode;
@@ -109,6 +112,7 @@ enum Command {
     Train(train::Args),
     Generate(generate::Args),
     Eval(eval::Args),
+    Experiment(experiment::Args),
     Import(import::Args),
     Export(export::Args),
     Doctor(doctor::Args),
@@ -149,6 +153,7 @@ fn execute(command: &Command, ui: &Ui) -> Result<Outcome, Failure> {
         Command::Train(args) => train::execute(args, ui),
         Command::Generate(args) => generate::execute(args, ui),
         Command::Eval(args) => eval::execute(args, ui),
+        Command::Experiment(args) => experiment::execute(args, ui),
         Command::Import(args) => import::execute(args, ui),
         Command::Export(args) => export::execute(args, ui),
         Command::Doctor(args) => doctor::execute(args, ui),
@@ -244,6 +249,7 @@ mod tests {
                 Command::Finalize(args) => &args.recipe,
                 Command::Train(args) => &args.recipe,
                 Command::Eval(args) => &args.recipe,
+                Command::Experiment(args) => &args.recipe,
                 _ => continue,
             };
             recipe

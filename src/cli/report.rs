@@ -6,7 +6,8 @@ use super::Outcome;
 use super::failure::Failure;
 use super::ui::Ui;
 
-/// Show a run's curves of loss, learning rate, gradient norm and speed, and its evaluation
+/// Show a run's curves of loss, learning rate, gradient norm and speed, and its evaluation;
+/// or what an experiment found
 ///
 /// Writes one page for browsers, without scripts or network, and the same numbers as JSON.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,12 +29,21 @@ pub struct Args {
 #[cfg(feature = "train")]
 pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
     use pausedata::progress::Progress;
-    use pausedata::{fs, report};
+    use pausedata::{experiment, fs, report};
 
+    if let Some(findings) = experiment::read(&args.folder)? {
+        let html = args.html.clone().unwrap_or(args.folder.join("report.html"));
+        let page = report::experiment::page(&name(&args.folder), &findings);
+        fs::write(&html, page.as_bytes())?;
+        ui.note(&format!("wrote {}", html.display()));
+        match ui.format() {
+            super::ui::Format::Json => ui.print_json(&findings)?,
+            super::ui::Format::Text => ui.print(&super::verdict::text(&findings))?,
+        }
+        return Ok(Outcome::Done);
+    }
     let curves = report::training::read(&args.folder)?;
-    let name = args.folder.canonicalize().unwrap_or(args.folder.clone());
-    let title = name.file_name().unwrap_or_default().to_string_lossy();
-    let page = report::training::page(&title, &curves);
+    let page = report::training::page(&name(&args.folder), &curves);
     let html = match &args.html {
         Some(html) => html.clone(),
         None => {
@@ -49,6 +59,17 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         super::ui::Format::Text => ui.print(&super::summary::curves(&curves))?,
     }
     Ok(Outcome::Done)
+}
+
+/// What a page of a folder is called.
+#[cfg(feature = "train")]
+fn name(folder: &std::path::Path) -> String {
+    let folder = folder.canonicalize().unwrap_or(folder.to_path_buf());
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Runs the command.

@@ -193,7 +193,7 @@ impl Generator {
     fn prompt(&self, text: &str, pauses: u32) -> Result<Prompt, Error> {
         let mut ids = Vec::from_iter(self.tokenizer.begin());
         self.tokenizer.encode(text, &mut ids)?;
-        let insertion = pauses::after_prompt(&self.habit, pauses, &self.tokenizer, self.context)?;
+        let insertion = pauses::beside_prompt(&self.habit, pauses, &self.tokenizer, self.context)?;
         let reserved = self.tokenizer.reserved();
         prompt(&ids, (pauses, insertion), reserved, self.context)
     }
@@ -271,7 +271,7 @@ struct Vocabulary<'a> {
 struct Prompt {
     /// The prompt and its pauses.
     ids: Vec<TokenId>,
-    /// How many of them are the prompt's: a prefix as in finetuning.
+    /// How many of them are a prefix as in finetuning: the prompt, and pauses before it.
     prefix: usize,
 }
 
@@ -297,11 +297,11 @@ fn prompt(
     let insertion = insertion.ok_or_else(too_long)?;
     // The number of pauses is fixed: no key can change it.
     let placed = pause::apply(&insertion, &Sequence::example(prompt, &[]), Key::new(0));
-    let ids = placed.sequence.ids;
+    let (ids, prefix) = (placed.sequence.ids, placed.sequence.prefix);
     if context < ids.len() {
         return Err(too_long());
     }
-    let prefix = prompt.len();
+    let prefix = prefix.map_or(prompt.len(), |prefix| prefix as usize);
     Ok(Prompt { ids, prefix })
 }
 

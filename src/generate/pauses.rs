@@ -15,6 +15,7 @@ pub fn usual(reserved: Reserved) -> Habit {
     Habit {
         token,
         target: Rule::Skip,
+        before: false,
     }
 }
 
@@ -35,17 +36,21 @@ pub fn own(habit: &Habit, reserved: Reserved) -> Vec<TokenId> {
     }
 }
 
-/// So many pauses behind a prompt.
-pub fn suffix(habit: &Habit, pauses: u32) -> pause::Config {
+/// So many pauses beside a prompt.
+pub fn config(habit: &Habit, pauses: u32) -> pause::Config {
     let count = Count::Fixed(pauses);
+    let policy = match habit.before {
+        true => Policy::Prefix { count },
+        false => Policy::Suffix { count },
+    };
     pause::Config {
         token: habit.token.clone(),
-        ..Policy::Suffix { count }.into()
+        ..policy.into()
     }
 }
 
-/// Appends so many pauses to a prompt; none where they do not fit into the context.
-pub fn after_prompt(
+/// Puts so many pauses beside a prompt; none where they do not fit into the context.
+pub fn beside_prompt(
     habit: &Habit,
     pauses: u32,
     tokenizer: &Tokenizer,
@@ -53,7 +58,7 @@ pub fn after_prompt(
 ) -> Result<Option<Insertion>, tokenize::Error> {
     use pause::Error::{Filler, NoToken};
 
-    match tokenizer.insertion(&suffix(habit, pauses), context) {
+    match tokenizer.insertion(&config(habit, pauses), context) {
         Ok(insertion) => Ok(Some(insertion)),
         Err(error @ tokenize::Error::Pause(Filler { .. } | NoToken { .. })) => Err(error),
         Err(tokenize::Error::Pause(_)) => Ok(None),

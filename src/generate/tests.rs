@@ -62,7 +62,7 @@ fn placed(
     reserved: Reserved,
     context: usize,
 ) -> Result<Prompt, Error> {
-    let config = pauses::suffix(&pauses::usual(reserved), pauses);
+    let config = pauses::config(&pauses::usual(reserved), pauses);
     let insertion = Insertion::new(config, reserved, context).ok();
     self::prompt(prompt, (pauses, insertion), reserved, context)
 }
@@ -246,7 +246,12 @@ fn own_pauses_are_those_of_the_habit() {
         ..RESERVED
     };
     let own = |token: Token, target| -> Vec<u32> {
-        let own = pauses::own(&Habit { token, target }, reserved);
+        let habit = Habit {
+            token,
+            target,
+            before: false,
+        };
+        let own = pauses::own(&habit, reserved);
         own.into_iter().map(|id| id.0).collect()
     };
     assert_eq!(own(Token::Shared, Rule::Emit), [10]);
@@ -260,10 +265,11 @@ fn own_pauses_are_those_of_the_habit() {
 
 #[test]
 fn a_prompt_gets_the_pauses_that_the_model_was_trained_with() {
-    let read = |token: Token| {
+    let whole = |token: Token, before| {
         let habit = Habit {
             token,
             target: Rule::Skip,
+            before,
         };
         let generator = Generator::new(&model(259), tokenizer()).with_habit(habit);
         let request = Request {
@@ -272,9 +278,9 @@ fn a_prompt_gets_the_pauses_that_the_model_was_trained_with() {
             sampling: Sampling::Greedy,
             key: Key::new(1),
         };
-        let answer = generator.answer("ab", &request);
-        answer.map(|answer| answer.read[2..].to_vec())
+        generator.answer("ab", &request).map(|answer| answer.read)
     };
+    let read = |token| whole(token, false).map(|read| read[2..].to_vec());
     let id = |text: &str| {
         let mut ids = Vec::new();
         tokenizer().encode(text, &mut ids).unwrap();
@@ -283,6 +289,8 @@ fn a_prompt_gets_the_pauses_that_the_model_was_trained_with() {
     assert_eq!(read(Token::Filler(".".into())).unwrap(), id(".."));
     let shared = tokenizer().reserved().pause;
     assert_eq!(read(Token::Shared).unwrap(), [shared; 2]);
+    let before = [vec![shared; 2], id("ab")].concat();
+    assert_eq!(whole(Token::Shared, true).unwrap(), before);
     // A checkpoint whose tokenizer was exchanged may have no such token.
     for token in [Token::Filler("..".into()), Token::Distinct(2)] {
         assert!(read(token).is_err());

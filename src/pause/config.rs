@@ -101,6 +101,7 @@ impl Config {
         Habit {
             token: self.token.clone(),
             target: self.target,
+            before: matches!(self.policy, Policy::Prefix { .. }),
         }
     }
 
@@ -177,7 +178,7 @@ impl Config {
     }
 }
 
-/// What a model learns of pauses beside where they stand; at inference they must be likewise.
+/// What a model learns of pauses beside how many they are; at inference they must be likewise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Habit {
@@ -187,6 +188,9 @@ pub struct Habit {
     /// What is trained at them: after [`Rule::Emit`] the model gives them itself.
     #[serde(default, skip_serializing_if = "Rule::is_skip")]
     pub target: Rule,
+    /// Whether they stand before the prompt, as `prefix` puts them, and not after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
 }
 
 /// What rows hold beside their ids: [`crate::sequence::Stored`].
@@ -196,4 +200,22 @@ pub struct Fields {
     pub inserted: bool,
     /// Targets and weights.
     pub targets: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::Count;
+    use super::*;
+
+    #[test]
+    fn a_model_learns_on_which_side_of_a_prompt_its_pauses_stand() {
+        let count = Count::Fixed(3);
+        let before = Config::from(Policy::Prefix {
+            count: count.clone(),
+        });
+        let after = Config::from(Policy::Suffix { count });
+        assert!(before.habit().before && !after.habit().before);
+        // Checkpoints of those after a prompt are what they were before there was a choice.
+        assert_eq!(serde_json::to_string(&after.habit()).unwrap(), "{}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What a recipe must satisfy beyond its types.
 
 mod curation;
+mod experiment;
 mod mixture;
 mod rows;
 mod tuning;
@@ -59,8 +60,11 @@ pub(super) fn check(recipe: &Recipe) -> Outcome {
         check_stage(&At("finetune.".into()), stage, Purpose::Finetune)?;
         curation::check(&At("finetune.".into()), stage, recipe)?;
     }
-    match &recipe.eval {
-        Some(eval) => check_eval(recipe, eval),
+    if let Some(eval) = &recipe.eval {
+        check_eval(recipe, eval)?;
+    }
+    match &recipe.experiment {
+        Some(experiment) => experiment::check(recipe, experiment),
         None => Ok(()),
     }
 }
@@ -131,6 +135,19 @@ impl At {
 }
 
 impl Finding {
+    /// What is wrong with the key at a path.
+    pub(super) fn at(path: &str, problem: &str) -> Self {
+        At(String::new()).fail(path, problem)
+    }
+
+    /// The same for a recipe that an experiment makes of the one that was written.
+    pub(super) fn of_arm(self, arm: &str) -> Self {
+        Self {
+            message: format!("{}, in the arm `{arm}` of the experiment", self.message),
+            ..self
+        }
+    }
+
     /// The finding as a diagnosis of a recipe that has no text.
     pub(super) fn nowhere(self) -> Diagnosis {
         Diagnosis {

@@ -2,9 +2,11 @@
 //!
 //! [`Recipe`] is what the author typed, checked; [`Plan`] is what a run does.
 
+mod arms;
 mod check;
 mod check_pause;
 mod diagnose;
+mod experiment;
 mod locate;
 pub mod plan;
 mod read;
@@ -23,7 +25,9 @@ use crate::manifest::ShardFormat;
 use crate::shard::Reading;
 use crate::{curate, model, pack, pause, tokenize};
 
+pub use arms::Arm;
 pub use diagnose::{Diagnosis, Error, Place};
+pub use experiment::{Control, Experiment};
 pub use plan::Plan;
 pub use train::{EarlyStopping, Optimizer, Spike, SpikePolicy};
 
@@ -53,6 +57,9 @@ pub struct Recipe {
     /// What is measured at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,
+    /// Arms and seeds that `pausedata experiment` trains and compares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
 }
 
 /// Data and training of one stage.
@@ -379,9 +386,7 @@ impl Recipe {
     fn reserve_pause_tokens(&mut self) {
         let needed = self.pause_tokens();
         if let Some(config) = &mut self.tokenizer {
-            let own = &mut config.pause_tokens;
-            own.distinct = own.distinct.max(needed.distinct);
-            own.delimiters |= needed.delimiters;
+            config.pause_tokens = config.pause_tokens.union(needed);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Error, Member, Pack, Recipe, Stage, check};
+use super::{Arm, Error, Member, Pack, Recipe, Stage, arms, check};
 use crate::corpus::{Reach, Source};
 use crate::curate::{Evaluation, Filter, Rules};
 use crate::dataset::online;
@@ -118,6 +118,11 @@ impl Plan {
         pauses.sort_unstable();
         pauses.dedup();
         pauses
+    }
+
+    /// The arms of the recipe's experiment, the one without pauses first.
+    pub fn arms(&self) -> Result<Vec<Arm>, Error> {
+        arms::of(&self.recipe).map_err(|finding| Error::Invalid(Box::new(finding.nowhere())))
     }
 
     /// The resolved recipe.

@@ -1,11 +1,14 @@
 //! Pages that a browser shows: one file, no script, nothing from the network.
 //!
-//! [`dataset`] is the page of one dataset, `training` that of a run. Text of a corpus is hostile: every
+//! [`dataset`] is the page of one dataset, `training` that of a run, `experiment` that of an
+//! experiment. Text of a corpus is hostile: every
 //! value goes through `maud`, which escapes it, and a policy in the page forbids
 //! scripts and connections.
 
 mod charts;
 mod data;
+#[cfg(feature = "train")]
+pub mod experiment;
 pub mod plot;
 mod sample;
 mod sources;

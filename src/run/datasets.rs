@@ -144,31 +144,20 @@ fn each_stage(
     fs::write(&plan.recipe_file(), plan.recipe_toml()?.as_bytes())?;
     let tokenizer = tokenizer(plan, progress)?.verifying(scope.verify_sample);
     let standard = plan.standard();
-    let reach = plan.reach();
     let mut prepared = Vec::new();
-    for (stage, recipe) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
-        let mut datasets = vec![(plan.data_dir(stage), plan.data_part(stage)?, recipe)];
-        if let Some(recipe) = standard.stage(stage)
-            && scope.twins == Twins::Both
-        {
-            datasets.push((plan.twin_dir(stage), standard.data_part(stage)?, recipe));
+    for (stage, _) in plan.stages().filter(|(stage, _)| scope.includes(*stage)) {
+        let mut variants = vec![Variant {
+            folder: plan.data_dir(stage),
+            plan,
+        }];
+        if scope.twins == Twins::Both {
+            variants.push(Variant {
+                folder: plan.twin_dir(stage),
+                plan: &standard,
+            });
         }
-        let job = |(folder, part, recipe)| Job {
-            stage,
-            folder,
-            reach: &reach,
-            seed: plan.recipe.seed,
-            part,
-            recipe,
-            tokenizer: &tokenizer,
-            shared: recipe::Stage::is_shared(recipe),
-        };
-        let jobs = datasets.iter();
-        let jobs: Vec<Job> = jobs
-            .map(|(folder, part, recipe)| job((folder.as_path(), part, *recipe)))
-            .collect();
-        let outcomes = make(&jobs).map_err(|source| Error::Prepare { stage, source })?;
-        let folders = datasets.into_iter().map(|(folder, ..)| folder);
+        let outcomes = together(plan, stage, &variants, &tokenizer, &make)?;
+        let folders = variants.into_iter().map(|variant| variant.folder);
         prepared.extend(folders.zip(outcomes).map(|(folder, outcome)| Prepared {
             stage,
             folder,
@@ -176,6 +165,76 @@ fn each_stage(
         }));
     }
     Ok(prepared)
+}
+
+/// A dataset of a stage as some plan describes it.
+pub struct Variant<'a> {
+    /// Where it goes.
+    pub folder: PathBuf,
+    /// What describes it.
+    pub plan: &'a Plan,
+}
+
+/// Makes datasets of a stage with the tokenizer of `plan`; those that differ in where pauses
+/// go and in nothing else are made in one pass over the text.
+pub fn prepare_variants(
+    plan: &Plan,
+    stage: Stage,
+    variants: Vec<Variant>,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<(), Error> {
+    let tokenizer = tokenizer(plan, progress)?;
+    let mut passes: Vec<(serde_json::Value, Vec<Variant>)> = Vec::new();
+    for variant in variants {
+        let mut text = variant.plan.data_part(stage)?;
+        if let Some(part) = text.as_object_mut() {
+            part.retain(|key, _| !["pause", "room"].contains(&key.as_str()));
+        }
+        match passes.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, pass)) => pass.push(variant),
+            None => passes.push((text, vec![variant])),
+        }
+    }
+    for (_, pass) in passes {
+        together(plan, stage, &pass, &tokenizer, |jobs| {
+            prepare::run(jobs, Partition::WHOLE, progress, stop)
+        })?;
+    }
+    Ok(())
+}
+
+/// Does something with datasets of a stage that are made together.
+fn together(
+    plan: &Plan,
+    stage: Stage,
+    variants: &[Variant],
+    tokenizer: &Tokenizer,
+    make: impl Fn(&[Job]) -> Result<Vec<Outcome>, prepare::Error>,
+) -> Result<Vec<Outcome>, Error> {
+    let reach = plan.reach();
+    let described = |variant: &Variant| Ok(variant.plan.data_part(stage)?);
+    let parts: Vec<_> = variants
+        .iter()
+        .map(described)
+        .collect::<Result<_, Error>>()?;
+    let mut jobs = Vec::new();
+    for (Variant { folder, plan }, part) in variants.iter().zip(&parts) {
+        let Some(recipe) = plan.stage(stage) else {
+            continue;
+        };
+        jobs.push(Job {
+            stage,
+            folder,
+            reach: &reach,
+            seed: plan.recipe.seed,
+            part,
+            recipe,
+            tokenizer,
+            shared: recipe.is_shared(),
+        });
+    }
+    make(&jobs).map_err(|source| Error::Prepare { stage, source })
 }
 
 /// What [`prepare`] would read, without reading it.
@@ -194,21 +253,34 @@ pub fn survey(plan: &Plan, scope: Scope) -> Result<Vec<(Stage, Survey)>, Error> 
 
 /// Proves the datasets of a recipe; the first that fails is an error.
 pub fn prove(plan: &Plan, progress: &dyn Progress, stop: &Stop) -> Result<usize, Error> {
-    let mut passed = 0;
-    for (stage, recipe) in plan.stages() {
-        let folder = plan.data_dir(stage);
-        let sources = verify::Sources::At {
-            data_root: Some(plan.data_root.clone()),
-            access: plan.access.clone(),
-            temp_dir: None,
-        };
-        let report = verify::run(&folder, Some(&recipe.pause), &sources, progress, stop)?;
-        match report.failed() {
-            0 => passed += report.passed(),
-            failed => return Err(Error::Unproved { folder, failed }),
-        }
+    let stages = plan.stages();
+    let each =
+        stages.map(|(stage, _)| prove_one(plan, stage, &plan.data_dir(stage), progress, stop));
+    each.sum()
+}
+
+/// Proves that a dataset is that of a plan's stage; returns how many checks it passed.
+pub fn prove_one(
+    plan: &Plan,
+    stage: Stage,
+    folder: &Path,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<usize, Error> {
+    let sources = verify::Sources::At {
+        data_root: Some(plan.data_root.clone()),
+        access: plan.access.clone(),
+        temp_dir: None,
+    };
+    let pause = plan.stage(stage).map(|stage| &stage.pause);
+    let report = verify::run(folder, pause, &sources, progress, stop)?;
+    match report.failed() {
+        0 => Ok(report.passed()),
+        failed => Err(Error::Unproved {
+            folder: folder.to_path_buf(),
+            failed,
+        }),
     }
-    Ok(passed)
 }
 
 /// The tokenizer of a recipe, and what its documents begin with.

@@ -94,6 +94,14 @@ impl PauseTokens {
         *self == Self::default()
     }
 
+    /// All that one or the other has.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            distinct: self.distinct.max(other.distinct),
+            delimiters: self.delimiters || other.delimiters,
+        }
+    }
+
     /// Their names, in the order of their ids.
     pub fn names(self) -> Vec<String> {
         let distinct = (0..self.distinct).map(|number| format!("<|pause-{number}|>"));

@@ -14,6 +14,8 @@ mod crash;
 mod curation;
 mod damage;
 mod errors;
+#[cfg(feature = "train")]
+mod experiment;
 mod formats;
 #[cfg(feature = "train")]
 mod hub;

@@ -12,7 +12,7 @@ use super::training::outcome;
 const LONG: &str = "--only pretrain --set pretrain.train.steps=120 --set pretrain.train.warmup=4";
 
 /// Waits until a run has written so many lines of metrics; whether it still runs.
-fn wait_for(sandbox: &Sandbox, child: &mut Child, metrics: &str, lines: usize) -> bool {
+pub fn wait_for(sandbox: &Sandbox, child: &mut Child, metrics: &str, lines: usize) -> bool {
     let path = sandbox.path(metrics);
     while child.try_wait().unwrap().is_none() {
         let text = fs::read_text(&path).unwrap_or_default();
@@ -24,7 +24,7 @@ fn wait_for(sandbox: &Sandbox, child: &mut Child, metrics: &str, lines: usize) -
     false
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     let status = Command::new("kill").args([name, &id]).status();
     assert!(status.unwrap().success());
