@@ -44,6 +44,16 @@ impl Error {
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// Whether the path is a folder, and a file was wanted.
+    pub fn is_folder(&self) -> bool {
+        self.source.kind() == io::ErrorKind::IsADirectory
+    }
+
+    /// Whether the path cannot exist, as it leads through something that is no folder.
+    pub fn is_in_no_folder(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotADirectory
+    }
 }
 
 /// The prefix of every temporary file; such a file is never data.

@@ -46,7 +46,7 @@ pub enum Error {
     #[error(transparent)]
     Tokenize(#[from] tokenize::Error),
     /// There is no such row.
-    #[error("row {row} does not exist: the {split:?} split holds {rows} rows, counted from 0")]
+    #[error("row {row} does not exist: the {split} split holds {rows} rows, counted from 0")]
     NoRow {
         /// The row asked for.
         row: u64,

@@ -367,7 +367,7 @@ impl Manifest {
     pub fn open(folder: &Path) -> Result<(Self, Digest), Error> {
         let path = folder.join(FILE);
         let bytes = match fs::read(&path) {
-            Err(error) if error.is_missing() => {
+            Err(error) if error.is_missing() || error.is_in_no_folder() => {
                 let folder = folder.to_path_buf();
                 return Err(Error::NotSealed { folder });
             }

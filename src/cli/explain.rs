@@ -7,7 +7,7 @@ use pausedata::{
     convert, corpus, dataset, inspect, loader, manifest, prepare, shard, tokenize, verify,
 };
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, Kind, disk_advice};
 
 /// An error of the library that a user may meet.
 pub trait Explain: Error {
@@ -22,17 +22,25 @@ pub trait Explain: Error {
     }
 }
 
-impl<E: Explain> From<E> for Failure {
+impl<E: Explain + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         if error.kind() == Kind::Stopped {
             return Self::stopped();
         }
         let failure = Self::of(error.kind(), &error);
-        match error.advice() {
+        let below = || of_source(&error).or_else(|| disk_advice(&error).map(String::from));
+        match error.advice().or_else(below) {
             Some(advice) => failure.hint(advice),
             None => failure,
         }
     }
+}
+
+/// What to do about a source, where that is what another error comes from.
+fn of_source(error: &(dyn Error + 'static)) -> Option<String> {
+    std::iter::successors(Some(error), |&error| error.source())
+        .find_map(<dyn Error>::downcast_ref::<corpus::Error>)?
+        .hint()
 }
 
 impl Explain for manifest::Error {
@@ -171,6 +179,7 @@ impl Explain for verify::Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped => Kind::Stopped,
+            Self::NotSealed(error) => error.kind(),
             Self::File(_) | Self::Scratch(_) => Kind::Failed,
         }
     }
@@ -180,6 +189,7 @@ impl Explain for verify::Error {
             Self::Scratch(_) => {
                 Some("name a folder that you may write to with `--temp-dir`".into())
             }
+            Self::NotSealed(error) => error.advice(),
             Self::File(_) | Self::Stopped => None,
         }
     }
@@ -212,6 +222,9 @@ impl Explain for prepare::Error {
                 "remove this file and run the same command again: its unit is prepared anew".into(),
             ),
             Self::Curate { .. } => Some("leave `normalize` out of this stage".into()),
+            Self::Empty { reasons, .. } if reasons.contains(prepare::judge::TOO_LONG) => {
+                Some("raise `pack.seq_len`, or ask for fewer pauses".into())
+            }
             Self::Pause(_) => Some("change `pause` or `pack.seq_len` in the recipe".into()),
             _ => None,
         }
@@ -349,7 +362,29 @@ mod training {
         }
     }
 
-    impl Explain for generate::Error {}
+    impl Explain for generate::Error {
+        fn kind(&self) -> Kind {
+            match self {
+                Self::Checkpoint(checkpoint::Error::Missing { .. })
+                | Self::NotOurs { .. }
+                | Self::Sampling(_)
+                | Self::TooLong { .. } => Kind::BadInput,
+                Self::Checkpoint(_) => Kind::Damaged,
+                _ => Kind::Failed,
+            }
+        }
+
+        fn advice(&self) -> Option<String> {
+            match self {
+                Self::Checkpoint(error) => error.hint(),
+                Self::NotOurs { .. } => Some(
+                    "`pausedata import` makes a checkpoint of a model of another program".into(),
+                ),
+                Self::TooLong { .. } => Some("shorten the prompt, or give fewer `--pauses`".into()),
+                _ => None,
+            }
+        }
+    }
 
     impl Explain for transfer::Error {
         fn kind(&self) -> Kind {

@@ -168,17 +168,30 @@ fn backticks_bold(text: &str) -> String {
     styled
 }
 
+/// What to do about a disk that refused, where that is at the bottom of an error.
+pub fn disk_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let refused = std::iter::successors(Some(error), |&error| error.source())
+        .find_map(<dyn Error>::downcast_ref::<io::Error>)?;
+    match refused.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free some space and run the same command again: what is done is kept")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("choose a folder that can be written to, as in `--out /tmp/run`")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Some("change the permissions there, or name another place")
+        }
+        _ => None,
+    }
+}
+
 impl From<fs::Error> for Failure {
     fn from(error: fs::Error) -> Self {
         let failure = Self::of(Kind::Failed, &error);
-        match error.source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                failure.hint("free some space and run the same command again: what is done is kept")
-            }
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                failure.hint("choose a folder that you may write to, as in `--out /tmp/run`")
-            }
-            _ => failure,
+        match disk_advice(&error) {
+            Some(advice) => failure.hint(advice),
+            None => failure,
         }
     }
 }
@@ -278,6 +291,19 @@ mod tests {
         .assert_eq(&plain(&failure));
         expect![[r#"{"error":"cannot open `/nonexistent/file`: No such file or directory (os error 2)","kind":"failed","exit_code":1,"place":null,"hints":["run `pausedata doctor`"]}"#]]
         .assert_eq(&failure.json().to_string());
+    }
+
+    #[test]
+    fn a_full_disk_has_a_hint_wherever_it_is_met() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = fs::Error::new("write", Path::new("a.bin"))(full);
+        let error = pausedata::run::datasets::Error::Verify(error.into());
+        expect![[r#"
+            error: cannot write `a.bin`: no storage space
+
+            hint: free some space and run the same command again: what is done is kept
+        "#]]
+        .assert_eq(&plain(&error.into()));
     }
 
     #[test]

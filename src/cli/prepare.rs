@@ -7,6 +7,7 @@ use pausedata::digest::Digest;
 use pausedata::fs;
 use pausedata::manifest::{Stage, Totals};
 use pausedata::prepare::{self, Freshness, Partition, Survey};
+use pausedata::progress::Progress;
 use pausedata::run::datasets::{self, Scope, Twins};
 use serde::Serialize;
 
@@ -90,6 +91,9 @@ pub fn execute(args: &Args, ui: &Ui) -> Result<Outcome, Failure> {
         }
     }
     let prepared = datasets::prepare(&plan, scope, ui, &stop)?;
+    if args.verify_sample.is_some() && prepared.iter().any(is_found) {
+        ui.note("--verify-sample saw nothing of datasets that are found: --force makes them again");
+    }
     report(&prepared, ui)
 }
 
@@ -109,6 +113,17 @@ pub fn report(prepared: &[datasets::Prepared], ui: &Ui) -> Result<Outcome, Failu
         Format::Text => ui.print(&prepared.iter().map(Prepared::text).collect::<String>())?,
     }
     Ok(Outcome::Done)
+}
+
+/// Whether a dataset was there before.
+fn is_found(prepared: &datasets::Prepared) -> bool {
+    matches!(
+        prepared.outcome,
+        prepare::Outcome::Sealed {
+            freshness: Freshness::Found,
+            ..
+        }
+    )
 }
 
 /// What came of one dataset.

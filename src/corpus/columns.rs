@@ -76,6 +76,11 @@ impl Columns {
         self.names.clone()
     }
 
+    /// Whether the file has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
     /// Sets a cell of the present row.
     pub fn cell(&mut self, name: &str, value: Found<'_>) -> Result<(), FieldError> {
         if matches!(value, Found::Missing | Found::Other(_) | Found::Numbers(_)) {

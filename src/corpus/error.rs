@@ -138,9 +138,16 @@ impl Error {
             Self::Long { .. } => {
                 "for plain text choose smaller documents: `document = \"line\"` or `document = \"paragraph\"`"
             }
+            Self::NotUtf8 { byte: 0, .. } => {
+                "it is in another encoding, mostly UTF-16: `iconv -f UTF-16 -t UTF-8 OLD > NEW`"
+            }
             Self::NotUtf8 { .. } => "convert the file first: `iconv -f LATIN1 -t UTF-8 OLD > NEW`",
+            Self::Json { message, .. } if message.contains("sequence") => {
+                "JSONL has one whole JSON object on each line; `jq -c '.[]' OLD > NEW` makes that of a list"
+            }
             Self::Json { .. } => "JSONL has one whole JSON object on each line",
             Self::Field { problem, .. } => return problem.hint(),
+            Self::Fs(error) if error.is_folder() => "name the files in it: `FOLDER/*.jsonl`",
             Self::Fs(_) | Self::Parquet { .. } | Self::Select { .. } => return None,
         };
         Some(hint.into())

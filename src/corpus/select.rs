@@ -5,6 +5,8 @@
 //! 64-bit floats and truth values; a nested member is a column called by its
 //! dotted path, so that the query writes `"question.stem"`, in quotes.
 //!
+//! A file without rows gives none, whatever the query.
+//!
 //! A filter or projection keeps the file's order. Grouping, joining and set
 //! operations do not, so they need `ORDER BY`; rows that are equal there come
 //! in no fixed order, so a query should order by what tells its rows apart.
@@ -60,6 +62,15 @@ impl Documents {
             Table::Parquet => parquet::collect(path, name, &mut columns)?,
         }
         let fields = columns.names();
+        if columns.is_empty() {
+            // Types are told by values: without rows there are no columns to ask for.
+            return Ok(Self {
+                name: name.into(),
+                shape,
+                frame: DataFrame::empty(),
+                row: 0,
+            });
+        }
         // Polars panics on what was left out of its build; a query may ask for that.
         match caught(|| run(columns, query)) {
             Ok(frame) => Ok(Self {

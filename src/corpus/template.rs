@@ -134,6 +134,9 @@ impl FieldError {
                 "`text = \"FIELD\"` names the field to pretrain on; templates name theirs as `{FIELD}`"
                     .into(),
             ),
+            Self::Wrong { found, field, .. } if found == "null" => Some(format!(
+                "leave such records out: `select = 'SELECT * FROM source WHERE \"{field}\" IS NOT NULL'`"
+            )),
             Self::Wrong { .. } => None,
         }
     }

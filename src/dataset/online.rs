@@ -533,9 +533,15 @@ fn compare(manifest: &Manifest, config: &pause::Config, recut: bool) -> Result<(
         (Policy::None, cut) => format!("without pauses, cut for the policy `{}`", cut.name()),
         (policy, _) => format!("with the pauses of the policy `{}`", policy.name()),
     };
+    let (found, expected) = (told(&then), told(&now));
+    if found != expected {
+        return Err(Error::OtherRows { found, expected });
+    }
+    // One policy with other numbers.
+    let whole = |config| serde_json::to_string(config).unwrap_or_default();
     Err(Error::OtherRows {
-        found: told(&then),
-        expected: told(&now),
+        found: format!("with the pauses `{}`", whole(&then.0)),
+        expected: format!("with the pauses `{}`", whole(&now.0)),
     })
 }
 

@@ -10,6 +10,9 @@ use crate::recipe;
 use crate::sequence::Sequence;
 use crate::tokenize::Tokenizer;
 
+/// Why an example that does not fit into a row is dropped.
+pub const TOO_LONG: &str = "too-long";
+
 /// What documents are judged with.
 #[derive(Clone, Copy)]
 pub struct Judge<'a> {
@@ -136,5 +139,5 @@ fn unfit(document: &Sequence, insertion: &Insertion) -> Option<&'static str> {
         return Some("empty");
     }
     let is_long = || insertion.row_length() < insertion.longest(document);
-    (document.prefix.is_some() && is_long()).then_some("too-long")
+    (document.prefix.is_some() && is_long()).then_some(TOO_LONG)
 }

@@ -510,21 +510,22 @@ fn refuse_empty(stage: Stage, manifest: &Manifest) -> Result<(), Error> {
     if 0 < rows {
         return Ok(());
     }
-    let reasons = manifest
-        .ledger
-        .dropped
-        .iter()
-        .map(|(reason, n)| format!("{reason}: {n}"));
-    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let ledger = &manifest.ledger;
+    let reasons = ledger.dropped.iter();
+    let mut reasons: Vec<String> = reasons
+        .map(|(reason, n)| format!("{reason}: {n}"))
+        .collect();
+    if 0 < ledger.kept {
+        reasons.push(format!("held out by `validation`: {}", ledger.kept));
+    }
+    if ledger.read == 0 {
+        reasons.push("the sources are empty, or `select` leaves nothing of them".into());
+    }
     Err(Error::Empty {
         stage: stage_name(stage),
-        read: manifest.ledger.read,
-        dropped: manifest.ledger.dropped.values().sum(),
-        reasons: if reasons.is_empty() {
-            "the sources are empty".into()
-        } else {
-            reasons
-        },
+        read: ledger.read,
+        dropped: ledger.dropped.values().sum(),
+        reasons: reasons.join(", "),
     })
 }
 

@@ -1,11 +1,11 @@
 //! What a dataset holds, in numbers: lengths, densities, runs of pauses, drops.
 //!
 //! One pass over all rows, in parallel and in memory that depends on the length
-//! of a row and the number of input files alone.
+//! of a row, the number of input files, and the documents of a unit.
 
 pub mod bins;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub struct SplitStats {
     pub pauses_a_row: Vec<Bin>,
     /// What stands where in the rows, in at most [`STRETCHES`] stretches.
     pub along: Vec<Stretch>,
-    /// Documents by length of text in UTF-8 bytes; widths grow with the lengths.
+    /// Documents, copies aside, by length of text in UTF-8 bytes; widths grow with the lengths.
     pub document_bytes: Vec<Bin>,
 }
 
@@ -117,7 +117,7 @@ pub struct FileStats {
     pub bytes: u64,
     /// Documents read from it.
     pub documents: u64,
-    /// Its documents in each split.
+    /// Its documents in each split, copies aside.
     pub kept: BTreeMap<Split, u64>,
     /// The text of those documents, in UTF-8 bytes.
     pub text_bytes: u64,
@@ -281,14 +281,23 @@ fn tally_rows(
 }
 
 /// The lengths of a split's documents; counts them for their files too.
+///
+/// A document has a record for each of its copies and, packed by pieces, for each piece;
+/// all of them are in one unit.
 fn tally_documents(
     dataset: &Dataset,
     split: Split,
     files: &mut [FileStats],
 ) -> Result<Magnitudes, Error> {
     let mut lengths = Magnitudes::default();
+    let (mut unit, mut seen) = (None, HashSet::new());
     for shard in dataset.shards(split) {
-        let documents = shard.documents().map_err(dataset::Error::from)?;
+        if unit != Some(shard.header().unit) {
+            unit = Some(shard.header().unit);
+            seen.clear();
+        }
+        let mut documents = shard.documents().map_err(dataset::Error::from)?;
+        documents.retain(|document| seen.insert(document.id));
         for document in documents {
             lengths.add(document.text_bytes);
             // The shard has checked that there is such a file.

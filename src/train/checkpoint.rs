@@ -109,7 +109,13 @@ impl Error {
             Self::Damaged { intact: None, .. } => Some(
                 "no other checkpoint is intact; remove the training folder to start again".into(),
             ),
-            Self::Missing { .. } => Some("`pausedata train` makes one".into()),
+            Self::Missing { path } => Some(match path.join("train").is_dir() {
+                true => format!(
+                    "it is a run's folder: name `{0}/train/pretrain` or `{0}/train/finetune`",
+                    path.display()
+                ),
+                false => "`pausedata train` makes one".into(),
+            }),
             _ => None,
         }
     }

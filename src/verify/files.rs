@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Report, chain, shard_path, shard_records};
+use super::{Error, Report, chain, shard_path, shard_records};
 use crate::digest::Digest;
 use crate::fs;
 use crate::manifest;
@@ -14,7 +14,10 @@ use crate::prepare::rejects;
 use crate::progress::{Progress, Unit};
 
 /// The manifest, if its seal holds.
-pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
+///
+/// # Errors
+/// Where there is none at all.
+pub fn manifest(folder: &Path, report: &mut Report) -> Result<Option<Manifest>, Error> {
     let name = "the manifest is sealed and unchanged";
     match Manifest::open(folder) {
         Ok((manifest, digest)) => {
@@ -24,11 +27,12 @@ pub fn manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
                 Some("manifest.json"),
                 Ok(format!("dataset {}", digest.short())),
             );
-            Some(manifest)
+            Ok(Some(manifest))
         }
+        Err(error @ manifest::Error::NotSealed { .. }) => Err(Error::NotSealed(error)),
         Err(error) => {
             report.check(name, Some("manifest.json"), Err(chain(&error)));
-            None
+            Ok(None)
         }
     }
 }

@@ -110,7 +110,7 @@ pub enum Sources {
 /// Proves the dataset in `folder`, or says what is wrong with which file.
 ///
 /// # Errors
-/// Only where the folder itself cannot be read, or a signal asked to stop; damage is a failed check.
+/// Only where the folder is no sealed dataset, or a signal asked to stop; damage is a failed check.
 ///
 /// `pause` is what its rows get when they are read, where that is not what its manifest says.
 pub fn run(
@@ -126,11 +126,7 @@ pub fn run(
         checks: Vec::new(),
         content: BTreeMap::new(),
     };
-    if !folder.is_dir() {
-        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(fs::Error::new("open dataset", folder)(missing).into());
-    }
-    let Some(manifest) = files::manifest(folder, &mut report) else {
+    let Some(manifest) = files::manifest(folder, &mut report)? else {
         return Ok(report);
     };
     files::tokenizer(folder, &manifest, &mut report);
@@ -177,9 +173,12 @@ pub fn run(
 /// Why the proof could not be attempted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder cannot be read.
+    /// A file operation failed.
     #[error(transparent)]
     File(#[from] fs::Error),
+    /// There is nothing to prove.
+    #[error(transparent)]
+    NotSealed(manifest::Error),
     /// There is no place for temporary files.
     #[error("cannot look for duplicates without a folder for temporary files")]
     Scratch(#[source] fs::Error),

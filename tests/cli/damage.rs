@@ -186,18 +186,15 @@ fn an_unsealed_dataset_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.ok("prepare recipe.toml --out out");
     std::fs::remove_file(sandbox.path("out/data/pretrain/manifest.json")).unwrap();
-    let said = verify(&sandbox, "out/data/pretrain");
-    assert!(
-        said.code == Some(1) && said.out.contains("manifest.json"),
-        "{}",
-        said.out
-    );
-    let said = sandbox.run("inspect out/data/pretrain");
-    assert!(
-        said.code == Some(3) && said.err.contains("hint:"),
-        "{}",
-        said.err
-    );
+    for command in ["verify", "inspect", "stats"] {
+        for folder in ["out/data/pretrain", "out", "nothing", "recipe.toml"] {
+            let said = sandbox.run(&format!("{command} {folder}"));
+            let refused = said.code == Some(3)
+                && said.err.contains("is not a sealed dataset")
+                && said.err.contains("hint:");
+            assert!(refused, "{command} {folder}: {said:?}");
+        }
+    }
 }
 
 #[test]

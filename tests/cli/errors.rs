@@ -30,7 +30,9 @@ fn bad_json_names_file_and_line() {
 fn a_missing_field_names_the_fields_there_are() {
     let sandbox = Sandbox::new();
     let said = sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.text=body");
-    refused(&sandbox, &said, 1, &["text/0.jsonl", "body", "text"]);
+    // Met while the tokenizer is trained, which is another error's cause.
+    let words = ["text/0.jsonl", "body", "text", "hint: `text = \"FIELD\"`"];
+    refused(&sandbox, &said, 1, &words);
 }
 
 #[test]
@@ -41,6 +43,58 @@ fn invalid_utf8_names_file_and_place() {
     sandbox.write("text/1.jsonl", bytes);
     let said = sandbox.run("prepare recipe.toml --out out");
     refused(&sandbox, &said, 1, &["text/1.jsonl", "UTF-8"]);
+}
+
+#[test]
+fn what_leaves_no_rows_is_named() {
+    let sandbox = Sandbox::new();
+    let says = |set: &str, words: &[&str]| {
+        let said = sandbox.run(&format!("prepare recipe.toml --out out --set {set}"));
+        refused(&sandbox, &said, 1, words);
+    };
+    says(
+        "pretrain.validation=0.9999",
+        &["200 documents read", "held out by `validation`: 200"],
+    );
+    says(
+        "finetune.pause.count=60 --only finetune",
+        &["(too-long: 60)", "hint: raise `pack.seq_len`"],
+    );
+}
+
+#[test]
+fn a_folder_as_a_source_is_told_how_to_name_its_files() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.run("prepare recipe.toml --out out --set pretrain.sources.0.path=text");
+    refused(
+        &sandbox,
+        &said,
+        1,
+        &["text`: is a directory", "hint: name the files in it"],
+    );
+}
+
+#[test]
+fn a_row_that_is_not_there_is_named_with_its_split() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("prepare recipe.toml --out out --only finetune");
+    let said = sandbox.run("inspect out/data/finetune --split validation");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(
+        said.err.contains("the validation split holds 0 rows"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn a_sample_of_what_is_there_is_no_proof() {
+    let sandbox = Sandbox::new();
+    let prepare = "prepare recipe.toml --out out --only finetune --verify-sample 100%";
+    let made = sandbox.ok(prepare).err;
+    assert!(!made.contains("--verify-sample"), "{made}");
+    let found = sandbox.ok(prepare).err;
+    assert!(found.contains("--verify-sample saw nothing"), "{found}");
 }
 
 #[test]
@@ -162,7 +216,10 @@ fn a_full_disk_leaves_nothing_half_written() {
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("No space left"), "{err}");
+    assert!(
+        err.contains("No space left") && err.contains("free some space"),
+        "{err}"
+    );
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "",

@@ -1,6 +1,7 @@
 //! Pauses that rows get when they are read.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use pausedata::dataset::{At, Dataset};
 use pausedata::manifest::{Split, row_key};
@@ -497,6 +498,14 @@ fn what_cannot_come_later_is_refused() {
     refused(
         &format!("inspect p/data/finetune {random}"),
         "with the pauses of the policy `suffix`",
+    );
+    let fewer = r#"{ "policy": "suffix", "count": 3 }"#;
+    let fewer: Config = serde_json::from_str(fewer).unwrap();
+    let error = open(&sandbox, "p/data/finetune").with_pause(fewer);
+    let error = error.unwrap_err().source().unwrap().to_string();
+    assert!(
+        error.contains(r#""count":5"#) && error.contains(r#""count":3"#),
+        "{error}"
     );
     refused(
         "inspect p/data/pretrain --pause {policy=\"rnd\"}",

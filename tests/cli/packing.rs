@@ -215,6 +215,13 @@ fn weights_take_exactly_what_they_say() {
             "{}",
             said.out
         );
+        let said = sandbox.ok(&format!("stats {PRETRAIN} --json"));
+        let stats: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let files = stats["files"].as_array().unwrap().iter().map(|file| {
+            let splits = file["kept"].as_object().unwrap().values();
+            splits.filter_map(serde_json::Value::as_u64).sum::<u64>()
+        });
+        assert_eq!(files.collect::<Vec<_>>(), kept, "{method}");
     }
 }
 

@@ -208,8 +208,16 @@ fn generation_is_seeded_and_takes_any_number_of_pauses() {
     );
     generate("--pauses 0");
     let said = sandbox.run("generate out/train/finetune --prompt The --pauses 5000");
-    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("5000 pauses"), "{}", said.err);
+    // Of a run's folder, and of one that is none.
+    for command in ["generate --prompt The", "export --out x"] {
+        for (model, hint) in [("out", "`out/train/finetune`"), ("x", "`pausedata train`")] {
+            let said = sandbox.run(&format!("{command} {model}"));
+            assert_eq!(said.code, Some(2), "{}", said.err);
+            assert!(said.err.contains(hint), "{command} {model}: {}", said.err);
+        }
+    }
 }
 
 /// What `generate --json` says of the first question.

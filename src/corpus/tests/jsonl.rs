@@ -77,7 +77,7 @@ fn json_that_is_not_in_lines_is_refused() {
         "[{\"text\": \"a\"}]",
         expect![[r#"
             error: `array.json`, line 1, column 1: not one JSON object: invalid type: sequence, expected an object
-            hint: JSONL has one whole JSON object on each line
+            hint: JSONL has one whole JSON object on each line; `jq -c '.[]' OLD > NEW` makes that of a list
         "#]],
     );
     lines(
@@ -125,7 +125,24 @@ fn what_is_no_text_is_refused() {
         "{\"text\": null}\n",
         expect![[r#"
             error: `null.jsonl`, line 1: field `text`: expected a string, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "text" IS NOT NULL'`
         "#]],
+    );
+    lines(
+        "list.jsonl",
+        "[{\"text\": \"a\"}]\n",
+        expect![[r#"
+        error: `list.jsonl`, line 1, column 1: not one JSON object: invalid type: sequence, expected an object
+        hint: JSONL has one whole JSON object on each line; `jq -c '.[]' OLD > NEW` makes that of a list
+    "#]],
+    );
+    lines(
+        "utf16.jsonl",
+        b"\xff\xfe{\0\"\0",
+        expect![[r#"
+        error: `utf16.jsonl`, line 1: not UTF-8 at byte 0 of the text
+        hint: it is in another encoding, mostly UTF-16: `iconv -f UTF-16 -t UTF-8 OLD > NEW`
+    "#]],
     );
     lines(
         "utf8.jsonl",
@@ -163,6 +180,7 @@ fn templates_reach_into_records() {
         &template("{no}"),
         expect![[r#"
             error: `a.jsonl`, line 1: field `no`: expected a string, number or truth value, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "no" IS NOT NULL'`
         "#]],
     );
     folder.finetune(

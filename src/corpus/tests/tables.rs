@@ -62,6 +62,7 @@ fn parquet_columns_are_text() {
     table.finetune(&target("{q.stem}"), expect![[r#"
         a.parquet:0 "" -> "s"
         error: `a.parquet`, row 1 (from 0): field `q.stem`: expected a string, number or truth value, found null
+        hint: leave such records out: `select = 'SELECT * FROM source WHERE "q.stem" IS NOT NULL'`
     "#]]);
 }
 
@@ -84,6 +85,7 @@ fn parquet_without_the_text_asked_for_says_what_there_is() {
         expect![[r#"
             null.parquet:0 "a"
             error: `null.parquet`, row 1 (from 0): field `text`: expected a string, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "text" IS NOT NULL'`
         "#]],
     );
 }
@@ -160,6 +162,20 @@ fn select_filters_every_kind_of_file() {
 }
 
 #[test]
+fn files_without_rows_give_none_whatever_is_selected() {
+    let folder = numbered()
+        .with("b.jsonl", "")
+        .with("c.jsonl", "\n\n")
+        .table("e.parquet", vec![("text", strings(&[]))]);
+    folder.pretrain(
+        &select("[abce].*", "SELECT text FROM source WHERE n < 2"),
+        expect![[r#"
+            a.jsonl:0 "one"
+        "#]],
+    );
+}
+
+#[test]
 fn select_computes_sorts_and_names_columns() {
     let folder = numbered();
     folder.pretrain(
@@ -194,6 +210,7 @@ fn selected_rows_must_have_text() {
             d.parquet:0 "one"
             d.parquet:1 "two"
             error: `d.parquet`, row 2 (from 0): field `text`: expected a string, found null
+            hint: leave such records out: `select = 'SELECT * FROM source WHERE "text" IS NOT NULL'`
         "#]],
     );
     folder.pretrain(
