@@ -276,6 +276,7 @@ mod training {
                 Self::Dataset(error) => error.kind(),
                 Self::Untrained | Self::Shape(_) => Kind::BadInput,
                 Self::Eval(error) => error.kind(),
+                Self::Generate(error) => error.kind(),
                 Self::Train { source, .. } => source.kind(),
                 _ => Kind::Failed,
             }
@@ -289,6 +290,7 @@ mod training {
                 Self::Checkpoint(error) => error.hint(),
                 Self::Corpus(error) => error.advice(),
                 Self::Eval(error) => error.advice(),
+                Self::Generate(error) => error.advice(),
                 _ => None,
             }
         }

@@ -156,6 +156,9 @@ fn next(plan: &Plan, summary: &Summary) -> String {
             .unwrap_or(0);
         text += &format!("    pausedata generate {model} --prompt 'your text' --pauses {pauses}\n");
     }
+    if !summary.stages.is_empty() {
+        text += &format!("    pausedata report {out}\n");
+    }
     if summary.results.is_some() {
         text += &format!("    pausedata eval {out}/recipe.toml --out {out} --pauses 0,1,2,5,50\n");
     }

@@ -330,7 +330,8 @@ fn check_train(at: &At, stage: &Stage, train: &Train) -> Outcome {
     }
     at.at_most("bucket", train.bucket, BUCKET_MAX)?;
     at.positive("lr", train.lr)?;
-    at.at_most("warmup", train.warmup, train.steps)?;
+    at.at_most("warmup", train.warmup, train.steps)
+        .map_err(|finding| finding.hint("a run of fewer steps needs a shorter `warmup` too"))?;
     at.within("min_lr", train.min_lr, (0.0, 1.0))?;
     at.within("decay", train.decay, (0.0, 1.0))?;
     at.within("weight_decay", train.weight_decay, (0.0, f64::MAX))?;

@@ -218,6 +218,9 @@ fn generation_is_seeded_and_takes_any_number_of_pauses() {
             assert!(said.err.contains(hint), "{command} {model}: {}", said.err);
         }
     }
+    let said = sandbox.run("eval recipe.toml --out untrained");
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("`pausedata train`"), "{}", said.err);
 }
 
 /// What `generate --json` says of the first question.
