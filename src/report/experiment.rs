@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::experiment::Verdict;
 use crate::experiment::findings::{Accuracy, At, Comparison, Findings, TaskFindings};
-use crate::units::{grouped, percent, short};
+use crate::units::{grouped, short};
 
 /// With fewer seeds an interval is wide and its degrees of freedom few.
 const SEEDS_MIN: usize = 5;
@@ -94,6 +94,11 @@ fn doubts(findings: &Findings, task: &TaskFindings, first: &Comparison) -> Vec<S
 
 fn accuracy_of<'a>(task: &'a TaskFindings, at: &At) -> Option<&'a Accuracy> {
     task.accuracies.iter().find(|found| found.at == *at)
+}
+
+/// A share of right answers: `41.3 %`.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 /// An interval of differences in percentage points: `+1.4 to +6.4 pp`.
