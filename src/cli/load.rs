@@ -95,14 +95,9 @@ pub struct Args {
     /// How batches are written; `jsonl` with --json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
-    /// The arrays of `npy`, in this order
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "FIELD,..",
-        default_value = "ids,targets,weights"
-    )]
-    pub fields: Vec<Field>,
+    /// The arrays of `npy`, in this order [default: ids,targets,weights]
+    #[arg(long, value_delimiter = ',', value_name = "FIELD,..")]
+    pub fields: Option<Vec<Field>>,
     /// Keep here what was written, and go on from it; other datasets or arguments are refused
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -285,6 +280,13 @@ fn format(args: &Args, ui: &Ui, datasets: &[Dataset]) -> Result<stream::Format, 
         );
         return Err(failure.hint("send them to a program with `|`, or use `--format jsonl`"));
     }
+    if format != Format::Npy && args.fields.is_some() {
+        let failure = Failure::new(
+            Kind::BadInput,
+            "`--fields` chooses arrays of `npy`, found another `--format`",
+        );
+        return Err(failure.hint("leave `--fields` out, or use `--format npy`"));
+    }
     let length = datasets.iter().map(|dataset| dataset.manifest.row_length);
     match (format, datasets.first()) {
         (Format::Jsonl, _) => Ok(stream::Format::Jsonl),
@@ -298,8 +300,11 @@ fn format(args: &Args, ui: &Ui, datasets: &[Dataset]) -> Result<stream::Format, 
             })
         }
         (Format::Npy | Format::U16, _) => {
-            let fields = args.fields.iter().map(|field| (*field).into());
-            Ok(stream::Format::Npy(fields.collect()))
+            let usual = [Field::Ids, Field::Targets, Field::Weights];
+            let fields = args.fields.as_deref().unwrap_or(&usual).iter();
+            Ok(stream::Format::Npy(
+                fields.map(|field| (*field).into()).collect(),
+            ))
         }
     }
 }

@@ -318,6 +318,8 @@ fn what_cannot_be_loaded_is_told() {
         told.contains("has prefixes, which ids alone do not show"),
         "{told}"
     );
+    let told = refused(&format!("{DATASET} --rows 8 --format jsonl --fields ids"));
+    assert!(told.contains("`--fields`"), "{told}");
 }
 
 /// A member's own pauses are those of its rows in every step, and part of the run.
