@@ -62,7 +62,8 @@ static Span stacks[THREADS];
 const int GAPS = 256;
 static Span gaps[GAPS];
 static int gap_count;
-static Span last;
+// What the last accesses were in: an array, and what lies between two gaps.
+static Span last, between;
 static bool within;
 static char fault[200];
 
@@ -147,18 +148,30 @@ UNASKED static bool inside(const Span &span, uintptr_t at, size_t bytes) {
     return span.first <= at && at + bytes <= span.end;
 }
 UNASKED static void touch(uintptr_t at, size_t bytes, const char *what) {
-    if (inside(stacks[current], at, bytes) || inside(last, at, bytes) || !within) return;
+    if (inside(stacks[current], at, bytes) || inside(last, at, bytes) ||
+        inside(between, at, bytes) || !within)
+        return;
+    uintptr_t shared = uintptr_t(arena);
+    if (inside({shared, shared + shared_bytes}, at, bytes)) return;
     for (int i = 0; i < span_count; i++)
         if (inside(spans[i], at, bytes)) {
             last = spans[i];
             return;
         }
-    uintptr_t shared = uintptr_t(arena);
-    bool ours = inside({uintptr_t(__ehdr_start), uintptr_t(_end)}, at, bytes);
-    if (shared <= at && at < shared + sizeof arena) ours = at + bytes <= shared + shared_bytes;
-    for (int i = 0; i < gap_count; i++)
-        if (gaps[i].first < at + bytes && at < gaps[i].end) ours = false;
-    if (ours) return;
+    Span free = {uintptr_t(__ehdr_start), uintptr_t(_end)};
+    for (int i = 0; i < gap_count; i++) {
+        if (gaps[i].end <= at && free.first < gaps[i].end) free.first = gaps[i].end;
+        if (at < gaps[i].end && gaps[i].first < free.end) free.end = gaps[i].first;
+    }
+    // The arena, of which a launch has a part, is no free place.
+    uintptr_t behind = shared + sizeof arena;
+    if (at < shared && shared < free.end) free.end = shared;
+    if (behind <= at && free.first < behind) free.first = behind;
+    bool in_arena = shared <= at && at < behind;
+    if (inside(free, at, bytes) && !in_arena) {
+        between = free;
+        return;
+    }
     const Span *near = nullptr;
     for (int i = 0; i < span_count; i++)
         if (spans[i].first <= at && (!near || near->first < spans[i].first)) near = &spans[i];
